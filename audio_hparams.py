@@ -1,0 +1,63 @@
+"""The numbers that tie sound to frames and faces to crops: one frozen object that every other file reads.
+
+They are written beside preprocessed data and beside weights, and compared when those are read back:
+a network only knows the windows and the crops it was trained on.
+"""
+
+import dataclasses
+import math
+from fractions import Fraction
+
+
+@dataclasses.dataclass(frozen=True)
+class HParams:
+    """What preprocessing, training, inference and evaluation must agree on (defaults: K R et al. 2019's own scale)."""
+
+    # Sound
+    sample_rate: int = 16_000      # Hz, mono
+    preemphasis: float = 0.97
+    n_fft: int = 800
+    win_size: int = 800            # samples: 50 ms, Hann
+    hop_size: int = 200            # samples between mel frames: 12.5 ms, so 80 mel frames a second
+    num_mels: int = 80
+    fmin: float = 55.0             # Hz
+    fmax: float = 7_600.0          # Hz
+    ref_level_db: float = 20.0
+    min_level_db: float = -100.0   # this and everything under it becomes -max_abs_value
+    max_abs_value: float = 4.0     # mels lie in [-4, 4]
+    mel_window: int = 27           # mel frames that the networks see for one video frame: 337.5 ms
+    fps: int = 25                  # frames a second of preprocessed data
+
+    # Face
+    crop_lengthen: float = 0.10    # the square crop grows downwards by this part of its side, for the open mouth's chin
+    smooth_s: float = 0.6          # seconds over which boxes are averaged (centred)
+
+    # Samples
+    min_reference_gap: int = 6     # frames between target and reference
+    min_wrong_gap: int = 5         # frames between the right and a wrong window of the same clip
+    min_crops: int = 12            # a clip with fewer is not trained on
+
+    @property
+    def mels_per_second(self) -> float:
+        """Mel frames a second."""
+        return self.sample_rate / self.hop_size
+
+    def mel_start(self, frame: int, fps) -> int:
+        """First mel frame of the window of video frame `frame` (0-based), whose middle is the nearest to the frame's.
+
+        fps: int, float or Fraction. May be negative: what lies before the sound is silence.
+        """
+        middle = (Fraction(frame) + Fraction(1, 2)) / Fraction(fps) * Fraction(self.sample_rate, self.hop_size)
+        return math.floor(middle + Fraction(1, 2)) - self.mel_window // 2
+
+    def as_dict(self) -> dict:
+        """The numbers as plain values, for JSON."""
+        return dataclasses.asdict(self)
+
+    def differences(self, other: dict) -> list[str]:
+        """What `other` (an `as_dict` read back) has differently, as "name: here x, there y"; empty when they agree."""
+        mine = self.as_dict()
+        return [f"{k}: here {v}, there {other[k]}" for k, v in mine.items() if k in other and other[k] != v]
+
+
+hparams = HParams()

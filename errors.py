@@ -1,0 +1,68 @@
+"""How the scripts fail: one line for the user's mistakes, and never a half-written file."""
+
+import contextlib
+import functools
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
+
+
+class UserError(Exception):
+    """Something the user can change. The message says what, what was found, and the next move, in one line."""
+
+
+def script(main):
+    """Decorate a script's `main(argv=None)`: a UserError becomes one line on stderr and exit status 1."""
+
+    @functools.wraps(main)
+    def wrapper(argv=None):
+        name = pathlib.Path(sys.modules[main.__module__].__file__).name
+        try:
+            return main(argv) or 0
+        except UserError as e:
+            print(f"{name}: {e}", file=sys.stderr)
+            return 1
+        except BrokenPipeError:
+            raise
+        except KeyboardInterrupt:
+            print(f"{name}: interrupted", file=sys.stderr)
+            return 130
+        except OSError as e:  # a full disk, a missing right
+            print(f"{name}: {e.strerror or e}{f': {e.filename}' if e.filename else ''}", file=sys.stderr)
+            return 1
+
+    return wrapper
+
+
+@contextlib.contextmanager
+def whole_file(path):
+    """Yield a temporary path beside `path` (same suffix), renamed to it when the block ends well, removed when not."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=".tmp_", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = pathlib.Path(temporary)
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp gives 0600
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_folder(path):
+    """Yield a temporary folder beside `path`, renamed to it when the block ends well, removed when not."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = pathlib.Path(tempfile.mkdtemp(prefix=".tmp_", dir=path.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
