@@ -14,28 +14,31 @@ class HParams:
     """What preprocessing, training, inference and evaluation must agree on (defaults: K R et al. 2019's own scale)."""
 
     # Sound
-    sample_rate: int = 16_000      # Hz, mono
+    sample_rate: int = 16_000  # Hz, mono
     preemphasis: float = 0.97
     n_fft: int = 800
-    win_size: int = 800            # samples: 50 ms, Hann
-    hop_size: int = 200            # samples between mel frames: 12.5 ms, so 80 mel frames a second
+    win_size: int = 800  # samples: 50 ms, Hann
+    hop_size: int = 200  # samples between mel frames: 12.5 ms, so 80 mel frames a second
     num_mels: int = 80
-    fmin: float = 55.0             # Hz
-    fmax: float = 7_600.0          # Hz
+    fmin: float = 55.0  # Hz
+    fmax: float = 7_600.0  # Hz
     ref_level_db: float = 20.0
-    min_level_db: float = -100.0   # this and everything under it becomes -max_abs_value
-    max_abs_value: float = 4.0     # mels lie in [-4, 4]
-    mel_window: int = 27           # mel frames that the networks see for one video frame: 337.5 ms
-    fps: int = 25                  # frames a second of preprocessed data
+    min_level_db: float = -100.0  # this and everything under it becomes -max_abs_value
+    max_abs_value: float = 4.0  # mels lie in [-4, 4]
+    mel_window: int = 27  # mel frames that the networks see for one video frame: 337.5 ms
+    fps: int = 25  # frames a second of preprocessed data
 
-    # Face
-    crop_lengthen: float = 0.10    # the square crop grows downwards by this part of its side, for the open mouth's chin
-    smooth_s: float = 0.6          # seconds over which boxes are averaged (centred)
+    # Face: the crop's place is taken from the brows, eyes and nose, which do not move with the mouth. The unit is the
+    # root mean square distance of those 31 landmarks from their mean. The numbers are the average dlib HOG box.
+    crop_side: float = 4.0  # width of the crop
+    crop_down: float = 0.82  # from the landmarks' mean down to the middle of the square
+    crop_lengthen: float = 0.15  # the square grows downwards by this part of its side, for the open mouth's chin
+    smooth_s: float = 0.6  # seconds over which boxes are averaged (centred)
 
     # Samples
-    min_reference_gap: int = 6     # frames between target and reference
-    min_wrong_gap: int = 5         # frames between the right and a wrong window of the same clip
-    min_crops: int = 12            # a clip with fewer is not trained on
+    min_reference_gap: int = 6  # frames between target and reference
+    min_wrong_gap: int = 5  # frames between the right and a wrong window of the same clip
+    min_crops: int = 12  # a clip with fewer is not trained on
 
     @property
     def mels_per_second(self) -> float:

@@ -1,0 +1,357 @@
+"""Faces: found, followed, cropped, fed to the generator, and pasted back.
+
+Boxes are (top, bottom, left, right) in pixels, bottom and right exclusive; they may reach past the picture's edge.
+Frames and crops are BGR uint8.
+"""
+
+import bz2
+import hashlib
+import importlib.util
+import itertools
+import pathlib
+import tempfile
+
+import cv2
+import dlib
+import numpy as np
+from scipy.signal import savgol_filter
+
+from audio_hparams import hparams
+from errors import UserError, whole_file
+
+DETECTORS = ("cnn", "hog")
+FACE_PX = 95  # dlib's CNN sees best at this size, and is blind under 80
+KEYFRAME_S = 0.6  # the detector looks this often; between, landmarks are followed from frame to frame
+CUT_LEVELS = 28.0  # mean absolute difference of two thumbnails, in grey levels, that is a cut
+WHOLE_SIDES = (320, 640, 1280, 1920)  # longer sides at which a whole picture is searched, until a face is found
+RIGID = slice(17, 48)  # of dlib's 68 landmarks: brows, nose and eyes, which do not move with the mouth
+
+
+def model_file(name):
+    """Path of a model inside face_recognition_models, a package that must not be imported (it needs pkg_resources)."""
+    spec = importlib.util.find_spec("face_recognition_models")
+    if spec is None:
+        raise UserError("the package face_recognition_models is missing; pip install -r requirements.txt")
+    return pathlib.Path(spec.submodule_search_locations[0]) / "models" / name
+
+
+def _unpacked(path):
+    """The .dat of a detector file, unpacked once beside the other temporary files when it is a .bz2."""
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise UserError(
+            f"--face_det_checkpoint {path}: no such file; leave it out to use the detector that pip installed"
+        )
+    if path.suffix != ".bz2":
+        return path
+    packed = path.read_bytes()
+    target = pathlib.Path(tempfile.gettempdir()) / f"lipgan_{hashlib.sha256(packed).hexdigest()[:16]}.dat"
+    if not target.exists():
+        try:
+            unpacked = bz2.decompress(packed)
+        except (OSError, ValueError) as e:
+            raise UserError(f"--face_det_checkpoint {path}: not a whole bz2 file ({e}); download it again") from e
+        with whole_file(target) as temporary:
+            temporary.write_bytes(unpacked)
+    return target
+
+
+class FaceDetector:
+    """dlib's CNN ("cnn") or HOG ("hog") face detector with dlib's 68 landmarks. Not to be shared between threads.
+
+    checkpoint: a mmod_human_face_detector .dat or .dat.bz2 instead of the installed one. Raises UserError.
+    """
+
+    def __init__(self, kind="cnn", checkpoint=None):
+        if kind not in DETECTORS:
+            raise UserError(f"--detector {kind}: choose one of {', '.join(DETECTORS)}")
+        self.kind = kind
+        if kind == "cnn":
+            path = _unpacked(checkpoint) if checkpoint else model_file("mmod_human_face_detector.dat")
+            try:
+                self._net = dlib.cnn_face_detection_model_v1(str(path))
+            except RuntimeError as e:
+                raise UserError(f"--face_det_checkpoint {path}: not a dlib CNN face detector ({e})") from e
+        else:
+            self._hog = dlib.get_frontal_face_detector()
+        self._landmarks = dlib.shape_predictor(str(model_file("shape_predictor_68_face_landmarks.dat")))
+
+    def detect(self, frame, scale=1.0):
+        """All faces in the frame seen at `scale`. Returns (N, 4) float64 boxes in the frame's pixels, largest first."""
+        if scale != 1.0:
+            size = [max(1, round(n * scale)) for n in frame.shape[1::-1]]
+            frame = cv2.resize(frame, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+        rgb = np.ascontiguousarray(frame[:, :, ::-1])
+        rects = [d.rect for d in self._net(rgb, 0)] if self.kind == "cnn" else self._hog(rgb, 0)
+        boxes = np.array([(r.top(), r.bottom(), r.left(), r.right()) for r in rects], np.float64).reshape(-1, 4) / scale
+        return boxes[np.argsort([-_area(b) for b in boxes], kind="stable")]
+
+    def detect_whole(self, frame, sides=WHOLE_SIDES, twice=True):
+        """Faces of a whole picture, coarse to fine: large faces are found at little cost, and stop the search."""
+        longer = max(frame.shape[:2])
+        scales = [side / longer for side in sides if side < longer]
+        scales += [1.0] if longer <= max(sides) else []
+        scales += [2.0] if twice and longer <= max(sides) // 2 else []
+        for scale in scales:
+            boxes = self.detect(frame, scale)
+            if len(boxes):
+                return boxes
+        return np.zeros((0, 4))
+
+    def detect_near(self, frame, box):
+        """Faces in the region twice the box, seen at the size at which the detector is best."""
+        side = max(box[1] - box[0], box[3] - box[2])
+        top, left = (max(0, int(v)) for v in (box[0] - side / 2, box[2] - side / 2))
+        bottom, right = int(box[1] + side / 2), int(box[3] + side / 2)
+        region = frame[top : max(0, bottom), left : max(0, right)]
+        if min(region.shape[:2]) < 8:
+            return np.zeros((0, 4))
+        return self.detect(region, FACE_PX / side) + np.array([top, top, left, left])
+
+    def landmarks(self, frame, box):
+        """dlib's 68 landmarks of the face in the box. Returns (68, 2) float64 of (x, y) in the frame's pixels."""
+        top, bottom, left, right = (round(float(v)) for v in box)
+        # The predictor looks only round the box: a copy of that part is cheaper than turning the whole frame to RGB.
+        margin = (bottom - top) // 2
+        y, x = max(0, top - margin), max(0, left - margin)
+        region = np.ascontiguousarray(frame[y : max(0, bottom + margin), x : max(0, right + margin), ::-1])
+        if min(region.shape[:2]) < 8:
+            raise ValueError(f"box {box} lies outside of the picture {frame.shape[:2]}")
+        shape = self._landmarks(region, dlib.rectangle(left - x, top - y, right - x, bottom - y))
+        return np.array([(p.x + x, p.y + y) for p in shape.parts()], np.float64)
+
+    def place(self, frame, box):
+        """The square (before it is lengthened) of the face in `box`, from its rigid landmarks; None if lost.
+
+        It is nearly the same from either detector, and holds still while the mouth moves. Returns (4,) float64.
+        """
+        try:
+            points = self.landmarks(frame, box)[RIGID]
+        except ValueError:
+            return None
+        (x, y), unit = points.mean(0), np.sqrt(((points - points.mean(0)) ** 2).sum(1).mean())
+        half, y = hparams.crop_side / 2 * unit, y + hparams.crop_down * unit
+        inside = 0 < y < frame.shape[0] and 0 < x < frame.shape[1]
+        return np.array([y - half, y + half, x - half, x + half]) if inside and half > 4 else None
+
+
+def _area(box):
+    return max(0.0, box[1] - box[0]) * max(0.0, box[3] - box[2])
+
+
+def overlap(a, b):
+    """Intersection over union of two boxes, 0 to 1."""
+    common = _area((max(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), min(a[3], b[3])))
+    return common / max(_area(a) + _area(b) - common, 1e-9)
+
+
+class _Tracker:
+    """Follows one face through one shot after another. The detector looks at keyframes only."""
+
+    def __init__(self, detector):
+        self.detector = detector
+
+    def first(self, frame, twice=True):
+        """The largest face of a shot's first frame, as a placed square, or None."""
+        for box in self.detector.detect_whole(frame, twice=twice):
+            square = self._placed(frame, box)
+            if square is not None:
+                return square
+        return None
+
+    def near(self, frame, square):
+        """The face that overlaps the given square most, or None."""
+        boxes = [b for b in self.detector.detect_near(frame, square) if overlap(b, square) > 0.2]
+        return self._placed(frame, max(boxes, key=lambda b: overlap(b, square))) if boxes else None
+
+    def again(self, frame, square):
+        """A face lost from its place, searched in the whole picture: the nearest to where it was, if it is as large."""
+        boxes = self.detector.detect_whole(frame, sides=WHOLE_SIDES[:2], twice=False)
+        if square is not None:
+            boxes = sorted(boxes, key=lambda b: abs(b - square).sum())
+        for box in boxes:
+            if square is None or 0.5 < (box[1] - box[0]) / (square[1] - square[0]) < 2:
+                return self._placed(frame, box)
+        return None
+
+    def _placed(self, frame, box):
+        square = self.detector.place(frame, box)
+        if square is None or overlap(square, box) < 0.3:  # the landmarks have gone astray
+            return None
+        # Once more from the better box: the landmarks depend a little on the box that they start from.
+        refined = self.detector.place(frame, square)
+        return square if refined is None or overlap(refined, square) < 0.5 else refined
+
+    def settle(self, frames, left, right):
+        """Squares for the frames between two keyframes whose squares (or None) are known.
+
+        Landmarks are followed from left to right. Where they do not arrive at the right one, or only one end has a
+        face, the detector looks at the middle frame, and both halves are settled.
+        """
+        if not frames or (left is None and right is None):
+            return [None] * len(frames)
+        if left is not None and right is not None:
+            squares, square = [], left
+            for frame in frames:
+                moved = self.detector.place(frame, square)
+                if moved is None or overlap(moved, square) < 0.6:
+                    break
+                squares.append(square := moved)
+            if len(squares) == len(frames) and overlap(square, right) > 0.6:
+                return squares
+        middle = len(frames) // 2
+        square = self.near(frames[middle], left if left is not None else right)
+        before = self.settle(frames[:middle], left, square)
+        return [*before, square, *self.settle(frames[middle + 1 :], square, right)]
+
+
+def _thumbnail(frame):
+    return cv2.resize(frame, (64, 64), interpolation=cv2.INTER_AREA).astype(np.int16)
+
+
+def find_boxes(frames, fps, detector, pads=(0, 0, 0, 0)):
+    """Follow a face through the frames: the largest at the start of a shot, from then on the same.
+
+    frames: iterable of BGR frames, read once and not kept (at most KEYFRAME_S seconds of them at a time).
+    Returns boxes (N, 4) int32, smoothed and final (lengthened, pads added), zeros where there is no face; and
+    found (N,) bool.
+    """
+    tracker, squares, shots = _Tracker(detector), [], []
+    pending, last, before, searched = [], None, None, False
+    step = max(1, round(KEYFRAME_S * float(fps)))
+
+    def close(right):  # settle what lies between the last keyframe and a new one (or the end of the shot)
+        nonlocal pending
+        squares.extend(tracker.settle(pending, last, right))
+        pending = []
+
+    def end_shot():
+        if pending:
+            final = pending.pop()
+            found = tracker.near(final, last) if last is not None else None
+            close(found)
+            squares.append(found)
+
+    for n, frame in enumerate(frames):
+        thumbnail = _thumbnail(frame)
+        cut = before is None or np.abs(thumbnail - before).mean() > CUT_LEVELS
+        before = thumbnail
+        if cut:
+            end_shot()
+            shots.append(n)
+            last, lost_at = tracker.first(frame, twice=not searched), None
+            searched = True
+            squares.append(last)
+        elif len(pending) + 1 < step:
+            pending.append(frame)
+        else:
+            near = tracker.near(frame, last) if last is not None else None
+            if last is not None:
+                lost_at = last
+            found = near if near is not None else tracker.again(frame, lost_at)
+            close(found)
+            squares.append(found)
+            last = found
+    end_shot()
+    found = np.array([s is not None for s in squares], bool)
+    boxes = np.array([s if s is not None else (0,) * 4 for s in squares], np.float64).reshape(-1, 4)
+    return _final(boxes, found, shots, fps, pads), found
+
+
+def _final(squares, found, shots, fps, pads):
+    """Squares smoothed over time within each unbroken track, lengthened, padded, rounded."""
+    boxes = np.zeros(squares.shape, np.int32)
+    starts = set(shots) | {i for i in range(1, len(found)) if found[i] != found[i - 1]} | {0, len(found)}
+    starts = sorted(starts)
+    window = round(hparams.smooth_s * float(fps)) // 2 * 2 + 1
+    for start, end in itertools.pairwise(starts):
+        if not found[start]:
+            continue
+        track, odd = squares[start:end], min(window, (end - start - 1) // 2 * 2 + 1)
+        if odd >= 3:  # a moving average, and at both ends the line that fits them best
+            track = savgol_filter(track, odd, 1, axis=0, mode="interp")
+        boxes[start:end] = [final_box(square, pads) for square in track]
+    return boxes
+
+
+def final_box(square, pads=(0, 0, 0, 0)):
+    """The crop's box of a placed square: lengthened downwards for the chin, then grown by pads (T, B, L, R pixels)."""
+    top, bottom, left, right = square
+    bottom += hparams.crop_lengthen * (bottom - top)
+    box = np.array([top - pads[0], bottom + pads[1], left - pads[2], right + pads[3]])
+    return np.round(box).astype(np.int32)
+
+
+def crop(frame, box, img_size):
+    """The box's content resized to (img_size, img_size, 3) uint8; past the picture's edge the edge is repeated."""
+    top, bottom, left, right = (int(v) for v in box)
+    height, width = frame.shape[:2]
+    inside = frame[max(0, top) : max(0, bottom), max(0, left) : max(0, right)]
+    if min(bottom - top, right - left) < 1 or not inside.size:
+        raise ValueError(f"box {top} {bottom} {left} {right} lies outside of the picture {height} x {width}")
+    edges = (max(0, -top), max(0, bottom - height), max(0, -left), max(0, right - width))
+    if any(edges):
+        inside = cv2.copyMakeBorder(inside, *edges, cv2.BORDER_REPLICATE)
+    shrinks = img_size < max(inside.shape[:2])
+    return cv2.resize(inside, (img_size, img_size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+
+
+def generator_input(reference, pose):
+    """The generator's six channels: the reference crop, and the target frame's crop with its lower half black.
+
+    reference, pose: (..., S, S, 3) BGR uint8. Returns (..., S, S, 6) float32 in [0, 1].
+    """
+    six = np.concatenate([reference, pose], axis=-1).astype(np.float32) / np.float32(255)
+    six[..., six.shape[-2] // 2 :, :, 3:] = 0
+    return six
+
+
+def lower_half_mask(height, width):
+    """What of a crop is pasted back: 1 inside, 0 outside, feathered. The lower half, rounded off like a jaw.
+
+    Returns (height, width) float32 in [0, 1]; 0 in the upper half and along the other three edges.
+    """
+    y = (np.arange(height, dtype=np.float32)[:, None] + 0.5) / height
+    x = (np.arange(width, dtype=np.float32)[None] + 0.5) / width
+    radius = (np.abs(x - 0.5) / 0.48) ** 3 + (np.maximum(y - 0.5, 0) / 0.5) ** 3
+    jaw = np.clip((1 - radius) / 0.4, 0, 1)
+    line = np.clip((y - 0.5) / 0.08, 0, 1)
+    mask = np.minimum(jaw, line)
+    return (mask * mask * (3 - 2 * mask)).astype(np.float32)
+
+
+def paste_back(frame, generated, box):
+    """A copy of the frame in which the generated crop's lower half lies in the box, feathered, its colours matched.
+
+    generated: (S, S, 3) uint8. Pixels where `lower_half_mask` is 0 stay as they are.
+    """
+    top, bottom, left, right = (int(v) for v in box)
+    height, width = bottom - top, right - left
+    shrinks = height < generated.shape[0]
+    face = cv2.resize(generated, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+    mask = lower_half_mask(height, width)
+    # Only what lies inside the picture, and only the lower half
+    y0, y1 = max(0, -top, height // 2 - 1), min(height, frame.shape[0] - top)
+    x0, x1 = max(0, -left), min(width, frame.shape[1] - left)
+    result = frame.copy()
+    if y0 >= y1 or x0 >= x1:
+        return result
+    old = frame[top + y0 : top + y1, left + x0 : left + x1].astype(np.float32)
+    new, mask = face[y0:y1, x0:x1].astype(np.float32), mask[y0:y1, x0:x1, None]
+    new += _seam_colour(old - new, mask[..., 0])
+    blend = old + mask * (new - old)
+    result[top + y0 : top + y1, left + x0 : left + x1] = np.where(mask > 0, np.clip(blend + 0.5, 0, 255), old)
+    return result
+
+
+def _seam_colour(difference, mask):
+    """The smooth colour correction that makes new agree with old along the mask's edge, at most 24 grey levels."""
+    weight = np.clip(4 * mask * (1 - mask), 0, 1) + 1e-4  # 1 in the middle of the feathered edge
+    sigma = 0.15 * mask.shape[1]
+    small = max(1, round(sigma / 4))  # the field is smooth: a coarse grid of it is enough
+    size = (max(2, mask.shape[1] // small), max(2, mask.shape[0] // small))
+    weighted = cv2.resize(difference * weight[..., None], size, interpolation=cv2.INTER_AREA)
+    weight = cv2.resize(weight, size, interpolation=cv2.INTER_AREA)
+    blur = {"ksize": (0, 0), "sigmaX": sigma / small, "borderType": cv2.BORDER_REPLICATE}
+    field = cv2.GaussianBlur(weighted, **blur) / cv2.GaussianBlur(weight, **blur)[..., None]
+    return cv2.resize(np.clip(field, -24, 24), mask.shape[::-1], interpolation=cv2.INTER_LINEAR)
