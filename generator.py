@@ -1,0 +1,140 @@
+"""The LipGAN generators (K R et al., ACM MM 2019): a face and 337.5 ms of sound become that face saying that sound."""
+
+import functools
+
+import keras
+from keras import layers
+
+from audio_hparams import hparams
+from errors import UserError
+
+KINDS = ("residual", "basic")
+IMG_SIZES = range(96, 257, 32)
+
+
+def check_size(img_size: int, width: float) -> None:
+    """Raise UserError unless img_size is a multiple of 32 from 96 to 256 and 0 < width <= 4."""
+    if img_size not in IMG_SIZES:
+        raise UserError(
+            f"--img_size {img_size}: the networks are built for {', '.join(map(str, IMG_SIZES))}; choose one"
+        )
+    if not 0 < width <= 4:
+        raise UserError(f"--width {width}: the multiplier of all filter counts must be over 0 and at most 4")
+
+
+def scaled(filters: int, width: float) -> int:
+    """The number of filters at this width: a multiple of 8, the nearest (halves go up), at least 8."""
+    return max(8, int(filters * width / 8 + 0.5) * 8)
+
+
+# Convolution, normalisation and activation stay layers of their own: Keras sorts layers by their distance from the
+# output, and legacy files hold their weights in that order.
+
+
+def _conv(x, filters, kernel=3, strides=1, padding="same", *, width, synchronized, name=None):
+    x = layers.Conv2D(scaled(filters, width), kernel, strides, padding, name=name)(x)
+    return layers.ReLU()(layers.BatchNormalization(momentum=0.8, synchronized=synchronized)(x))
+
+
+def _up(x, filters, kernel=3, strides=2, *, width, synchronized):
+    x = layers.Conv2DTranspose(scaled(filters, width), kernel, strides, "same")(x)
+    return layers.ReLU()(layers.BatchNormalization(momentum=0.8, synchronized=synchronized)(x))
+
+
+def _res(x, filters, blocks, *, conv):
+    for _ in range(blocks):
+        x = layers.ReLU()(layers.Add()([conv(conv(x, filters), filters), x]))
+    return x
+
+
+def build_generator(
+    kind: str = "residual", img_size: int = 96, width: float = 1.0, synchronized: bool = False
+) -> keras.Model:
+    """Build the network [face, mel] -> face, untrained (DESIGN.md section 4; sizes in comments: img_size 96).
+
+    Inputs: "face" (img_size, img_size, 6) as `faces.generator_input` makes it, "mel" (80, 27, 1) in [-4, 4].
+    Output: (img_size, img_size, 3) BGR in [0, 1], float32 under every dtype policy.
+    width: multiplies every filter count but the output's. synchronized: batch statistics over all of several devices.
+    """
+    if kind not in KINDS:
+        raise UserError(f"--model {kind}: there are {' and '.join(KINDS)}; choose one")
+    check_size(img_size, width)
+    # On JAX the statistics are global by themselves, and the option raises.
+    synchronized = synchronized and keras.backend.backend() == "tensorflow"
+    conv = functools.partial(_conv, width=width, synchronized=synchronized)
+    up = functools.partial(_up, width=width, synchronized=synchronized)
+    res = functools.partial(_res, conv=conv)
+
+    face = keras.Input((img_size, img_size, 6), name="face")
+    mel = keras.Input((hparams.num_mels, hparams.mel_window, 1), name="mel")
+    encode_face, encode_mel, decode = {
+        "residual": (_residual_face, _residual_mel, _residual_decoder),
+        "basic": (_basic_face, _basic_mel, _basic_decoder),
+    }[kind]
+    smallest = img_size // 32  # side of the last map before the embedding
+    skips, face_embedding = encode_face(face, smallest, conv, res)
+    mel_embedding = encode_mel(mel, conv, res)  # (1, 1, 512)
+    x = layers.Concatenate()([face_embedding, mel_embedding])  # (1, 1, 1024), basic 768
+    x = decode(x, skips, smallest, up, res)  # (96, 96, 64)
+    x = conv(conv(x, 16), 16)  # (96, 96, 16)
+    x = layers.Conv2D(3, 1, dtype="float32")(x)  # (96, 96, 3)
+    output = layers.Activation("sigmoid", dtype="float32", name="prediction")(x)
+    return keras.Model([face, mel], output, name=f"{kind}_generator")
+
+
+def _residual_face(face, smallest, conv, res):
+    f0 = conv(face, 32, 7)  # (96, 96, 32)
+    f1 = res(conv(f0, 64, 5, 2), 64, 2)  # (48, 48, 64)
+    f2 = res(conv(f1, 128, 3, 2), 128, 3)  # (24, 24, 128)
+    f3 = res(conv(f2, 256, 3, 2), 256, 2)  # (12, 12, 256)
+    f4 = res(conv(f3, 512, 3, 2), 512, 2)  # (6, 6, 512)
+    f5 = conv(f4, 512, 3, 2)  # (3, 3, 512)
+    f6 = conv(f5, 512, smallest, 1, "valid", name="face_to_vector")  # (1, 1, 512)
+    return [f0, f1, f2, f3, f4, f5], conv(f6, 512, 1)
+
+
+def _basic_face(face, smallest, conv, res):
+    f0 = conv(face, 32, 11)  # (96, 96, 32)
+    f1 = conv(f0, 64, 7, 2)  # (48, 48, 64)
+    f2 = conv(f1, 128, 5, 2)  # (24, 24, 128)
+    f3 = conv(f2, 256, 3, 2)  # (12, 12, 256)
+    f4 = conv(f3, 512, 3, 2)  # (6, 6, 512)
+    f5 = conv(f4, 512, 3, 2)  # (3, 3, 512)
+    f6 = conv(f5, 512, smallest, 1, "valid", name="face_to_vector")  # (1, 1, 512)
+    return [f0, f1, f2, f3, f4, f5], conv(f6, 256, 1)
+
+
+def _residual_mel(mel, conv, res):
+    x = res(conv(mel, 32), 32, 2)  # (80, 27, 32)
+    x = res(conv(x, 64, strides=3), 64, 2)  # (27, 9, 64)
+    x = res(conv(x, 128, strides=(3, 1)), 128, 2)  # (9, 9, 128)
+    x = res(conv(x, 256, strides=3), 256, 2)  # (3, 3, 256)
+    return conv(conv(x, 512, padding="valid"), 512, 1)
+
+
+def _basic_mel(mel, conv, res):
+    x = conv(conv(conv(mel, 32), 32), 32)  # (80, 27, 32)
+    x = conv(conv(conv(x, 64, strides=3), 64), 64)  # (27, 9, 64)
+    x = conv(conv(conv(x, 128, strides=(3, 1)), 128), 128)  # (9, 9, 128)
+    x = conv(conv(conv(x, 256, strides=3), 256), 256)  # (3, 3, 256)
+    return conv(conv(x, 512, padding="valid"), 512, 1)
+
+
+def _residual_decoder(x, skips, smallest, up, res):
+    f0, f1, f2, f3, f4, f5 = skips
+    x = layers.Concatenate()([f5, up(x, 512, smallest, smallest)])  # (3, 3, 1024)
+    x = layers.Concatenate()([f4, res(up(x, 512), 512, 2)])  # (6, 6, 1024)
+    x = layers.Concatenate()([f3, res(up(x, 256), 256, 2)])  # (12, 12, 512)
+    x = layers.Concatenate()([f2, res(up(x, 128), 128, 2)])  # (24, 24, 256)
+    x = layers.Concatenate()([f1, res(up(x, 64), 64, 2)])  # (48, 48, 128)
+    return layers.Concatenate()([f0, up(x, 32)])
+
+
+def _basic_decoder(x, skips, smallest, up, res):
+    f0, f1, f2, f3, f4, f5 = skips
+    x = layers.Concatenate()([f5, up(x, 512, smallest, smallest)])  # (3, 3, 1024)
+    x = layers.Concatenate()([f4, up(x, 512)])  # (6, 6, 1024)
+    x = layers.Concatenate()([f3, up(x, 256)])  # (12, 12, 512)
+    x = layers.Concatenate()([f2, up(x, 128)])  # (24, 24, 256)
+    x = layers.Concatenate()([f1, up(x, 64)])  # (48, 48, 128)
+    return layers.Concatenate()([f0, up(x, 32)])
