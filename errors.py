@@ -38,7 +38,7 @@ def script(main):
 
 @contextlib.contextmanager
 def whole_file(path):
-    """Yield a temporary path beside `path` (same suffixes), renamed to it when the block ends well, removed when not."""
+    """Yield a temporary path beside `path`, renamed to it when the block ends well, removed when not."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=".tmp_", suffix="".join(path.suffixes[-2:]), dir=path.parent)

@@ -1,0 +1,87 @@
+"""Options that several scripts share, and the choice of backend: all that is settled before Keras is imported."""
+
+import argparse
+import os
+import pathlib
+import sys
+
+BACKENDS = ("tensorflow", "jax", "openvino")
+
+
+def positive_int(text):
+    """An argparse type: a whole number over 0."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not over 0")
+    return value
+
+
+def positive_float(text):
+    """An argparse type: a number over 0."""
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"{text} is not over 0")
+    return value
+
+
+def has_gpu():
+    """Whether the machine shows an NVIDIA device. Imports nothing."""
+    return any(pathlib.Path("/dev").glob("nvidia[0-9]*")) or pathlib.Path("/dev/dxg").exists()
+
+
+def has_bfloat16():
+    """Whether the CPU multiplies bfloat16 numbers itself (AVX512-BF16 or AMX)."""
+    try:
+        flags = pathlib.Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def set_backend(wanted, default):
+    """Fix Keras' backend before its first import: `wanted`, or KERAS_BACKEND, or `default`. Returns its name.
+
+    Where Keras is imported already its backend stays, and a line says so.
+    """
+    if "keras" in sys.modules:
+        current = sys.modules["keras"].backend.backend()
+        if wanted and wanted != current:
+            print(f"warning: Keras already runs on {current}; --backend {wanted} is ignored", file=sys.stderr)
+        return current
+    backend = wanted or os.environ.get("KERAS_BACKEND") or default
+    os.environ["KERAS_BACKEND"] = backend
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    return backend
+
+
+def add_training_args(parser, *, lr, name):
+    """The options of train_unet.py and train.py. lr: default learning rate. name: default --checkpoint_name."""
+    add = parser.add_argument
+    add("--data_root", required=True, help="folder made by preprocess.py (its --final_data_root)")
+    add("--filelists", default="filelists/", help="folder of train.txt and val.txt (default: %(default)s)")
+    add("--logdir", default="logs/", help="folder of the run; one in use gets a number added (default: %(default)s)")
+    add("--model", choices=("basic", "residual"), default="residual", help="generator (default: %(default)s)")
+    add("--width", type=positive_float, default=1.0, help="multiplies all filter counts (default: %(default)s)")
+    add("--img_size", type=int, default=96, help="side of the face crops in pixels (default: %(default)s)")
+    add("--resume", help="training state to go on from, or weights (.weights.h5, legacy .h5) to start from")
+    add("--checkpoint_name", default=name, help="stem of the weights' file names (default: %(default)s)")
+    add("--checkpoint_freq", type=positive_int, default=1000, help="batches between checkpoints (default: %(default)s)")
+    add("--epochs", type=positive_int, default=100, help="epochs to train in all (default: %(default)s)")
+    add("--steps", type=positive_int, help="stop after so many batches in all (default: after --epochs)")
+    add("--steps_per_epoch", type=positive_int, help="batches of an epoch at most (default: every target frame once)")
+    add("--batch_size", type=positive_int, help="samples a batch (default: 96 on a GPU, 16 without)")
+    add("--lr", type=positive_float, default=lr, help="Adam's learning rate (default: %(default)s)")
+    add(
+        "--lr_decay_steps",
+        type=positive_int,
+        help="batches over which it falls to 0, along a cosine (default: constant)",
+    )
+    add("--precision", choices=("float32", "mixed_bfloat16"), help="default: mixed_bfloat16 where it is faster")
+    add("--n_gpu", type=positive_int, default=1, help="GPUs of this machine (default: %(default)s)")
+    add("--backend", choices=("tensorflow", "jax"), help="default: KERAS_BACKEND, or tensorflow")
+    add("--workers", type=positive_int, default=2, help="threads that read data (default: %(default)s)")
+    add(
+        "--val_samples", type=positive_int, default=480, help="samples of val.txt to validate on (default: %(default)s)"
+    )
+    add("--seed", type=int, default=0, help="of weights, order and wrong sounds (default: %(default)s)")
+    add("--all_images", help="accepted for the reference's sake and ignored: folders are indexed anew")

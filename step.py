@@ -1,0 +1,67 @@
+"""The training step: which loss teaches which network (K R et al., ACM MM 2019, section 4)."""
+
+import keras
+from keras import ops
+
+
+class TrainingStep(keras.Model):
+    """The generator, and with it the discriminator where there is one, as one model that `fit()` trains.
+
+    x: {"face": (B, S, S, 6), "mel": (B, 80, 27, 1), "wrong_mel": the same}; y: (B, S, S, 3).
+    The losses are K R et al. 2019's, section 4; they keep their names in the bar, in stats.jsonl and in the README.
+    """
+
+    def __init__(self, generator, discriminator=None, adversarial_weight=0.01, mouth=None, num_replicas=1):
+        """mouth: a `mouth.MouthLoss`, or None for the paper's losses alone."""
+        super().__init__()
+        self.generator, self.discriminator = generator, discriminator
+        self.adversarial_weight, self.num_replicas = adversarial_weight, num_replicas
+        self._mouth = mouth
+        names = ["mae", *(mouth.names if mouth else [])]
+        names += ["adversarial", "disc_real", "disc_wrong", "disc_fake"] if discriminator else []
+        self.means = {name: keras.metrics.Mean(name) for name in names}
+
+    def call(self, x, training=None):
+        return self.generator([x["face"], x["mel"]], training=training)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        losses = {"mae": ops.mean(ops.abs(y - y_pred))}
+        total = losses["mae"]
+        if self._mouth:
+            mouth_losses = self._mouth(y, y_pred)
+            total += sum(self._mouth.weights[name] * loss for name, loss in mouth_losses.items())
+            losses |= mouth_losses
+        if self.discriminator:
+            gan_losses = self._gan_losses(x, y, y_pred, training)
+            total += self.adversarial_weight * gan_losses["adversarial"]
+            total += gan_losses["disc_real"] + 0.5 * (gan_losses["disc_wrong"] + gan_losses["disc_fake"])
+            losses |= gan_losses
+        for name, loss in losses.items():
+            self.means[name].update_state(loss)
+        return total / self.num_replicas  # gradients are summed over replicas
+
+    def _gan_losses(self, x, real, fake, training):
+        # The discriminator learns from its own pass, in which the generated face is only a picture ...
+        faces = ops.concatenate([real, real, ops.stop_gradient(fake)])
+        mels = ops.concatenate([x["mel"], x["wrong_mel"], x["mel"]])
+        d_real, d_wrong, d_fake = ops.split(self.discriminator([faces, mels], training=training), 3)
+        # ... and the generator from a pass through the same discriminator, in which that is only a judge.
+        frozen = [ops.stop_gradient(variable.value) for variable in self.discriminator.trainable_variables]
+        fixed = [variable.value for variable in self.discriminator.non_trainable_variables]
+        d_generator, _ = self.discriminator.stateless_call(frozen, fixed, [fake, x["mel"]], training=training)
+        return {
+            "adversarial": in_sync_loss(d_generator),
+            "disc_real": in_sync_loss(d_real),
+            "disc_wrong": out_of_sync_loss(d_wrong),
+            "disc_fake": out_of_sync_loss(d_fake),
+        }
+
+
+def in_sync_loss(distance):
+    """Contrastive loss of pairs that belong together: the mean of d^2."""
+    return ops.mean(ops.square(distance))
+
+
+def out_of_sync_loss(distance):
+    """Contrastive loss of pairs that do not, with margin 1: the mean of max(0, 1 - d)^2."""
+    return ops.mean(ops.square(ops.relu(1.0 - distance)))

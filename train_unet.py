@@ -1,0 +1,30 @@
+"""Train the generator alone, with the L1 loss.
+
+    python train_unet.py --data_root lrs2_preprocessed --logdir logs/unet
+
+The result, logs/unet/unet_residual.weights.h5, is what train.py starts from (--resume_gen).
+"""
+
+import argparse
+
+import options
+from errors import script
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_training_args(parser, lr=1e-3, name="unet_residual")
+    return parser.parse_args(argv)
+
+
+@script
+def main(argv=None):
+    args = parse_args(argv)
+    options.set_backend(args.backend, default="tensorflow")
+    import training
+
+    return training.train(with_discriminator=False, **vars(args))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
