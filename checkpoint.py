@@ -118,7 +118,7 @@ def _load(path, kinds, wanted):
             raise UserError(
                 f"{path} holds no Keras 2 weights; if they are of Keras 3, rename it to {path.stem}{ENDING}"
             )
-        described = None if legacy else _description(path)
+        described = None if legacy else description(path)
         stored = _arrays(file)
         if described:
             found = (described["model"], described["img_size"], described["width"])
@@ -170,8 +170,8 @@ def _opened(path):
         yield file
 
 
-def _description(path):
-    """The JSON beside the weights, with what the network is made of checked; None where there is no JSON."""
+def description(path):
+    """What the JSON beside the weights in `path` says, checked; None where there is no JSON. Raises UserError."""
     text = json_path(path)
     if not text.exists():
         return None
