@@ -122,14 +122,8 @@ def read_blocks(path, rate: int | None = None, mono: bool = False) -> Iterator[B
         raise UserError(f"the sound of {path} is over before its picture starts, or has no samples; give another file")
 
 
-def has_picture(stream) -> bool:
-    """Whether a video stream is a moving picture and not the cover of a song."""
-    return not stream.disposition & av.stream.Disposition.attached_pic
-
-
-@contextlib.contextmanager
-def open_media(path):
-    """Open a sound or video file with PyAV. UserError in one line when it is missing, no file, empty or unknown."""
+def check_file(path) -> pathlib.Path:
+    """The path of a file that can be tried. UserError in one line when it is missing, a folder, or empty."""
     path = pathlib.Path(path)
     if not path.exists():
         raise UserError(f"{path} does not exist; check the name")
@@ -137,12 +131,24 @@ def open_media(path):
         raise UserError(f"{path} is a folder or a device, not a file; give a sound, picture or video file")
     if not path.stat().st_size:
         raise UserError(f"{path} is empty (0 bytes); copy or download it again")
+    return path
+
+
+@contextlib.contextmanager
+def open_media(path):
+    """Open a sound or video file with PyAV. UserError as in `check_file`, and for a kind of file that is not known."""
     try:
-        container = av.open(str(path), metadata_errors="replace")
+        container = av.open(str(check_file(path)), metadata_errors="replace")
     except av.FFmpegError as e:
         raise UserError(f"{path} is no sound or video that can be read ({e.strerror}); check or convert it") from None
     with container:
         yield container
+
+
+def picture_stream(container):
+    """The video stream of an open file, or None; the cover of a song is not one."""
+    cover = av.stream.Disposition.attached_pic
+    return next((stream for stream in container.streams.video if not stream.disposition & cover), None)
 
 
 def decode_stream(container, stream) -> Iterator:
@@ -173,9 +179,9 @@ def longest_jump(container) -> float:
 def _picture_start(path):
     """Time of the first frame of a file's video on the container's clock, in seconds; None without a video."""
     with open_media(path) as container:
-        stream = next(filter(has_picture, container.streams.video), None)
-        times = map(frame_time, decode_stream(container, stream)) if stream else ()
-        return next((time_s for time_s in times if time_s is not None), None)
+        stream = picture_stream(container)
+        first = next(decode_stream(container, stream), None) if stream else None
+        return None if first is None else frame_time(first) or 0.0
 
 
 def _on_clock(path):
@@ -194,7 +200,7 @@ def _on_clock(path):
                 slip = 0 if time_s is None else round((time_s - start_s) * rate) - position
                 time_s = None  # it belongs to the first of them
                 allowed = MAX_SLIP_S * rate if position else 0
-                if abs(slip) > longest_s * rate:
+                if slip > longest_s * rate or (position and slip < -rate):
                     start_s += slip / rate
                 elif slip > allowed:
                     position += slip
