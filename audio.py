@@ -154,16 +154,28 @@ def picture_stream(container):
 def decode_stream(container, stream) -> Iterator:
     """Decode one stream frame by frame; what is damaged is skipped, and a cut-off file just ends."""
     stream.codec_context.thread_count = min(4, os.cpu_count() or 1)
+    first_dts = shift = None
     packets = container.demux(stream)
     while True:
         try:
             packet = next(packets, None)
         except av.FFmpegError:
             packet = None  # nothing can be read behind this point
+        if packet and first_dts is None:
+            first_dts = packet.dts
         with contextlib.suppress(av.FFmpegError, EOFError):  # a damaged packet, or a decoder that is flushed already
-            yield from packet.decode() if packet else stream.decode(None)
+            for frame in packet.decode() if packet else stream.decode(None):
+                if only_dts(container) and first_dts is not None:
+                    shift = (frame.dts or 0) - first_dts if shift is None else shift
+                    frame.pts = None if frame.dts is None else frame.dts - shift
+                yield frame
         if packet is None:
             return
+
+
+def only_dts(container) -> bool:
+    """Whether the file says when frames are decoded but not when they are shown: FFmpeg's guesses go back and forth."""
+    return container.format.name == "avi"
 
 
 def frame_time(frame) -> float | None:

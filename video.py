@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from av.video.reformatter import Interpolation
 
-from audio import check_file, decode_stream, frame_time, longest_jump, open_media, picture_stream, read_blocks
+from audio import check_file, decode_stream, frame_time, longest_jump, only_dts, open_media, picture_stream, read_blocks
 from audio_hparams import hparams
 from errors import UserError, whole_file
 
