@@ -151,26 +151,25 @@ def picture_stream(container):
     return next((stream for stream in container.streams.video if not stream.disposition & cover), None)
 
 
+def read_packets(container, stream) -> Iterator:
+    """Read one stream's packets; where nothing more can be read, a file is over."""
+    with contextlib.suppress(av.FFmpegError):
+        yield from (packet for packet in container.demux(stream) if packet.size)
+
+
 def decode_stream(container, stream) -> Iterator:
-    """Decode one stream frame by frame; what is damaged is skipped, and a cut-off file just ends."""
+    """Decode one stream frame by frame; what is damaged is skipped."""
     stream.codec_context.thread_count = min(4, os.cpu_count() or 1)
     first_dts = shift = None
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets, None)
-        except av.FFmpegError:
-            packet = None  # nothing can be read behind this point
-        if packet and first_dts is None:
-            first_dts = packet.dts
-        with contextlib.suppress(av.FFmpegError, EOFError):  # a damaged packet, or a decoder that is flushed already
+    for packet in itertools.chain(read_packets(container, stream), [None]):
+        first_dts = packet.dts if packet and first_dts is None else first_dts
+        with contextlib.suppress(av.FFmpegError):
             for frame in packet.decode() if packet else stream.decode(None):
+                frame.time_base = stream.time_base  # those a decoder gives at the end have none
                 if only_dts(container) and first_dts is not None:
                     shift = (frame.dts or 0) - first_dts if shift is None else shift
                     frame.pts = None if frame.dts is None else frame.dts - shift
                 yield frame
-        if packet is None:
-            return
 
 
 def only_dts(container) -> bool:

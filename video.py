@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from av.video.reformatter import Interpolation
 
-from audio import check_file, decode_stream, frame_time, longest_jump, only_dts, open_media, picture_stream, read_blocks
+import audio
 from audio_hparams import hparams
 from errors import UserError, whole_file
 
@@ -76,7 +76,7 @@ def read_picture(path) -> np.ndarray | None:
     None when it is no still picture: then it may be a video, as a GIF of several frames is. UserError when it is
     missing, or a damaged picture.
     """
-    with check_file(path).open("rb") as file:
+    with audio.check_file(path).open("rb") as file:
         head = file.read(32)
     if head.startswith(b"GIF8"):
         frames = list(itertools.islice(read_frames(path), 2))
@@ -103,7 +103,7 @@ def probe(path) -> VideoInfo:
     their average; outside of 5 to 120 frames a second it becomes 25 or 120. UserError when no frame can be read.
     """
     with _open_video(path) as (container, stream):
-        frame = next(decode_stream(container, stream), None)
+        frame = next(audio.decode_stream(container, stream), None)
         if frame is None:
             raise UserError(f"no frame of {path} can be decoded; check the file, or convert it to mp4")
         upright = _Upright(stream, frame)
@@ -138,8 +138,8 @@ def read_frames(path, fps=None) -> Iterator[np.ndarray]:
 @contextlib.contextmanager
 def _open_video(path):
     """Yield (container, video stream) with its decoder on a few threads."""
-    with open_media(path) as container:
-        stream = picture_stream(container)
+    with audio.open_media(path) as container:
+        stream = audio.picture_stream(container)
         if stream is None:
             raise UserError(f"{path} has no picture, only sound; give a picture or a video")
         stream.thread_type = "AUTO"
@@ -149,17 +149,17 @@ def _open_video(path):
 def _can_decode(path):
     """Whether FFmpeg gives a second frame (it does not for every animated WebP)."""
     with contextlib.suppress(UserError), _open_video(path) as (container, stream):
-        return len(list(itertools.islice(decode_stream(container, stream), 2))) == 2
+        return len(list(itertools.islice(audio.decode_stream(container, stream), 2))) == 2
     return False
 
 
 def _timed(container, stream):
     """Decode as (seconds since the first frame, seconds shown, av.VideoFrame), in order of time."""
     step_s = 1 / float(stream.average_rate or stream.guessed_rate or hparams.fps)
-    longest_s = longest_jump(container)
+    longest_s = audio.longest_jump(container)
     start_s = last_s = None
-    for frame in decode_stream(container, stream):
-        time_s = frame_time(frame)
+    for frame in audio.decode_stream(container, stream):
+        time_s = audio.frame_time(frame)
         if time_s is None:
             time_s = 0.0 if last_s is None else last_s + step_s
         if last_s is None:
@@ -193,14 +193,11 @@ def _packet_times(container, stream):
     """When frames are shown, in seconds, sorted (float64), of those packets that say so; the number of packets; and how
     long the last is shown (0: unknown).
     """
-    packets = [
-        (packet.pts, packet.duration or 0)
-        for packet in container.demux(stream)
-        if packet.size and not packet.is_discard
-    ]
-    timed = sorted(packet for packet in packets if packet[0] is not None)
+    shown = (packet for packet in audio.read_packets(container, stream) if not packet.is_discard)
+    stamps = [(packet.dts if audio.only_dts(container) else packet.pts, packet.duration or 0) for packet in shown]
+    timed = sorted(stamp for stamp in stamps if stamp[0] is not None)
     times = np.array([pts for pts, _ in timed], np.float64) * float(stream.time_base)
-    return times, len(packets), float(timed[-1][1] * stream.time_base) if timed else 0.0
+    return times, len(stamps), float(timed[-1][1] * stream.time_base) if timed else 0.0
 
 
 def _frame_rate(stream, times, complete):
@@ -216,6 +213,7 @@ def _frame_rate(stream, times, complete):
         count, span_s = len(usual), usual.sum()
         fitting = (r for r in said + STANDARD_RATES if abs(float(r) * span_s - count) < 0.5)
         rate = next(fitting, None) or Fraction(count / span_s).limit_denominator(1001)
+        rate = as_rate(rate)
     if rate < SLOWEST:
         return Fraction(hparams.fps)
     return min(rate, Fraction(FASTEST))
@@ -389,7 +387,7 @@ class VideoWriter:
 
 def _open_sound(path):
     """(Blocks as AAC can have them, rate in Hz, number of channels). Other rates and channel counts are converted."""
-    blocks = read_blocks(path)
+    blocks = audio.read_blocks(path)
     first = next(blocks)
     channels = len(first.samples)
     if first.rate in AAC_RATES and channels in AAC_LAYOUTS:
@@ -397,4 +395,4 @@ def _open_sound(path):
     blocks.close()
     rate = next((rate for rate in AAC_RATES if first.rate <= rate <= 48_000), 48_000)
     mono = channels not in AAC_LAYOUTS
-    return read_blocks(path, rate=rate, mono=mono), rate, 1 if mono else channels
+    return audio.read_blocks(path, rate=rate, mono=mono), rate, 1 if mono else channels
