@@ -1,0 +1,201 @@
+"""Make the face of a picture or a video say what a sound says.
+
+    python batch_inference.py --checkpoint_path weights.weights.h5 --face face.jpg --audio speech.wav
+    python batch_inference.py --checkpoint_path lipgan_residual_mel.h5 --model residual --face V.mp4 --audio A.wav \
+        --results_dir results/ --fps 25 --pads 0 0 0 0
+
+Writes results/<face>_<audio>.mp4, and prints its path as the last line.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import os
+import pathlib
+import signal
+import sys
+import threading
+
+from errors import UserError, script
+from options import BACKENDS, has_gpu, set_backend
+
+
+def yes_or_no(text):
+    """An explicit True or False, for argparse."""
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
+    return text.lower() == "true"
+
+
+def parse_args(argv=None):
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    add = parser.add_argument
+    # fmt: off
+    add("--checkpoint_path", type=pathlib.Path, required=True,
+        help="the generator: X.weights.h5 of train_unet.py or train.py, or a legacy .h5")
+    add("--model", choices=("residual", "basic"), help="which generator it is (default: as the checkpoint says)")
+    add("--face", type=pathlib.Path, required=True, help="picture or video of the face")
+    add("--audio", type=pathlib.Path, required=True, help="what it is to say: a sound file, or a video with sound")
+    add("--results_dir", type=pathlib.Path, default="results/",
+        help="folder for <face>_<audio>.mp4 (default: %(default)s)")
+    add("--outfile", type=pathlib.Path, help="the result's path (.mp4), instead of --results_dir")
+    add("--overwrite", action="store_true", help="replace an existing result")
+    add("--static", type=yes_or_no, nargs="?", const=True, default=False, metavar="True|False",
+        help="use the first frame of a video as a still picture (default: %(default)s)")
+    add("--fps", type=float, help="frames a second for a still picture (default: 25); a video keeps its own")
+    add("--max_sec", type=float, help="use only the first so many seconds of the sound (default: all)")
+    add("--detector", choices=("cnn", "hog"), help="face detector: dlib's CNN or HOG (default: the checkpoint's)")
+    add("--face_det_checkpoint", type=pathlib.Path, help="another .dat or .dat.bz2 for the CNN than the installed one")
+    add("--face_box", type=int, nargs=4, metavar=("T", "B", "L", "R"),
+        help="where the face is, brows to chin, in pixels, in all frames; nothing is searched then")
+    add("--pads", type=int, nargs=4, metavar=("T", "B", "L", "R"),
+        help="pixels by which the face's box grows at its top, bottom, left and right (default: the checkpoint's)")
+    add("--sync_offset_ms", type=float,
+        help="how many ms after a frame's middle lies the sound it is made from (default: the checkpoint's)")
+    add("--lipgan_batch_size", type=int, help="faces for the generator at a time (default: 8, on a GPU 64)")
+    add("--face_det_batch_size", type=int, help="accepted and ignored: the detector takes one frame at a time")
+    add("--n_gpu", type=int, default=1, help="accepted and ignored: one device makes one video")
+    add("--backend", choices=BACKENDS,
+        help="what Keras runs on (default: KERAS_BACKEND if set, else tensorflow beside a GPU, openvino without)")
+    # fmt: on
+    return parser.parse_args(argv)
+
+
+@script
+def main(argv=None):
+    """Make one video. Returns an exit status; the result's path is the last line on stdout."""
+    args = parse_args(argv)
+    out = args.outfile or args.results_dir / f"{args.face.stem}_{args.audio.stem}.mp4"
+    check_numbers(args)
+    check_files(args, out)
+    backend, gpu = choose_backend(args.backend), has_gpu()
+
+    # Keras' backend is settled: from here on it may be imported
+    import checkpoint
+    import faces
+    import lipsync
+
+    with interrupted_by_sigterm():
+        stored = checkpoint.description(args.checkpoint_path) or {}
+        pads = tuple(args.pads or stored.get("pads", (0, 0, 0, 0)))
+        detector = args.detector or stored.get("detector", "cnn")
+        warn_of_other_crops(stored, detector, pads)
+        clip = lipsync.prepare(
+            args.face,
+            args.audio,
+            fps=args.fps,
+            detector=None if args.face_box else faces.FaceDetector(detector, args.face_det_checkpoint),
+            pads=pads,
+            boxes=args.face_box,
+            static=args.static,
+            max_s=args.max_sec,
+            progress=True,
+        )
+        if clip.still is None and args.fps not in (None, clip.fps) and abs(args.fps - clip.fps) > 0.01:
+            note(f"--fps {args.fps:g} is for still pictures; {args.face} keeps its own {float(clip.fps):.5g}")
+        generator, info = checkpoint.load_generator(args.checkpoint_path, args.model)
+        offset_ms = info["sync_offset_ms"] if args.sync_offset_ms is None else args.sync_offset_ms
+        result = lipsync.write(
+            clip,
+            out,
+            generator,
+            batch_size=args.lipgan_batch_size or (64 if gpu and backend != "openvino" else 8),
+            sync_offset_ms=offset_ms,
+            progress=True,
+        )
+    if result.num_without_face:
+        note(f"{result.num_without_face} of {result.num_frames} frames have no face and stay as they are")
+    note(", ".join(f"{phase} {s:.1f} s" for phase, s in result.seconds.items()))
+    print(result.path)
+    return 0
+
+
+# Before anything is loaded --------------------------------------------------------------------------------------------
+
+
+def check_numbers(args):
+    """Raise UserError for a number that cannot be meant."""
+    for name, low, high in (
+        ("fps", 1, 240),
+        ("max_sec", 0.001, 1e6),
+        ("sync_offset_ms", -5000, 5000),
+        ("lipgan_batch_size", 1, 4096),
+        ("n_gpu", 0, 1024),
+    ):
+        number = getattr(args, name)
+        if number is not None and not low <= number <= high:
+            raise UserError(f"--{name} {number:g} is out of range; give a number from {low:g} to {high:g}")
+    if args.face_box:
+        top, bottom, left, right = args.face_box
+        if bottom - top < 8 or right - left < 8:
+            raise UserError(
+                f"--face_box {top} {bottom} {left} {right} is no box; give top, bottom, left, right in pixels"
+            )
+
+
+def check_files(args, out):
+    """Raise UserError for files that are not there, and for a result that must not be written."""
+    for option in ("checkpoint_path", "face", "audio", "face_det_checkpoint"):
+        path = getattr(args, option)
+        if path is not None and not path.is_file():
+            found = "is a folder" if path.is_dir() else "does not exist"
+            raise UserError(f"--{option} {path} {found}; give the path of a file")
+    if out.suffix.lower() != ".mp4":
+        raise UserError(f"--outfile {out}: the result is an mp4; give a name that ends in .mp4")
+    if out.is_dir():
+        raise UserError(f"{out} is a folder; give another --outfile")
+    if out.exists() and any(out.samefile(path) for path in (args.face, args.audio)):
+        raise UserError(f"{out} is one of the inputs; give another --outfile or --results_dir")
+    if out.exists() and not args.overwrite:
+        raise UserError(f"{out} exists already; give --overwrite to replace it, or another --outfile")
+    folder = next(p for p in (out.parent, *out.parent.parents) if p.exists())
+    if not folder.is_dir():
+        raise UserError(f"{folder} is a file, no folder; give another --results_dir or --outfile")
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{folder} cannot be written to; give another --results_dir or --outfile")
+
+
+# What Keras runs on ---------------------------------------------------------------------------------------------------
+
+
+def choose_backend(wanted):
+    """Fix Keras' backend before Keras is imported, by default the fastest on this machine. Returns its name."""
+    backend = set_backend(wanted, default="tensorflow" if has_gpu() else "openvino")
+    if backend not in BACKENDS or importlib.util.find_spec(backend) is None:
+        raise UserError(f"Keras' backend {backend} is not installed; give --backend {' or '.join(BACKENDS)}")
+    return backend
+
+
+def warn_of_other_crops(stored, detector, pads):
+    """Tell where faces are cropped in another way than those that the weights were trained on."""
+    for option, here in (("detector", detector), ("pads", list(pads))):
+        there = stored.get(option, here)
+        if here != (list(there) if option == "pads" else there):
+            note(f"warning: the weights were trained with --{option} {there}, not {here}; results will be worse")
+
+
+@contextlib.contextmanager
+def interrupted_by_sigterm():
+    """Let SIGTERM end the block as Ctrl-C does, so that temporary files are removed."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield
+        return
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def note(text):
+    """Say something on stderr: stdout is for the result's path."""
+    print(text, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

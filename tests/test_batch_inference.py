@@ -1,0 +1,142 @@
+"""batch_inference.py: the published commands run, bad input gets one line, and an interrupted run leaves nothing."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+import wave
+
+import cv2
+import numpy as np
+import pytest
+
+import batch_inference
+import video
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def write_wav(path, seconds):
+    tone = 8000 * np.sin(np.arange(round(seconds * 16_000)) * 0.2)
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16_000)
+        file.writeframes(tone.astype("<i2").tobytes())
+    return path
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A face as picture and as video, a sound, and weights of the smallest network, all in one folder."""
+    folder = tmp_path_factory.mktemp("world")
+    face = cv2.imread(str(ROOT / "examples" / "astronaut.jpg"))[:256, 96:352]
+    cv2.imwrite(str(folder / "A face.jpg"), face)
+    write_wav(folder / "a.wav", 0.6)
+    with video.VideoWriter(folder / "v.mp4", 256, 256, 30, audio=folder / "a.wav") as writer:
+        for _ in range(6):
+            writer.write(face)
+    with video.VideoWriter(folder / "silent.mp4", 256, 256, 30) as writer:
+        writer.write(face)
+    cv2.imwrite(str(folder / "empty.png"), np.full((128, 128, 3), 90, np.uint8))
+    (folder / "text.jpg").write_text("no picture at all")
+    code = (
+        "import sys; from generator import build_generator; from checkpoint import save_generator;"
+        "save_generator(sys.argv[1], build_generator(width=1 / 64), {'width': 1 / 64, 'detector': 'hog'})"
+    )
+    subprocess.run([sys.executable, "-c", code, folder / "w.weights.h5"], check=True, cwd=ROOT, env=environment())
+    return folder
+
+
+def environment():
+    return {**os.environ, "KERAS_BACKEND": "openvino"}
+
+
+def command(world, results, *options):
+    return [sys.executable, str(ROOT / "batch_inference.py"), "--checkpoint_path", str(world / "w.weights.h5"),
+            "--audio", str(world / "a.wav"), "--results_dir", str(results), *options]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "fps", "num_frames"),
+    [
+        (["--face", "v.mp4", "--fps", "25"], "v_a.mp4", 30, 18),  # a video keeps its own rate
+        (["--face", "A face.jpg", "--fps", "24", "--static"], "A face_a.mp4", 24, 14),
+    ],
+)
+def test_the_published_commands_run(world, tmp_path, options, name, fps, num_frames):
+    options = [*options, "--model", "residual", "--pads", "0", "0", "0", "0"]
+    done = subprocess.run(
+        command(world, tmp_path / "results", *options), cwd=world, capture_output=True, text=True, env=environment()
+    )
+    assert done.returncode == 0, done.stderr
+    result = tmp_path / "results" / name
+    assert done.stdout.splitlines()[-1] == str(result)
+    info = video.probe(result)
+    assert (info.fps, info.num_frames, info.has_audio) == (fps, num_frames, True)
+    assert [p.name for p in result.parent.iterdir()] == [name]
+    assert "tensorflow" not in done.stderr.lower()
+
+
+def test_sigterm_leaves_no_file_and_a_status_that_tells(world, tmp_path):
+    write_wav(tmp_path / "long.wav", 600)
+    options = ["--face", str(world / "A face.jpg"), "--audio", str(tmp_path / "long.wav")]
+    results = tmp_path / "results"
+    run = subprocess.Popen(command(world, results, *options), stderr=subprocess.PIPE, env=environment())
+    deadline = time.monotonic() + 60
+    while not (results.exists() and any(results.iterdir())):
+        assert run.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    run.send_signal(signal.SIGTERM)
+    run.communicate(timeout=60)
+    assert run.returncode != 0
+    assert not any(results.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--face", "missing.jpg"], "missing.jpg does not exist"),
+        (["--face", "."], "is a folder"),
+        (["--face", "text.jpg"], "text.jpg"),
+        (["--face", "a.wav"], "a.wav"),
+        (["--face", "empty.png"], "no face found in the picture empty.png (detector hog); try --face_box"),
+        (["--audio", "missing.wav"], "missing.wav does not exist"),
+        (["--audio", "silent.mp4"], "silent.mp4 has no sound"),
+        (["--audio", "text.jpg"], "text.jpg"),
+        (["--checkpoint_path", "missing.h5"], "missing.h5 does not exist"),
+        (["--checkpoint_path", "a.wav"], "a.wav"),
+        (["--model", "basic"], "--model residual"),
+        (["--fps", "0"], "--fps 0 is out of range"),
+        (["--max_sec", "-1"], "--max_sec -1 is out of range"),
+        (["--lipgan_batch_size", "0"], "--lipgan_batch_size 0 is out of range"),
+        (["--face_box", "9", "5", "0", "50"], "--face_box 9 5 0 50"),
+        (["--face_box", "900", "950", "0", "50"], "outside of the picture"),
+        (["--pads", "-200", "-200", "0", "0"], "change --pads"),
+        (["--outfile", "result.avi"], ".mp4"),
+        (["--outfile", "a.wav/out.mp4"], "is a file"),
+        (["--outfile", "taken.mp4"], "--overwrite"),
+        (["--outfile", "v.mp4", "--audio", "v.mp4", "--overwrite"], "one of the inputs"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_input_gets_one_line_and_status_1(world, monkeypatch, capsys, options, says):
+    monkeypatch.chdir(world)
+    monkeypatch.setenv("KERAS_BACKEND", "openvino")
+    (world / "taken.mp4").touch()
+    before = {p: p.stat().st_size for p in world.iterdir()}
+    usual = ["--checkpoint_path", "w.weights.h5", "--face", "A face.jpg", "--audio", "a.wav"]
+    assert batch_inference.main([*usual, *options]) == 1
+    printed = capsys.readouterr()
+    lines = [line for line in printed.err.splitlines() if line.startswith("batch_inference.py: ")]
+    assert len(lines) == 1 and says in lines[0] and "Traceback" not in printed.err
+    assert not printed.out
+    assert {p: p.stat().st_size for p in world.iterdir()} == before
+
+
+@pytest.mark.parametrize(("given", "static"), [([], False), (["--static"], True), (["--static", "False"], False)])
+def test_static_may_stand_alone_or_with_true_or_false(given, static):
+    args = batch_inference.parse_args(["--checkpoint_path", "w", "--face", "f", *given, "--audio", "a"])
+    assert args.static is static

@@ -1,0 +1,255 @@
+"""lipsync.py: every frame at its time, whatever the picture, the video and the sound are."""
+
+import threading
+import wave
+from fractions import Fraction
+
+import cv2
+import numpy as np
+import pytest
+
+import video
+from audio_hparams import hparams
+from errors import UserError
+from lipsync import _FrameStore, lipsync, lipsync_frames, prepare
+
+RATES = (24, 25, Fraction(30000, 1001), 30, 50, 60)
+BOX = (8, 56, 8, 56)
+
+
+def loudness(faces, mels):
+    """A generator whose picture is as bright as the middle of the window is loud."""
+    middle = mels[:, :, hparams.mel_window // 2, 0].mean(axis=1)
+    level = np.clip((middle + 4) / 5, 0, 1)[:, None, None, None]
+    return np.broadcast_to(level, (*faces.shape[:3], 3)).astype(np.float32)
+
+
+def white(faces, mels):
+    """A generator whose picture cannot be mistaken for the source's."""
+    return np.ones((*faces.shape[:3], 3), np.float32)
+
+
+def write_wav(path, samples):
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16_000)
+        file.writeframes((np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
+    return path
+
+
+def clicks(path, seconds, times):
+    samples = np.zeros(round(seconds * 16_000))
+    samples[[round(float(t) * 16_000) for t in times]] = 1
+    return write_wav(path, samples)
+
+
+def tone(path, seconds):
+    return write_wav(path, 0.3 * np.sin(np.arange(round(seconds * 16_000)) * 0.2))
+
+
+def still(path, height=64, width=64, level=100):
+    cv2.imwrite(str(path), np.full((height, width, 3), level, np.uint8))
+    return path
+
+
+def moving(path, num_frames, fps=25, height=64, width=64):
+    """A video whose frame k is 40 + 5 k grey levels bright (of 40 to 200, to and fro)."""
+    with video.VideoWriter(path, width, height, fps) as writer:
+        for k in range(num_frames):
+            writer.write(np.full((height, width, 3), level(k), np.uint8))
+    return path
+
+
+def level(k):
+    return 40 + 5 * (32 - abs(k % 64 - 32))
+
+
+def brightness(path):
+    """The mean of the part that the generator paints, for each frame."""
+    return np.array([frame[40:50, 24:40].mean() for frame in video.read_frames(path)])
+
+
+@pytest.mark.parametrize("fps", RATES, ids=float)
+@pytest.mark.parametrize("kind", ["still", "video"])
+def test_the_picture_flashes_where_the_sound_clicks(tmp_path, kind, fps):
+    num_frames = 30
+    at = [0, 1, num_frames // 2, num_frames - 2, num_frames - 1]
+    frames = [at[0], at[2], at[4]] if kind == "still" else [at[1], at[2], at[3]]
+    sound = clicks(tmp_path / "clicks.wav", num_frames / fps, [(f + Fraction(1, 2)) / fps for f in frames])
+    if kind == "still":
+        face = still(tmp_path / "face.png")
+    else:
+        with video.VideoWriter(tmp_path / "face.mp4", 64, 64, fps) as writer:
+            for _ in range(num_frames):
+                writer.write(np.full((64, 64, 3), 100, np.uint8))
+        face = tmp_path / "face.mp4"
+    result = lipsync(face, sound, tmp_path / "out.mp4", loudness, fps=fps, boxes=BOX, img_size=16)
+    shown = brightness(result.path)
+    assert len(shown) == num_frames
+    assert video.probe(result.path).fps == fps
+    for frame in frames:
+        near = shown[max(0, frame - 3) : frame + 4]
+        assert near.argmax() + max(0, frame - 3) == frame  # the click lies in the middle of this frame's time
+        assert near.max() > near.min() + 30
+
+
+@pytest.mark.parametrize("fps", [24, 25, Fraction(30000, 1001), 7, 59.5])
+@pytest.mark.parametrize("seconds", [0.001, 0.31, 1.017])
+def test_a_result_has_as_many_frames_as_the_sound_lasts(tmp_path, fps, seconds):
+    sound = tone(tmp_path / "tone.wav", seconds)
+    result = lipsync(still(tmp_path / "a.png"), sound, tmp_path / "out.mp4", loudness, fps=fps, boxes=BOX, img_size=16)
+    expected = max(1, round(round(seconds * 16_000) / 16_000 * float(fps)))
+    assert result.num_frames == expected == len(list(video.read_frames(result.path)))
+
+
+def test_only_max_s_seconds_of_the_sound_are_used(tmp_path):
+    sound = tone(tmp_path / "tone.wav", 2)
+    out = tmp_path / "out.mp4"
+    lipsync(still(tmp_path / "a.png"), sound, out, loudness, boxes=BOX, img_size=16, max_s=0.6)
+    info = video.probe(out)
+    assert (info.num_frames, info.has_audio) == (15, True)
+    assert info.duration_s == pytest.approx(0.6, abs=0.05)
+
+
+def test_a_short_video_goes_on_backwards_and_forwards_without_a_jump(tmp_path):
+    face, sound = moving(tmp_path / "face.mp4", 7), tone(tmp_path / "tone.wav", 1)
+    clip = prepare(face, sound, boxes=BOX)
+    clip.found[:] = False
+    sources = list(video.read_frames(face))
+    shown = [frame for frame, _ in lipsync_frames(clip, loudness, img_size=16, batch_size=4)]
+    expected = [0, 1, 2, 3, 4, 5, 6, 5, 4, 3, 2, 1, 0, 1, 2, 3, 4, 5, 6, 5, 4, 3, 2, 1, 0]
+    assert len(shown) == 25
+    for frame, index in zip(shown, expected, strict=True):
+        assert (frame == sources[index]).all()
+
+
+@pytest.mark.parametrize(("num_frames", "seconds"), [(1, 0.2), (2, 0.2), (5, 0.24), (5, 0.2), (5, 0.12)])
+def test_a_video_of_any_length_fits_the_sound(tmp_path, num_frames, seconds):
+    face, sound = moving(tmp_path / "face.mp4", num_frames), tone(tmp_path / "tone.wav", seconds)
+    result = lipsync(face, sound, tmp_path / "out.mp4", loudness, boxes=BOX, img_size=16, batch_size=2)
+    assert len(list(video.read_frames(result.path))) == round(seconds * 25)
+
+
+def test_no_more_of_a_video_is_read_than_the_sound_needs(tmp_path, monkeypatch):
+    face, sound = moving(tmp_path / "face.mp4", 40), tone(tmp_path / "tone.wav", 0.2)
+    read, read_frames = [], video.read_frames
+
+    def counted(*args):
+        for frame in read_frames(*args):
+            read.append(1)
+            yield frame
+
+    monkeypatch.setattr(video, "read_frames", counted)
+    list(lipsync_frames(prepare(face, sound, boxes=BOX), loudness, img_size=16))
+    assert len(read) == 2 * 5  # once for the face, once for the frames
+
+
+def test_frames_without_a_face_pass_through_untouched_and_are_counted(tmp_path):
+    face, sound = moving(tmp_path / "face.mp4", 12), tone(tmp_path / "tone.wav", 12 / 25)
+    boxes = np.array([BOX] * 12)
+    boxes[3:8] = 0
+    clip = prepare(face, sound, boxes=boxes)
+    shown = list(lipsync_frames(clip, white, img_size=16, batch_size=2))
+    for k, ((frame, has_face), source) in enumerate(zip(shown, video.read_frames(face), strict=True)):
+        assert has_face == (not 3 <= k < 8)
+        assert (frame == source).all() == (not has_face)
+    assert lipsync(face, sound, tmp_path / "o.mp4", loudness, boxes=boxes, img_size=16).num_without_face == 5
+
+
+def test_only_the_lower_half_of_the_box_changes(tmp_path):
+    clip = prepare(still(tmp_path / "a.png"), tone(tmp_path / "tone.wav", 0.04), boxes=BOX)
+    frame, _ = next(lipsync_frames(clip, white, img_size=16))
+    changed = (frame != 100).any(axis=2)
+    assert changed[40:50, 24:40].all()
+    changed[32:56, 8:56] = False
+    assert not changed.any()
+
+
+def test_an_odd_size_becomes_even_by_one_pixel_in_the_file_only(tmp_path):
+    face, sound = still(tmp_path / "a.png", 65, 67), tone(tmp_path / "tone.wav", 0.2)
+    frame, _ = next(lipsync_frames(prepare(face, sound, boxes=BOX), loudness, img_size=16))
+    assert frame.shape == (65, 67, 3)
+    lipsync(face, sound, tmp_path / "out.mp4", loudness, boxes=BOX, img_size=16)
+    info = video.probe(tmp_path / "out.mp4")
+    assert (info.width, info.height) == (68, 66)
+
+
+def test_static_holds_the_first_frame_of_a_video(tmp_path):
+    face, sound = moving(tmp_path / "face.mp4", 12, fps=30), tone(tmp_path / "tone.wav", 0.5)
+    clip = prepare(face, sound, boxes=BOX, static=True)
+    assert (clip.fps, clip.num_frames) == (30, 15)
+    first = next(video.read_frames(face))
+    for frame, _ in lipsync_frames(clip, loudness, img_size=16):
+        assert (frame[:30] == first[:30]).all()
+
+
+def test_a_positive_offset_lets_the_picture_show_later_sound(tmp_path):
+    sound = clicks(tmp_path / "click.wav", 1, [12.5 / 25])
+    clip = prepare(still(tmp_path / "a.png"), sound, boxes=BOX)
+    for offset_ms, flash in ((0, 12), (80, 10), (-120, 15)):
+        frames = [
+            f[40:50, 24:40].mean() for f, _ in lipsync_frames(clip, loudness, img_size=16, sync_offset_ms=offset_ms)
+        ]
+        assert int(np.argmax(frames)) == flash
+
+
+def test_the_generator_is_always_fed_batches_of_one_size(tmp_path):
+    sizes = set()
+
+    def generator(faces, mels):
+        sizes.add((faces.shape, faces.dtype, mels.shape, mels.dtype))
+        return loudness(faces, mels)
+
+    sound = tone(tmp_path / "tone.wav", 0.44)
+    face = moving(tmp_path / "face.mp4", 11)
+    list(lipsync_frames(prepare(face, sound, boxes=BOX), generator, img_size=16, batch_size=4))
+    assert sizes == {((4, 16, 16, 6), np.dtype("f4"), (4, 80, 27, 1), np.dtype("f4"))}
+
+
+def test_frames_can_be_had_back_from_disk_in_any_order_without_loss():
+    rng = np.random.default_rng(0)
+    for shape in ((37, 51, 3), (2, 2, 3), (64, 64, 3)):
+        frames = [rng.integers(0, 256, shape, np.uint8) for _ in range(4)]
+        with _FrameStore() as store:
+            for k, frame in enumerate(frames):
+                store.put(k, frame)
+            for k in (3, 1, 1, 0, 2):
+                assert (store.get(k) == frames[k]).all()
+
+
+@pytest.mark.parametrize("kind", ["still", "video"])
+def test_a_failing_generator_leaves_no_file_and_no_thread_behind(tmp_path, kind):
+    face = still(tmp_path / "a.png") if kind == "still" else moving(tmp_path / "a.mp4", 9)
+    sound, threads, calls = tone(tmp_path / "tone.wav", 4), threading.active_count(), []
+
+    def generator(faces, mels):
+        calls.append(1)
+        if len(calls) == 3:
+            raise ZeroDivisionError("on purpose")
+        return loudness(faces, mels)
+
+    before = set(tmp_path.iterdir())
+    with pytest.raises(ZeroDivisionError):
+        lipsync(face, sound, tmp_path / "out.mp4", generator, boxes=BOX, img_size=16)
+    assert set(tmp_path.iterdir()) == before
+    assert threading.active_count() == threads
+
+
+def test_closing_the_frames_early_ends_the_threads(tmp_path):
+    threads = threading.active_count()
+    frames = lipsync_frames(prepare(still(tmp_path / "a.png"), tone(tmp_path / "t.wav", 4), boxes=BOX), loudness)
+    next(frames)
+    frames.close()
+    assert threading.active_count() == threads
+
+
+def test_no_face_anywhere_is_told_with_the_number_of_frames(tmp_path):
+    face, sound = moving(tmp_path / "face.mp4", 5), tone(tmp_path / "tone.wav", 1)
+    with pytest.raises(UserError, match=r"no face found in any of the 5 frames of .*face\.mp4"):
+        prepare(face, sound, boxes=np.zeros((5, 4)))
+
+
+def test_a_box_outside_of_the_picture_is_refused(tmp_path):
+    with pytest.raises(UserError, match="outside"):
+        prepare(still(tmp_path / "a.png"), tone(tmp_path / "tone.wav", 0.2), boxes=(100, 150, 8, 56))
