@@ -16,6 +16,7 @@ from audio_hparams import hparams
 from errors import UserError
 
 MAX_SLIP_S = 0.04  # timestamps may stray this far before silence is put in or sound taken out: many files round them
+USUAL_LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}  # AAC has these
 FRAMES_PER_CHUNK = 2_048  # mel frames computed at once: about 25 MB of temporary arrays
 
 
@@ -243,15 +244,26 @@ def _timed_blocks(frames):
 
 def _as_block(frame):
     """A decoded audio frame as a Block."""
-    samples = frame.to_ndarray()
     channels = len(frame.layout.channels)
+    if channels > 7 and frame.format.is_planar:  # PyAV crashes on those
+        [frame] = av.AudioResampler(frame.format.packed, frame.layout, frame.sample_rate).resample(frame)
+    samples = frame.to_ndarray()
+    layout = USUAL_LAYOUTS.get(channels, frame.layout.name) if "channels" in frame.layout.name else frame.layout.name
     if frame.format.is_packed:
         samples = samples.reshape(-1, channels).T
     if samples.dtype == np.uint8:
         samples = (samples.astype(np.float32) - 128) / 128
     elif samples.dtype.kind == "i":
         samples = samples / np.float32(2 ** (8 * samples.itemsize - 1))
-    return Block(samples.astype(np.float32), frame.sample_rate, frame.layout.name)
+    return Block(samples.astype(np.float32), frame.sample_rate, layout)
+
+
+def as_frame(block: Block) -> av.AudioFrame:
+    """A Block as PyAV's frame, without a time."""
+    interleaved = np.ascontiguousarray(block.samples.T, np.float32).reshape(1, -1)  # PyAV fails on 8 planes
+    frame = av.AudioFrame.from_ndarray(interleaved, format="flt", layout=block.layout)
+    frame.sample_rate = block.rate
+    return frame
 
 
 def _silence(num_samples, channels, rate, layout):
@@ -281,9 +293,7 @@ class _Converter:
             yield Block(samples, self.rate, self.layout)
             return
         self.resampler = self.resampler or av.AudioResampler("fltp", self.layout, self.rate)
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="fltp", layout=self.layout)
-        frame.sample_rate = block.rate
-        for resampled in self.resampler.resample(frame):
+        for resampled in self.resampler.resample(as_frame(Block(samples, block.rate, self.layout))):
             yield Block(resampled.to_ndarray(), self.rate, self.layout)
 
 

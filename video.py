@@ -21,7 +21,6 @@ from errors import UserError, whole_file
 STANDARD_RATES = [Fraction(1000 * n, d) for d in (1000, 1001) for n in (24, 25, 30, 48, 50, 60, 100, 120)]
 SLOWEST, FASTEST = 5, 120  # frames a second: lips need some, and hardly any screen shows more
 AAC_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 64_000, 88_200, 96_000)  # Hz
-AAC_LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}
 LIMITED, FULL = 1, 2
 PRESET = "fast"
 THREADS = min(8, os.cpu_count() or 1)
@@ -175,12 +174,11 @@ def _timed(container, stream):
 
 def _at_rate(timed, fps):
     """Pick, for each moment k / fps, the nearest frame, but none over half an output frame before its time."""
-    half_s, k = 0.5 / fps, 0
-    shown = None
+    fps, k, shown = float(fps), 0, None
     for time_s, duration_s, frame in timed:
         while shown:
             moment_s = k / fps
-            if time_s - moment_s <= half_s and time_s - moment_s < moment_s - shown[0]:
+            if time_s - moment_s <= 0.5 / fps and time_s - moment_s < moment_s - shown[0]:
                 break
             yield shown[2]
             k += 1
@@ -210,10 +208,10 @@ def _frame_rate(stream, times, complete):
     else:
         usual = steps[np.abs(steps / np.median(steps) - 1) < 0.25]
         usual = usual if len(usual) >= 0.9 * len(steps) else steps
-        count, span_s = len(usual), usual.sum()
-        fitting = (r for r in said + STANDARD_RATES if abs(float(r) * span_s - count) < 0.5)
-        rate = next(fitting, None) or Fraction(count / span_s).limit_denominator(1001)
-        rate = as_rate(rate)
+        measured = len(usual) / usual.sum()
+        likely = [*said, min(STANDARD_RATES, key=lambda rate: abs(float(rate) - measured))]
+        fitting = (rate for rate in likely if abs(float(rate) * usual.sum() - len(usual)) < 0.5)
+        rate = as_rate(next(fitting, None) or Fraction(measured).limit_denominator(1001))
     if rate < SLOWEST:
         return Fraction(hparams.fps)
     return min(rate, Fraction(FASTEST))
@@ -297,6 +295,7 @@ class VideoWriter:
                 self.container.metadata["comment"] = self.comment
             self.video = self._add_video()
             self.sound = self._add_sound(rate, channels) if self.blocks else None
+            self.container.start_encoding()  # opens the encoders: what they refuse is told now
             stack.push(self._finish)
             self.stack = stack.pop_all()
         return self
@@ -334,7 +333,7 @@ class VideoWriter:
     def _add_sound(self, rate, channels):
         """The AAC stream, at 96 kbit/s a channel, or the most that AAC has at a low rate."""
         stream = self.container.add_stream("aac", rate)
-        stream.layout = AAC_LAYOUTS[channels]
+        stream.layout = audio.USUAL_LAYOUTS[channels]
         stream.bit_rate = channels * min(96_000, 6 * rate)
         return stream
 
@@ -370,10 +369,10 @@ class VideoWriter:
                 self.blocks = None
                 self.container.mux(self.sound.encode(None))
                 return
-            samples = av.AudioFrame.from_ndarray(np.ascontiguousarray(block.samples), "fltp", self.sound.layout.name)
-            samples.sample_rate, samples.pts, samples.time_base = block.rate, self.num_samples, Fraction(1, block.rate)
-            self.num_samples += block.samples.shape[1]
-            self.container.mux(self.sound.encode(samples))
+            frame = audio.as_frame(block._replace(layout=self.sound.layout.name))
+            frame.pts, frame.time_base = self.num_samples, Fraction(1, block.rate)
+            self.num_samples += frame.samples
+            self.container.mux(self.sound.encode(frame))
 
     def _finish(self, error, *_):
         """Write what is left, unless the block failed."""
@@ -390,9 +389,9 @@ def _open_sound(path):
     blocks = audio.read_blocks(path)
     first = next(blocks)
     channels = len(first.samples)
-    if first.rate in AAC_RATES and channels in AAC_LAYOUTS:
+    if first.rate in AAC_RATES and channels in audio.USUAL_LAYOUTS:
         return itertools.chain([first], blocks), first.rate, channels
     blocks.close()
     rate = next((rate for rate in AAC_RATES if first.rate <= rate <= 48_000), 48_000)
-    mono = channels not in AAC_LAYOUTS
+    mono = channels not in audio.USUAL_LAYOUTS
     return audio.read_blocks(path, rate=rate, mono=mono), rate, 1 if mono else channels
