@@ -200,6 +200,19 @@ def inside_frames(num_mels: int, fps=hparams.fps) -> range:
     return range(first, max(first, bisect.bisect_right(frames, num_mels - hparams.mel_window, key=start)))
 
 
+def augmented(batch, rng):
+    """The batch with half of its samples mirrored, and new gains and gammas for the colours of each; sound as it is."""
+    levels = np.arange(256, dtype="float32") / 255
+    for reference, target in zip(batch["reference"], batch["target"], strict=True):
+        gains, gammas = rng.uniform(0.75, 1.25, 3), np.exp(rng.normal(0, 0.15) + rng.normal(0, 0.06, 3))
+        table = np.stack([255 * np.clip(g * levels**y, 0, 1) for g, y in zip(gains, gammas, strict=True)], axis=-1)
+        mirror = rng.random() < 0.5
+        for crop in (reference, target):
+            changed = cv2.LUT(crop, table[None].round().astype("uint8"))
+            crop[...] = changed[:, ::-1] if mirror else changed
+    return batch
+
+
 class FaceDataset:
     """Samples of preprocessed clips: target crop, reference crop of the same clip, the target's sound, a wrong sound.
 
@@ -207,9 +220,11 @@ class FaceDataset:
     of samples of an epoch; `clips` are the indexed Clips; `skipped` counts the clips left out, by reason.
     """
 
-    def __init__(self, clips, img_size=96, mel_dtype="float16"):
+    def __init__(self, clips, img_size=96, mel_dtype="float16", balance=False, augment=False):
         """clips: folders, as from `find_clips`. mel_dtype: float16 holds mels to 0.001 of [-4, 4] in half the memory.
 
+        balance: draw targets so that a speaker (the folder of the clip) weighs as the root of what there is of them.
+        augment: mirror half of the samples of `batch`, and change their colours, all crops of a sample alike.
         Raises UserError when no clip can be used, or when the crops are not of `img_size`.
         """
         self.img_size, self.clips, self.skipped = img_size, [], collections.Counter()
@@ -228,6 +243,14 @@ class FaceDataset:
         sizes = [len(clip.targets) for clip in self.clips]
         self._clip_of = np.repeat(np.arange(len(self.clips), dtype="int32"), sizes)
         self._frame_of = np.concatenate([clip.targets for clip in self.clips])
+        self._augment, self._chances = augment, None
+        if balance:
+            speakers = [clip.folder.parent for clip in self.clips]
+            totals = collections.Counter()
+            for speaker, size in zip(speakers, sizes, strict=True):
+                totals[speaker] += size
+            chances = np.repeat([totals[speaker] ** -0.5 for speaker in speakers], sizes)
+            self._chances = chances / chances.sum()
         self._last_order = (None, None)
 
     def __len__(self):
@@ -274,7 +297,8 @@ class FaceDataset:
             seed, epoch, number = key
             rng = np.random.default_rng((seed, epoch, number))
             targets = self._order(seed, epoch)[np.arange(number * size, (number + 1) * size) % len(self)]
-        return self._read(targets, rng, only_other_clips=False)
+        batch = self._read(targets, rng, only_other_clips=False)
+        return augmented(batch, rng) if self._augment else batch
 
     def validation_batches(self, size: int, num_samples: int):
         """Yield the same whole batches every time: about `num_samples`, evenly spaced over all clips.
@@ -293,7 +317,10 @@ class FaceDataset:
         kept, order = self._last_order
         if kept != (seed, epoch):
             # Not default_rng((seed, epoch)): numpy fills up with zeros, so that would be the stream of batch 0.
-            order = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(epoch,))).permutation(len(self))
+            rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(epoch,)))
+            order = rng.permutation(len(self))
+            if self._chances is not None:
+                order = rng.choice(len(self), size=len(self), p=self._chances)
             self._last_order = ((seed, epoch), order)
         return order
 

@@ -19,14 +19,15 @@ import time
 import traceback
 import typing
 
+import av
 import dask.system
 import distributed
 import numpy as np
 import tqdm
-import video
 
 import audio
 import faces
+import video
 from audio_hparams import hparams
 from dataset import SPLITS, is_clip, read_filelist, read_settings, setting_differences, write_clip, write_settings
 from errors import UserError, script
@@ -48,6 +49,7 @@ ENDINGS = (
     ".3gp",
     ".ogv",
 )
+MIN_WHOLE = 0.9  # of a clip's seconds must be there, and of its frames undamaged
 KILLED = "killed its worker process"
 FATAL = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT}  # what the next clip would meet as well
 
@@ -65,6 +67,7 @@ class Outcome(typing.NamedTuple):
     reason: str
     num_frames: int = 0
     num_crops: int = 0
+    num_damaged: int = 0  # frames that could not be decoded right
     seconds: float = 0.0
 
 
@@ -168,10 +171,36 @@ def all_jobs(videos_root):
     return [Job(names[path], str(videos_root / path)) for path in sources]
 
 
-def preprocess_clip(source, folder, detector, img_size=96, pads=(0, 0, 0, 0)):
-    """Write one video's crops, mels and sound to `folder`. Returns (frames at hparams.fps, crops among them).
+def look_through(source):
+    """Decode a whole video. Returns (frames, those that are damaged or cannot be decoded, seconds the file claims).
 
-    The video is read twice, first for the boxes and then for the crops, so that it never lies in memory.
+    The seconds are 0 for a kind of file that does not say them, such as mpg.
+    """
+    frames = damaged = 0
+    with audio.open_media(source) as container:
+        stream = audio.picture_stream(container)
+        stream.thread_type = "AUTO"
+        says_length = {"mp4", "matroska", "avi"} & set(container.format.name.split(","))
+        claimed_s = (container.duration or 0) / av.time_base if says_length else 0.0
+        packets = container.demux(stream)
+        while True:
+            try:
+                packet = next(packets, None)
+                if packet is None:
+                    return frames, damaged, claimed_s
+                for frame in packet.decode():
+                    frames += 1
+                    damaged += frame.is_corrupt
+            except av.EOFError:
+                return frames, damaged, claimed_s
+            except av.FFmpegError:
+                damaged += 1
+
+
+def preprocess_clip(source, folder, detector, img_size=96, pads=(0, 0, 0, 0)):
+    """Write one video's crops, mels and sound to `folder`. Returns its Outcome, with the frames at hparams.fps.
+
+    The video is read frame by frame, once for the boxes and once more for the crops, so that it never lies in memory.
     Raises BadClip with the reason when it cannot be used, OSError when `folder` cannot be written.
     """
     source = pathlib.Path(source)
@@ -187,24 +216,24 @@ def preprocess_clip(source, folder, detector, img_size=96, pads=(0, 0, 0, 0)):
         wav = audio.load_wav(source)
     except UserError as e:
         raise BadClip("no readable sound") from e
-    try:
-        boxes, found = faces.find_boxes(video.read_frames(source, fps=hparams.fps), hparams.fps, detector, pads)
-    except UserError as e:
-        raise BadClip("damaged video") from e
-    if len(found) < hparams.min_crops:
+    decoded, damaged, claimed_s = look_through(source)
+    if max(info.duration_s, len(wav) / hparams.sample_rate) < MIN_WHOLE * claimed_s:
+        raise BadClip("cut-off file")
+    if damaged > (1 - MIN_WHOLE) * decoded:
+        raise BadClip("damaged video")
+    if round(info.duration_s * hparams.fps) < hparams.min_crops:
         raise BadClip(f"fewer than {hparams.min_crops} frames")
-    if len(found) < 0.9 * info.duration_s * hparams.fps - 2:
-        raise BadClip("truncated video")
     if len(wav) < hparams.sample_rate * hparams.mel_window / hparams.mels_per_second:
         raise BadClip("sound too short")
+    boxes, found = faces.find_boxes(video.read_frames(source, fps=hparams.fps), hparams.fps, detector, pads)
     if not found.any():
         raise BadClip("no face")
     if found.sum() < hparams.min_crops:
         raise BadClip(f"fewer than {hparams.min_crops} faces")
-    frames = enumerate(video.read_frames(source, fps=hparams.fps))
-    crops = (faces.crop(frame, boxes[k], img_size) for k, frame in frames if k < len(found) and found[k])
+    frames = zip(video.read_frames(source, fps=hparams.fps), boxes, found, strict=True)
+    crops = (faces.crop(frame, box, img_size) for frame, box, has_face in frames if has_face)
     write_clip(folder, crops, np.flatnonzero(found), boxes[found], audio.melspectrogram(wav), wav, hparams.fps)
-    return len(found), int(found.sum())
+    return Outcome("", len(found), int(found.sum()), damaged)
 
 
 def do_job(source, folder, detector_kind, checkpoint, img_size, pads):
@@ -215,7 +244,7 @@ def do_job(source, folder, detector_kind, checkpoint, img_size, pads):
     if is_clip(folder):  # written by a worker that was killed before it could say so
         shutil.rmtree(folder)
     try:
-        frames, crops = preprocess_clip(source, folder, worker.lipgan_detector, img_size, pads)
+        outcome = preprocess_clip(source, folder, worker.lipgan_detector, img_size, pads)
     except BadClip as e:
         return Outcome(str(e), seconds=time.perf_counter() - begun)
     except OSError as e:
@@ -226,7 +255,7 @@ def do_job(source, folder, detector_kind, checkpoint, img_size, pads):
         line = traceback.extract_tb(e.__traceback__)[-1]
         where = f"{pathlib.Path(line.filename).name}:{line.lineno}"
         return Outcome(f"unexpected error ({type(e).__name__} in {where})", seconds=time.perf_counter() - begun)
-    return Outcome("", frames, crops, time.perf_counter() - begun)
+    return outcome._replace(seconds=time.perf_counter() - begun)
 
 
 @contextlib.contextmanager
@@ -277,6 +306,7 @@ def summary(outcomes, missing, num_before):
         "frames": sum(outcome.num_frames for outcome in done),
         "crops": sum(outcome.num_crops for outcome in done),
         "seconds_a_clip": round(float(np.mean([o.seconds for o in outcomes.values()] or [0])), 3),
+        "damaged_clips": {name: outcome.num_damaged for name, outcome in outcomes.items() if outcome.num_damaged},
         "failed_clips": dict(sorted(failed.items())),
     }
 
@@ -288,6 +318,11 @@ def print_summary(run, root):
     for reason, count in run["skipped"].items():
         names = [name for name, why in failed.items() if why == reason]
         print(f"  {count} skipped, {reason}: {' '.join(names[:5])}{' ...' if count > 5 else ''}")
+    if run["damaged_clips"]:
+        names = [f"{name} ({count})" for name, count in run["damaged_clips"].items()]
+        print(
+            f"  {len(names)} done, with a few damaged frames: {' '.join(names[:5])}{' ...' if len(names) > 5 else ''}"
+        )
     if run["frames"]:
         share = 100 * run["crops"] / run["frames"]
         print(f"{run['crops']} of {run['frames']} frames have a crop ({share:.2f} %); {run['seconds_a_clip']} s a clip")
@@ -298,7 +333,8 @@ def main(argv=None):
     """Preprocess a file list's videos, or all. Returns the exit status: 1 when not a single clip could be used."""
     args = parse_args(argv)
     root, ours = args.final_data_root, {"img_size": args.img_size, "detector": args.detector, "pads": list(args.pads)}
-    faces.FaceDetector(args.detector, args.face_det_checkpoint)  # a wrong file is known now, not in every worker
+    if args.face_det_checkpoint:
+        faces.FaceDetector(args.detector, args.face_det_checkpoint)  # a wrong file is known now, not in every worker
     if args.all:
         jobs, missing = all_jobs(args.videos_data_root), []
     else:

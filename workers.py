@@ -28,7 +28,9 @@ def in_workers(task, arguments, num_workers):
         distributed.LocalCluster(
             n_workers=num_workers,
             threads_per_worker=1,
-            dashboard_address=None,
+            # No page, and any free port: with None, 8787 is taken all the same, with a warning when it is in use.
+            dashboard_address="127.0.0.1:0",
+            scheduler_kwargs={"dashboard": False},
             memory_limit=None,
             local_directory=marks,
             silence_logs=logging.CRITICAL,
