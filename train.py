@@ -1,6 +1,6 @@
 """Train the generator together with the discriminator that judges whether mouth and sound agree.
 
-python train.py --data_root lrs2_preprocessed --resume_gen logs/unet/unet_residual.weights.h5 --logdir logs/gan
+python train.py --data_root lrs2_preprocessed --resume_gen logs/unet/unet.weights.h5 --logdir logs/gan
 """
 
 import argparse
@@ -11,7 +11,7 @@ from errors import script
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_training_args(parser, lr=1e-4, name="lipgan_residual")
+    options.add_training_args(parser, lr=1e-4, name="lipgan")
     parser.add_argument("--resume_gen", help="generator to start from: weights, a training state, or a legacy .h5")
     parser.add_argument("--resume_disc", help="discriminator to start from: weights, or a legacy .h5")
     return parser.parse_args(argv)

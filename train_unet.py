@@ -2,7 +2,7 @@
 
     python train_unet.py --data_root lrs2_preprocessed --logdir logs/unet
 
-The result, logs/unet/unet_residual.weights.h5, is what train.py starts from (--resume_gen).
+The result, logs/unet/unet.weights.h5, is what train.py starts from (--resume_gen).
 """
 
 import argparse
@@ -13,7 +13,7 @@ from errors import script
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_training_args(parser, lr=1e-3, name="unet_residual")
+    options.add_training_args(parser, lr=1e-3, name="unet")
     return parser.parse_args(argv)
 
 

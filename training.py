@@ -33,6 +33,7 @@ from discriminator import build_discriminator
 from errors import UserError, whole_file
 from faces import generator_input
 from generator import build_generator
+from mouth import MouthLoss, prepare_expert
 from step import TrainingStep
 
 STATE_NAME = "state.weights.h5"
@@ -260,7 +261,7 @@ def _record(folder, values, state):
             temporary.write_text("".join(line + "\n" for line in lines))
 
 
-def read_datasets(data_root, filelists, img_size):
+def read_datasets(data_root, filelists, img_size, **sampling):
     """The training and the validation samples (None where there are none), with a line for all that is left out."""
     differences = setting_differences(read_settings(data_root), img_size=img_size)
     if differences:
@@ -273,28 +274,39 @@ def read_datasets(data_root, filelists, img_size):
             print("WARNING: no clip of val.txt is there: nothing is validated")
             datasets.append(None)
             continue
-        dataset = FaceDataset(clips, img_size)
+        dataset = FaceDataset(clips, img_size, **(sampling if split == "train" else {}))
         skipped = "".join(f"; {count} left out: {reason}" for reason, count in dataset.skipped.items())
         print(f"{split}: {len(dataset.clips)} clips, {len(dataset)} frames{skipped}", flush=True)
         datasets.append(dataset)
     return datasets
 
 
+def _mouth_loss(dataset, data_root, img_size, mouth_weight, landmark_weight):
+    """The two losses beyond the paper's, or None where both weights are 0."""
+    if not mouth_weight and not landmark_weight:
+        return None
+    path = pathlib.Path(data_root) / f"mouth_expert_{img_size}{ENDING}"
+    expert = prepare_expert(dataset, path) if landmark_weight else None
+    return MouthLoss(expert, img_size, mouth_weight, landmark_weight)
+
+
 def train(*, with_discriminator, data_root, filelists, logdir, model, width, img_size, checkpoint_name, checkpoint_freq,
-          epochs, steps, steps_per_epoch, batch_size, lr, lr_decay_steps, precision, workers, val_samples, seed,
-          resume=None, resume_gen=None, resume_disc=None, **recorded):  # fmt: skip
+          epochs, steps, steps_per_epoch, batch_size, lr, lr_decay_steps, precision, mouth_weight, landmark_weight,
+          balance, augment, workers, val_samples, seed, resume=None, resume_gen=None, resume_disc=None,
+          **recorded):  # fmt: skip
     """Train as the options of the same names say, and return the exit status: 0, or 75 when stopped and resumable."""
     values = {k: v for k, v in locals().items() if k != "recorded"} | recorded
     gpu = options.has_gpu()
     batch_size = batch_size or (96 if gpu else 16)
     precision = precision or ("mixed_bfloat16" if gpu or options.has_bfloat16() else "float32")
     print(f"{keras.backend.backend()} on {'GPU' if gpu else 'CPU'}, {precision}, batches of {batch_size}")
-    train_set, val_set = read_datasets(data_root, filelists, img_size)
+    train_set, val_set = read_datasets(data_root, filelists, img_size, balance=balance, augment=augment)
     keras.utils.set_random_seed(seed)
     keras.config.set_dtype_policy(precision)
     wanted = (model, img_size, width)
     generator, discriminator, state = _start(wanted, resume, resume_gen, resume_disc, with_discriminator)
-    step = TrainingStep(generator, discriminator)
+    mouth_loss = _mouth_loss(train_set, data_root, img_size, mouth_weight, landmark_weight)
+    step = TrainingStep(generator, discriminator, mouth=mouth_loss)
     rate = keras.optimizers.schedules.CosineDecay(lr, lr_decay_steps) if lr_decay_steps else lr
     step.compile(optimizer=keras.optimizers.Adam(rate))
     step.optimizer.build(step.trainable_variables)  # unbuilt, its state would not be loaded, without a word

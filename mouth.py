@@ -1,0 +1,151 @@
+"""The mouth expert: a small network from a face crop to the lips' landmarks, and the losses that it allows.
+
+The plain L1 loss is content with an average mouth for a long time: lips are a few per cent of the picture. Two more
+losses lead the generator to use the sound: the same error over the mouth alone, and the error of the lips' landmarks,
+as a frozen expert sees them in the generated crop and in the true one. (Wav2Lip, Prajwal et al. 2020, freezes a judge
+of sync for the same reason.)
+"""
+
+import cv2
+import keras
+import numpy as np
+from keras import layers, ops
+
+import faces
+from audio_hparams import hparams
+from errors import UserError, whole_file
+
+LIPS = slice(48, 68)  # of dlib's 68 landmarks
+SEEN_HEIGHT = 24  # rows of the lower half that the expert sees: finer ones would let it be fooled by single pixels
+MOUTH = (0.54, 0.94, 0.21, 0.79)  # top, bottom, left, right of the mouth in the crop, open or shut, by hparams' placing
+NUM_CROPS = 12_000  # crops with dlib's landmarks that the expert learns from
+BATCH_SIZE = 64
+STEPS = 2_000
+
+
+def build_expert(img_size):
+    """Build the network from a crop (img_size, img_size, 3) BGR in [0, 1] to the standardised (x, y) of 20 points."""
+    crop = keras.Input((img_size, img_size, 3), name="crop", dtype="float32")
+    x = layers.Cropping2D(((img_size // 2, 0), (0, 0)), dtype="float32")(crop)  # (48, 96, 3)
+    x = layers.AveragePooling2D(img_size // 2 // SEEN_HEIGHT, dtype="float32")(x)  # (24, 48, 3)
+    for filters, strides in ((32, 1), (32, 2), (64, 2), (128, 2)):  # (3, 6, 128) at last
+        x = layers.Conv2D(filters, 3, strides, "same", dtype="float32")(x)
+        x = layers.BatchNormalization(momentum=0.9, dtype="float32")(x)
+        x = layers.ReLU(dtype="float32")(x)
+    x = layers.Dense(128, activation="relu", dtype="float32")(layers.Flatten(dtype="float32")(x))
+    return keras.Model(crop, layers.Dense(40, name="lips", dtype="float32")(x), name="mouth_expert")
+
+
+class LipLandmarks:
+    """dlib's landmarks of the lips in face crops, whose place in the crop is known."""
+
+    def __init__(self):
+        self._detector = faces.FaceDetector("hog")
+
+    def __call__(self, crop):
+        """(S, S, 3) uint8 -> (20, 2) float64, x and y in parts of the crop's side."""
+        side = 2 * crop.shape[0]  # the predictor rounds to pixels
+        large = cv2.resize(crop, (side, side), interpolation=cv2.INTER_CUBIC)
+        square = (0, side / (1 + hparams.crop_lengthen), 0, side)
+        return self._detector.landmarks(large, square)[LIPS] / side
+
+
+def opening(lips):
+    """How far the mouth is open: between the inner lips' middles. (..., 20, 2) -> (...)."""
+    return lips[..., 18, 1] - lips[..., 14, 1]
+
+
+def prepare_expert(dataset, path, seed=0):
+    """The expert for this data: read from `path` when it is there, otherwise trained (minutes) and kept there.
+
+    dataset: a `dataset.FaceDataset`. Raises UserError when it cannot see the mouths of clips that it was not shown.
+    """
+    expert = build_expert(dataset.img_size)
+    if path.exists():
+        expert.load_weights(path)
+        return expert
+    rng = np.random.default_rng(seed)
+    print(f"training the mouth expert, once for this data: {path}", flush=True)
+    clips = rng.permutation(len(dataset.clips))
+    held_out = set(clips[: max(1, len(clips) // 10)].tolist()) if len(clips) > 1 else set()
+    crops, lips, shown = _labelled(dataset, clips, rng, held_out)
+    mean, deviation = lips[shown].mean(0), lips[shown].std(0) + 1e-6
+    targets = ((lips - mean) / deviation).astype("float32")
+    expert.compile(optimizer=keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(1e-3, STEPS)), loss="mae")
+    expert.fit(_Augmented(crops[shown], targets[shown], seed), epochs=1, shuffle=False, verbose=0)
+    rest = ~shown if held_out else shown
+    seen = expert.predict(crops[rest].astype("float32") / 255, batch_size=BATCH_SIZE, verbose=0) * deviation + mean
+    pair = [opening(points.reshape(-1, 20, 2)) for points in (seen, lips[rest])]
+    agreement = np.corrcoef(*pair)[0, 1]
+    print(f"mouth expert: correlation of mouth opening with dlib's on clips held out: {agreement:.3f}", flush=True)
+    if not agreement > 0.5:
+        raise UserError(
+            f"the mouth expert sees too little in these crops (correlation {agreement:.2f}); "
+            "look at the crops, or train with --landmark_weight 0"
+        )
+    with whole_file(path) as temporary:
+        expert.save_weights(temporary, overwrite=True)
+    return expert
+
+
+def _labelled(dataset, clips, rng, held_out):
+    """Crops of all clips in turn, (N, S, S, 3) uint8; their lips (N, 40); and whether they are for training (N,)."""
+    landmarks, crops, lips, shown = LipLandmarks(), [], [], []
+    each = -(-NUM_CROPS // len(clips))
+    for clip in clips:
+        frames = dataset.clips[clip].frame_ids
+        for frame in rng.choice(frames, min(each, len(frames)), replace=False):
+            crop = dataset.read_crop(int(clip), int(frame))
+            crops.append(crop)
+            lips.append(landmarks(crop).ravel())
+            shown.append(int(clip) not in held_out)
+    return np.stack(crops), np.stack(lips), np.array(shown)
+
+
+class _Augmented(keras.utils.PyDataset):
+    """Crops with colours, sharpness and noise changed: generated crops are softer than true ones."""
+
+    def __init__(self, crops, targets, seed):
+        super().__init__(workers=1)
+        self.crops, self.targets, self.seed = crops, targets, seed
+
+    def __len__(self):
+        return STEPS
+
+    def __getitem__(self, index):
+        rng = np.random.default_rng((self.seed, index))
+        picks = rng.integers(len(self.crops), size=BATCH_SIZE)
+        batch = np.empty((BATCH_SIZE, *self.crops.shape[1:]), "float32")
+        for row, pick in enumerate(picks):
+            size = int(rng.integers(1, 6))
+            batch[row] = cv2.blur(self.crops[pick], (size, size))
+        batch *= rng.uniform(0.7, 1.3, (BATCH_SIZE, 1, 1, 3)).astype("float32") / 255
+        batch += rng.uniform(-0.1, 0.1, (BATCH_SIZE, 1, 1, 3)).astype("float32")
+        batch += rng.normal(0, 0.03, batch.shape).astype("float32")
+        return batch, self.targets[picks]
+
+
+class MouthLoss:
+    """Two more losses of a generated crop: `mouth_mae` over the mouth alone, and `landmarks`, the lips' error.
+
+    The expert is called, but is no part of the model that is trained: it stays as it is.
+    """
+
+    def __init__(self, expert, img_size, mouth_weight, landmark_weight):
+        self.weights = {"mouth_mae": mouth_weight, "landmarks": landmark_weight}
+        self.names = [name for name, weight in self.weights.items() if weight]
+        self._expert = expert
+        self._rows, self._columns = (
+            slice(round(begin * img_size), round(end * img_size)) for begin, end in (MOUTH[:2], MOUTH[2:])
+        )
+
+    def __call__(self, truth, generated):
+        """Crops (B, S, S, 3) float32 in [0, 1]. Returns the losses by name; landmarks are in standard deviations."""
+        losses = {}
+        if self.weights["mouth_mae"]:
+            error = ops.abs(truth - generated)
+            losses["mouth_mae"] = ops.mean(error[:, self._rows, self._columns])
+        if self.weights["landmarks"]:
+            seen = self._expert(generated, training=False)
+            losses["landmarks"] = ops.mean(ops.abs(self._expert(truth, training=False) - seen))
+        return losses

@@ -1,0 +1,172 @@
+import json
+
+import keras
+import numpy as np
+import pytest
+
+import mouth
+import train
+import train_unet
+import training
+from audio_hparams import hparams
+from checkpoint import load_discriminator, load_generator
+from dataset import FaceDataset, write_clip
+from discriminator import build_discriminator
+from generator import build_generator
+from step import TrainingStep, in_sync_loss, out_of_sync_loss
+
+TINY = 0.02  # every layer has its least number of filters, 8
+
+
+def random_batch(rng, size):
+    shape = (size, 96, 96, 3)
+    batch = {name: rng.integers(0, 256, shape, dtype="uint8") for name in ("reference", "target")}
+    windows = {name: rng.uniform(-4, 4, (size, 80, 27, 1)).astype("float32") for name in ("mel", "wrong_mel")}
+    return training.as_inputs(batch | windows)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Four clips in which a dark mouth is as high as the sound is loud."""
+    root, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    for number in range(4):
+        loud = np.abs(np.sin(np.arange(40) * 0.4 + number))
+        mel = np.repeat(loud * 6 - 3, 3.2)[None].repeat(80, axis=0).astype("float32")
+        crops = np.full((40, 96, 96, 3), 90 + 30 * number, "uint8")
+        for crop, level in zip(crops, loud, strict=True):
+            crop[62 : 64 + int(16 * level), 32:64] = (20, 20, 60 + number)
+        crops = crops + rng.integers(0, 4, crops.shape, dtype="uint8")
+        write_clip(
+            root / "main" / "speaker" / f"{number:05d}", crops, np.arange(40), np.zeros((40, 4)), mel, np.zeros(25_600)
+        )
+    lists = root / "filelists"
+    lists.mkdir()
+    (lists / "train.txt").write_text("speaker/00000\nspeaker/00001\nspeaker/00002\n")
+    (lists / "val.txt").write_text("speaker/00003\n")
+    return root
+
+
+def options_for(data, logdir, *more):
+    line = f"--data_root {data} --filelists {data}/filelists --logdir {logdir} --width {TINY} --batch_size 8"
+    return [*f"{line} --val_samples 16 --precision float32 --model basic".split(), *map(str, more)]
+
+
+def test_every_variable_of_both_networks_learns():
+    keras.utils.set_random_seed(0)
+    step = TrainingStep(build_generator("basic", width=TINY), build_discriminator(width=TINY))
+    step.compile(optimizer=keras.optimizers.Adam(1e-3))
+    before = [keras.ops.convert_to_numpy(v).copy() for v in step.trainable_variables]
+    names = {v.path for v in step.trainable_variables}
+    assert names == {v.path for v in step.generator.trainable_variables + step.discriminator.trainable_variables}
+    x, y = random_batch(np.random.default_rng(0), 8)
+    for _ in range(3):
+        step.train_on_batch(x, y)
+    still = [
+        v.path
+        for v, old in zip(step.trainable_variables, before, strict=True)
+        if np.array_equal(keras.ops.convert_to_numpy(v), old)
+    ]
+    assert still == []
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="compares with TensorFlow's tapes")
+def test_gradients_equal_those_of_two_separate_tapes():
+    import tensorflow as tf
+
+    keras.utils.set_random_seed(1)
+    generator, discriminator = build_generator("basic", width=TINY), build_discriminator(width=TINY)
+    step = TrainingStep(generator, discriminator)
+    x, y = keras.tree.map_structure(tf.constant, random_batch(np.random.default_rng(1), 4))
+    generator_inputs = [x["face"], x["mel"]]
+    with tf.GradientTape() as tape:
+        total = step.compute_loss(x, y, step(x, training=True), training=True)
+    ours = tape.gradient(total, generator.trainable_variables + discriminator.trainable_variables)
+
+    with tf.GradientTape() as tape:
+        fake = generator(generator_inputs, training=True)
+        loss = tf.reduce_mean(tf.abs(y - fake)) + 0.01 * in_sync_loss(discriminator([fake, x["mel"]]))
+    theirs = tape.gradient(loss, generator.trainable_variables)
+    with tf.GradientTape() as tape:
+        loss = in_sync_loss(discriminator([y, x["mel"]]))
+        loss += 0.5 * out_of_sync_loss(discriminator([y, x["wrong_mel"]]))
+        loss += 0.5 * out_of_sync_loss(discriminator([fake, x["mel"]]))
+    theirs += tape.gradient(loss, discriminator.trainable_variables)
+    scale = max(float(tf.reduce_max(tf.abs(g))) for g in theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5 * scale)
+
+
+def test_the_mouth_expert_is_used_but_never_trained():
+    keras.utils.set_random_seed(2)
+    expert = mouth.build_expert(96)
+    step = TrainingStep(build_generator("basic", width=TINY), None, mouth=mouth.MouthLoss(expert, 96, 1.0, 0.1))
+    step.compile(optimizer=keras.optimizers.Adam(1e-3))
+    before = [keras.ops.convert_to_numpy(v).copy() for v in expert.variables]
+    x, y = random_batch(np.random.default_rng(2), 4)
+    losses = step.train_on_batch(x, y, return_dict=True)
+    assert losses["landmarks"] > 0 and losses["mouth_mae"] > 0
+    assert losses["loss"] == pytest.approx(losses["mae"] + losses["mouth_mae"] + 0.1 * losses["landmarks"], rel=1e-4)
+    for variable, old in zip(expert.variables, before, strict=True):
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(variable), old)
+
+
+def test_a_few_samples_are_learned_by_heart_and_follow_the_sound(data):
+    keras.utils.set_random_seed(3)
+    dataset = FaceDataset([data / "main" / "speaker" / "00000"])
+    x, y = training.as_inputs(dataset.batch(np.random.default_rng(0), 64))
+    step = TrainingStep(build_generator("basic", width=0.125))
+    step.compile(optimizer=keras.optimizers.Adam(3e-3))
+    first = step.train_on_batch(x, y)
+    for _ in range(60):
+        last = step.train_on_batch(x, y, return_dict=True)["mae"]
+    assert last < 0.03 < 0.15 < np.ravel(first)[0]
+
+
+def test_training_is_resumed_as_if_it_had_never_stopped(data, tmp_path, capsys):
+    more = ("--steps_per_epoch", 4, "--seed", 5, "--checkpoint_freq", 2)
+    assert train.main(options_for(data, tmp_path / "whole", *more, "--steps", 7)) == 0
+    assert train.main(options_for(data, tmp_path / "parts", *more, "--steps", 3)) == 0
+    state = tmp_path / "parts" / training.STATE_NAME
+    assert train.main(options_for(data, tmp_path / "parts", *more, "--steps", 7, "--resume", state)) == 0
+    assert "epoch 1, batch 3" in capsys.readouterr().out
+    for load, name in ((load_generator, "lipgan"), (load_discriminator, "lipgan_disc")):
+        whole, parts = (load(tmp_path / run / f"{name}.weights.h5")[0] for run in ("whole", "parts"))
+        for a, b in zip(whole.get_weights(), parts.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_a_run_explains_itself_and_its_result_starts_the_gan(data, tmp_path, capsys):
+    logdir = tmp_path / "unet"
+    more = ("--epochs", 2, "--steps_per_epoch", 2, "--checkpoint_name", "mine.h5")
+    assert train_unet.main(options_for(data, logdir, *more)) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(logdir / "mine.weights.h5")
+    rows = [json.loads(line) for line in (logdir / "stats.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert {"mae", "val_mae", "val_gap", "val_lower_gap", "learning_rate", "batches"} <= set(rows[-1])
+    assert (logdir / "samples" / "epoch_0002.png").is_file()
+    described = json.loads((logdir / "mine.json").read_text())
+    assert described["model"] == "basic" and described["step"] == 4
+    assert described["hparams"] == hparams.as_dict()
+    record = json.loads((logdir / "args.json").read_text())
+    assert record["options"]["batch_size"] == 8 and record["versions"]["keras"] == keras.__version__
+    # A second run does not write into the first one's folder, and takes its weights.
+    more = ("--steps", 1, "--resume_gen", logdir / "mine.weights.h5")
+    assert train.main(options_for(data, logdir, *more)) == 0
+    rows = [json.loads(line) for line in (tmp_path / "unet-2" / "stats.jsonl").read_text().splitlines()]
+    assert {"adversarial", "disc_real", "disc_wrong", "disc_fake", "val_auc"} <= set(rows[-1])
+
+
+def test_wrong_files_to_resume_are_refused_in_one_line(data, tmp_path, capsys):
+    text = tmp_path / "text.h5"
+    text.write_text("no weights")
+    for path, reason in ((tmp_path / "none.h5", "no such file"), (text, "no HDF5 file")):
+        assert train_unet.main(options_for(data, tmp_path / "run", "--resume", path)) == 1
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert error.startswith("train_unet.py: ") and reason in error
+
+
+def test_area_under_curve_is_the_chance_of_a_smaller_distance_in_sync():
+    rng = np.random.default_rng(0)
+    assert training.area_under_curve(np.array([0.1, 0.2]), np.array([0.3, 0.9])) == 1
+    assert training.area_under_curve(np.array([0.3, 0.9]), np.array([0.1, 0.2])) == 0
+    assert training.area_under_curve(rng.random(4000), rng.random(4000)) == pytest.approx(0.5, abs=0.03)
