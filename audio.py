@@ -238,8 +238,11 @@ def _timed_blocks(frames):
         held = frame
     if held:
         block = _as_block(held)
-        length = round(float((held.duration or 0) * held.time_base) * block.rate) or block.samples.shape[1]
-        yield block._replace(samples=block.samples[:, :length]), frame_time(held)
+        length = round(float((held.duration or 0) * held.time_base) * block.rate)
+        rounding = float(held.time_base) * block.rate
+        if 0 < length < block.samples.shape[1] - rounding:
+            block = block._replace(samples=block.samples[:, :length])
+        yield block, frame_time(held)
 
 
 def _as_block(frame):
