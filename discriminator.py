@@ -28,6 +28,13 @@ class SampleNormalization(layers.Layer):
         return ops.cast(gain * centred / (std + 1e-3) + bias, x.dtype)
 
 
+class UnitLength(layers.Layer):
+    """Scale each embedding to length 1: (batch, n) -> (batch, n). Zeros stay zeros, with a gradient that is finite."""
+
+    def call(self, x):
+        return x * ops.rsqrt(ops.maximum(ops.sum(ops.square(x), axis=1, keepdims=True), 1e-12))
+
+
 class Distance(layers.Layer):
     """d = sqrt(|f - a|^2 + 1e-12) of two batches of embeddings: (batch, n), (batch, n) -> (batch, 1)."""
 
@@ -74,7 +81,7 @@ def build_discriminator(img_size: int = 96, width: float = 1.0) -> keras.Model:
 
 
 def _unit(x, name):
-    return layers.UnitNormalization(dtype="float32", name=name)(layers.Flatten(dtype="float32")(x))
+    return UnitLength(dtype="float32", name=name)(layers.Flatten(dtype="float32")(x))
 
 
 def embeddings(discriminator: keras.Model) -> keras.Model:

@@ -348,6 +348,23 @@ def test_a_legacy_file_is_known_by_its_content_not_its_name(legacy, tmp_path):
     np.testing.assert_allclose(output(model, 3 if kind == "discriminator" else 6), expected, atol=1e-4)
 
 
+def test_a_legacy_gain_without_an_axis_is_one_too(legacy, tmp_path):
+    kind, files, expected = legacy
+    if kind != "discriminator":
+        pytest.skip("only the discriminator has gains")
+    path = tmp_path / "x.h5"
+    path.write_bytes(files["weights"].read_bytes())
+    with h5py.File(path, "r+") as file:
+        gains = []
+        file.visititems(lambda name, item: gains.append(name) if getattr(item, "shape", None) == (1,) else None)
+        assert len(gains) == 22
+        for name in gains:
+            value = file[name][0]
+            del file[name]
+            file[name] = value
+    np.testing.assert_allclose(output(load_discriminator(path)[0], 3), expected, atol=1e-4)
+
+
 def test_a_legacy_file_of_another_network_is_refused_with_what_fits(legacy):
     kind, files, _ = legacy
     if kind == "discriminator":
