@@ -294,19 +294,26 @@ def check_settings(root, ours):
     return {**ours, "hparams": hparams.as_dict(), "versions": versions, "runs": settings.get("runs", {})}
 
 
-def summary(outcomes, missing, num_before):
-    """What became of all clips of a run, for preprocess.json. outcomes: {name: Outcome}."""
+def summary(outcomes, missing, num_before, earlier):
+    """What became of all clips of a list, for preprocess.json. outcomes: {name: Outcome} of this run.
+
+    earlier: the summary of the run before, or {}; what it says of the clips that were there before is taken over.
+    """
     failed = {name: outcome.reason for name, outcome in outcomes.items() if outcome.reason}
     failed |= dict.fromkeys(missing, "no video file")
-    done = [outcome for outcome in outcomes.values() if not outcome.reason]
+    done = {name: outcome for name, outcome in outcomes.items() if not outcome.reason}
+    earlier = earlier if num_before else {}
+    seconds = [outcome.seconds for outcome in outcomes.values()] or [earlier.get("seconds_a_clip", 0)]
+    damaged = {name: count for name, count in earlier.get("damaged_clips", {}).items() if name not in outcomes}
+    damaged |= {name: outcome.num_damaged for name, outcome in done.items() if outcome.num_damaged}
     return {
         "done": len(done),
         "done_before": num_before,
         "skipped": dict(collections.Counter(failed.values()).most_common()),
-        "frames": sum(outcome.num_frames for outcome in done),
-        "crops": sum(outcome.num_crops for outcome in done),
-        "seconds_a_clip": round(float(np.mean([o.seconds for o in outcomes.values()] or [0])), 3),
-        "damaged_clips": {name: outcome.num_damaged for name, outcome in outcomes.items() if outcome.num_damaged},
+        "frames": earlier.get("frames", 0) + sum(outcome.num_frames for outcome in done.values()),
+        "crops": earlier.get("crops", 0) + sum(outcome.num_crops for outcome in done.values()),
+        "seconds_a_clip": round(float(np.mean(seconds)), 3),
+        "damaged_clips": dict(sorted(damaged.items())),
         "failed_clips": dict(sorted(failed.items())),
     }
 
@@ -332,7 +339,9 @@ def print_summary(run, root):
 def main(argv=None):
     """Preprocess a file list's videos, or all. Returns the exit status: 1 when not a single clip could be used."""
     args = parse_args(argv)
-    root, ours = args.final_data_root, {"img_size": args.img_size, "detector": args.detector, "pads": list(args.pads)}
+    root, run_name = args.final_data_root, "all" if args.all else args.split
+    ours = {"img_size": args.img_size, "detector": args.detector, "pads": list(args.pads)}
+    detection = (args.detector, args.face_det_checkpoint, args.img_size, tuple(args.pads))
     if args.face_det_checkpoint:
         faces.FaceDetector(args.detector, args.face_det_checkpoint)  # a wrong file is known now, not in every worker
     if args.all:
@@ -341,19 +350,19 @@ def main(argv=None):
         jobs, missing = listed_jobs(args.videos_data_root, args.split, args.filelists)
     with sole_owner(root):
         settings = check_settings(root, ours)
-        write_settings(root, settings)  # before the first clip: a run that is stopped must not leave clips unexplained
+        write_settings(root, settings)  # before the first clip: a run that is killed must not leave clips unexplained
         todo = [job for job in jobs if not is_clip(root / job.name)]
-        detection = (args.detector, args.face_det_checkpoint, args.img_size, tuple(args.pads))
-        outcomes = {}
-        with tqdm.tqdm(total=len(jobs), initial=len(jobs) - len(todo), unit="clip", dynamic_ncols=True) as bar:
-            work = [(job.source, str(root / job.name), *detection) for job in todo]
-            for number, outcome in in_workers(do_job, work, min(args.num_workers, len(todo))) if todo else []:
-                outcomes[todo[number].name] = outcome or Outcome(KILLED)
-                bar.update()
-                bar.set_postfix(skipped=sum(bool(o.reason) for o in outcomes.values()))
-        run = summary(outcomes, missing, len(jobs) - len(todo))
-        settings["runs"]["all" if args.all else args.split] = run
-        write_settings(root, settings)
+        work = [(job.source, str(root / job.name), *detection) for job in todo]
+        num_before, outcomes = len(jobs) - len(todo), {}
+        try:
+            with tqdm.tqdm(total=len(jobs), initial=num_before, unit="clip", dynamic_ncols=True) as bar:
+                for number, outcome in in_workers(do_job, work, min(args.num_workers, len(todo)), root):
+                    outcomes[todo[number].name] = outcome or Outcome(KILLED)
+                    bar.update()
+        finally:  # also where somebody stops it, so that the next run can take over what this one knows
+            run = summary(outcomes, missing, num_before, settings["runs"].get(run_name, {}))
+            settings["runs"][run_name] = run
+            write_settings(root, settings)
     print_summary(run, root)
     return 0 if run["done"] or run["done_before"] else 1
 

@@ -10,12 +10,15 @@ import distributed
 TRIES = 2  # times that a task may kill its worker before it is given up
 
 
-def in_workers(task, arguments, num_workers):
-    """Call `task` with each tuple of arguments in worker processes. Yields (number, result) as they finish.
+def in_workers(task, arguments, num_workers, scratch):
+    """Call `task` with each of the tuples `arguments` in worker processes. Yields (number, result) as they finish.
 
     A worker that dies is replaced, and what it was doing is done again; where that happens TRIES times, the result is
     None. An exception of a task is raised here. `task` must be importable by the workers.
+    scratch: folder for a `.tmp_` folder of notes, removed at the end.
     """
+    if not arguments:
+        return
     numbered = iter(enumerate(arguments))
     settings = {
         # By itself the scheduler gives up a task after a few deaths of workers on which it merely waited.
@@ -23,7 +26,7 @@ def in_workers(task, arguments, num_workers):
         "distributed.scheduler.worker-ttl": None,  # a worker deep inside the detector may not answer for long
     }
     with (
-        tempfile.TemporaryDirectory(prefix="lipgan_") as marks,
+        tempfile.TemporaryDirectory(prefix=".tmp_", dir=scratch, ignore_cleanup_errors=True) as marks,
         dask.config.set(settings),
         distributed.LocalCluster(
             n_workers=num_workers,

@@ -267,8 +267,10 @@ def sometimes_deadly(number, folder):
 
 
 def test_killed_workers_are_replaced_and_only_the_killer_is_given_up(tmp_path):
-    results = dict(workers.in_workers(sometimes_deadly, [(n, str(tmp_path)) for n in range(16)], num_workers=2))
+    tasks = [(n, str(tmp_path)) for n in range(16)]
+    results = dict(workers.in_workers(sometimes_deadly, tasks, num_workers=2, scratch=tmp_path))
     assert results == {n: {3: "bad", 5: None}.get(n, n) for n in range(16)}
+    assert not list(tmp_path.glob(".tmp_*"))
 
 
 def test_no_deep_learning_framework_is_loaded():
