@@ -67,7 +67,7 @@ def videos(tmp_path_factory):
     write_video(main / "anna/three.mp4", list(face_frames(3)))
     write_video(main / "bert/nobody.mp4", [np.full((120, 160, 3), 6 * k, "uint8") for k in range(25)])
     (main / "bert/empty.mp4").touch()
-    (main / "bert/cut_off.mp4").write_bytes(good.read_bytes()[: good.stat().st_size // 2])
+    (main / "bert/cut_off.mp4").write_bytes(good.read_bytes()[: good.stat().st_size * 4 // 5])
     (main / "bert/text.mp4").write_text("no video at all\n" * 100)
     write_sound(main / "bert/deaf.wav", 1).rename(main / "bert/deaf.mp4")
     (root / "filelists").mkdir()
@@ -101,16 +101,25 @@ def test_bad_clips_are_counted_by_reason_and_named(final):
         "main/anna/absent": "no video file",
         "main/anna/mute": "no sound",
         "main/anna/three": "fewer than 12 frames",
-        "main/bert/cut_off": "no readable video",
+        "main/bert/cut_off": "cut-off file",
         "main/bert/deaf": "no readable video",
         "main/bert/empty": "empty file",
         "main/bert/nobody": "no face",
         "main/bert/text": "no readable video",
     }
-    assert (made["done"], made["done_before"], made["skipped"]["no readable video"]) == (2, 0, 3)
+    assert (made["done"], made["done_before"], made["skipped"]["no readable video"]) == (2, 0, 2)
     assert sorted(path.parent.name for path in final.glob("*/*/*/mels.npz")) == ["fast", "good"]
     assert settings["hparams"] == hparams.as_dict() and settings["versions"]["numpy"]
     assert (settings["img_size"], settings["detector"], settings["pads"]) == (96, "hog", [0, 0, 0, 0])
+
+
+def test_a_damaged_video_is_told_from_a_whole_one(videos, tmp_path):
+    data = bytearray((videos / "main/anna/good.mp4").read_bytes())
+    assert preprocess.look_through(videos / "main/anna/good.mp4") == (30, 0, 1.2)
+    data[len(data) * 2 // 3 : len(data) * 3 // 4] = bytes(len(data) * 3 // 4 - len(data) * 2 // 3)
+    (tmp_path / "damaged.mp4").write_bytes(data)
+    frames, damaged, claimed_s = preprocess.look_through(tmp_path / "damaged.mp4")
+    assert 20 <= frames <= 30 and damaged > 0 and claimed_s == 1.2
 
 
 def test_a_clip_has_the_crops_boxes_mels_and_sound_of_its_video(final):
