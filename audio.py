@@ -143,6 +143,8 @@ def open_media(path):
     except av.FFmpegError as e:
         raise UserError(f"{path} is no sound or video that can be read ({e.strerror}); check or convert it") from None
     with container:
+        if container.format.name == "tty":
+            raise UserError(f"{path} is a text; give a sound, picture or video file")
         yield container
 
 
@@ -285,7 +287,7 @@ class _Converter:
     def __call__(self, block):
         if block is None or block.rate != self.source_rate:
             for frame in self.resampler.resample(None) if self.resampler else ():
-                yield Block(frame.to_ndarray(), self.rate, self.layout)
+                yield _as_block(frame)
             self.resampler = None
         if block is None:
             return
@@ -295,9 +297,9 @@ class _Converter:
         if block.rate == self.rate:
             yield Block(samples, self.rate, self.layout)
             return
-        self.resampler = self.resampler or av.AudioResampler("fltp", self.layout, self.rate)
+        self.resampler = self.resampler or av.AudioResampler("flt", self.layout, self.rate)
         for resampled in self.resampler.resample(as_frame(Block(samples, block.rate, self.layout))):
-            yield Block(resampled.to_ndarray(), self.rate, self.layout)
+            yield _as_block(resampled)
 
 
 def _mix(samples, layout):

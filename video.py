@@ -22,7 +22,7 @@ STANDARD_RATES = [Fraction(1000 * n, d) for d in (1000, 1001) for n in (24, 25, 
 SLOWEST, FASTEST = 5, 120  # frames a second: lips need some, and hardly any screen shows more
 AAC_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 64_000, 88_200, 96_000)  # Hz
 LIMITED, FULL = 1, 2
-PRESET = "fast"
+H264, PRESET = "libx264", "fast"
 THREADS = min(8, os.cpu_count() or 1)
 # Without these swscale rounds down, which makes a picture darker by two levels each way.
 EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
@@ -77,13 +77,10 @@ def read_picture(path) -> np.ndarray | None:
     """
     with audio.check_file(path).open("rb") as file:
         head = file.read(32)
-    if head.startswith(b"GIF8"):
-        frames = list(itertools.islice(read_frames(path), 2))
+    may_move = head.startswith(b"GIF8") or (head[12:16] == b"VP8X" and head[20] & 2)  # GIF, or animated WebP
+    if may_move and (frames := _first_frames(path)):
         return frames[0] if len(frames) == 1 else None
-    animated = head[:4] == b"RIFF" and head[12:16] == b"VP8X" and head[20] & 2
-    if animated and _can_decode(path):
-        return None
-    if not (head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM")) or head[8:12] == b"WEBP"):
+    if not cv2.haveImageReader(str(path)):  # looks at the content
         return None
     data = np.fromfile(path, np.uint8)
     picture = cv2.imdecode(data, cv2.IMREAD_COLOR)  # applies the camera's orientation, 8 bits, three channels
@@ -145,11 +142,11 @@ def _open_video(path):
         yield container, stream
 
 
-def _can_decode(path):
-    """Whether FFmpeg gives a second frame (it does not for every animated WebP)."""
+def _first_frames(path):
+    """One or two pictures of what may be an animation; none where FFmpeg has no decoder, as for most WebP."""
     with contextlib.suppress(UserError), _open_video(path) as (container, stream):
-        return len(list(itertools.islice(audio.decode_stream(container, stream), 2))) == 2
-    return False
+        frames = list(itertools.islice(audio.decode_stream(container, stream), 2))
+        return [_Upright(stream, frame)(frame) for frame in frames]
 
 
 def _timed(container, stream):
@@ -309,8 +306,10 @@ class VideoWriter:
         try:
             yield
         except av.FFmpegError as e:
+            raise UserError(f"cannot write {self.path} ({e.strerror}); disk full, or picture too large?") from e
+        except av.codec.codec.UnknownCodecError as e:
             raise UserError(
-                f"cannot write {self.path} ({e.strerror}); is the disk full, or the picture too large?"
+                f"this PyAV has no encoder {e}; take its own wheel: pip install --force-reinstall av"
             ) from e
 
     def _add_video(self):
@@ -320,7 +319,7 @@ class VideoWriter:
             "threads": str(THREADS),
             **({"qp": "0"} if self.lossless else {"crf": str(self.crf)}),
         }
-        stream = self.container.add_stream("libx264rgb" if self.lossless else "libx264", self.fps, options=options)
+        stream = self.container.add_stream(H264 + "rgb" * self.lossless, self.fps, options=options)
         stream.width, stream.height = self.width + self.width % 2, self.height + self.height % 2
         stream.pix_fmt = "bgr24" if self.lossless else "yuv420p"
         context = stream.codec_context

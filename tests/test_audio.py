@@ -233,7 +233,7 @@ def test_what_has_no_sound_is_told_in_one_line(tmp_path):
         ("missing.wav", "does not exist"),
         (".", "is a folder"),
         ("empty.wav", "is empty"),
-        ("text.txt", "no sound"),
+        ("text.txt", "is a text"),
         ("text.wav", "no sound"),
         ("silent.wav", "cannot be decoded"),
         ("mute.mp4", "has no sound"),

@@ -1,0 +1,431 @@
+"""Video: sound and picture on one clock in every container, pictures upright in their own colours, exact results."""
+
+import os
+import pathlib
+import struct
+from fractions import Fraction
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+import audio
+import video
+from errors import UserError
+
+RATES = [Fraction(24), Fraction(25), Fraction(30000, 1001), Fraction(30), Fraction(50), Fraction(60)]
+CODECS = {  # container: picture, sound, Hz
+    "mp4": ("libx264", "aac", 44_100),
+    "mpg": ("mpeg2video", "mp2", 44_100),
+    "mov": ("mpeg4", "pcm_s16le", 48_000),
+    "webm": ("libvpx", "libopus", 48_000),
+    "mkv": ("libx264", "libmp3lame", 44_100),
+    "avi": ("libx264", "pcm_s16le", 16_000),
+}
+DATA = pathlib.Path(os.environ.get("LIPGAN_DATA", pathlib.Path(__file__).parents[2] / "shared" / "data"))
+
+
+def write_flash(path, fps, flash, num_frames, start_s=0, delay_s=0, times=None):
+    """Encode a grey video that is white for three frames from frame `flash` on, with a click at that moment.
+
+    All timestamps begin at start_s; the sound begins delay_s after the picture (before, where negative). times: the
+    pts of each frame in units of 1 / fps, for a variable rate.
+    """
+    picture_codec, sound_codec, rate = CODECS[path.suffix[1:]]
+    times = times or range(num_frames)
+    wav = np.zeros(round((float(num_frames / fps) - delay_s) * rate), np.float32)
+    wav[round((float(times[flash] / fps) - delay_s) * rate) :][: rate // 100] = 0.8
+    with av.open(str(path), "w") as container:
+        pictures = container.add_stream(picture_codec, fps)
+        pictures.width, pictures.height, pictures.pix_fmt = 48, 32, "yuv420p"
+        pictures.codec_context.time_base = 1 / fps
+        pictures.options = {"deadline": "realtime", "cpu-used": "8"} if picture_codec == "libvpx" else {}
+        sounds = container.add_stream(sound_codec, rate)
+        sounds.layout = "mono"
+        at = 0
+        for k, pts in enumerate(times):
+            frame = grey(230 if flash <= k < flash + 3 else 60)
+            frame.pts, frame.time_base = pts + round(start_s * fps), 1 / fps
+            container.mux(pictures.encode(frame))
+            until = len(wav) if k == len(times) - 1 else round(float(pts / fps) * rate)
+            while at < min(until, len(wav)):
+                frame = audio.as_frame(audio.Block(wav[None, at : at + 1024], rate, "mono"))
+                frame.pts, frame.time_base = at + round((start_s + delay_s) * rate), Fraction(1, rate)
+                container.mux(sounds.encode(frame))
+                at += 1024
+        container.mux(pictures.encode(None))
+        container.mux(sounds.encode(None))
+
+
+def grey(level, width=48, height=32):
+    return av.VideoFrame.from_ndarray(np.full((height, width, 3), level, np.uint8), "bgr24")
+
+
+def flash_and_click(path, fps=None):
+    """(frame at which the picture turns white, time of the click in seconds, number of frames)."""
+    levels = [frame.mean() for frame in video.read_frames(path, fps)]
+    click_s = np.flatnonzero(np.abs(audio.load_wav(path)) > 0.3)[0] / 16_000
+    return next(k for k, level in enumerate(levels) if level > 145), click_s, len(levels)
+
+
+@pytest.mark.parametrize("fps", RATES, ids=str)
+@pytest.mark.parametrize("suffix", CODECS)
+def test_click_and_flash_are_read_at_one_moment(tmp_path, suffix, fps):
+    path, flash, num_frames = tmp_path / f"x.{suffix}", round(1.4 * fps), round(2 * fps)
+    write_flash(path, fps, flash, num_frames)
+    found, click_s, count = flash_and_click(path)
+    assert (found, count) == (flash, num_frames)
+    assert abs(click_s - flash / fps) < 0.002
+    info = video.probe(path)
+    assert (info.fps, info.num_frames, info.has_audio) == (fps, num_frames, True)
+    found, click_s, count = flash_and_click(path, fps=25)  # as preprocessing reads it
+    assert abs(found / 25 - click_s) <= 0.02 + 1e-6
+    assert count == round(num_frames / fps * 25)
+
+
+@pytest.mark.parametrize(("start_s", "delay_s"), [(2, 0), (0, 0.4), (1, -0.3), (0, -0.3)])
+@pytest.mark.parametrize("suffix", ["mp4", "mpg", "mov", "webm", "mkv"])
+def test_start_times_and_delayed_sound_do_not_move_click_from_flash(tmp_path, suffix, start_s, delay_s):
+    path, fps = tmp_path / f"x.{suffix}", Fraction(30)
+    write_flash(path, fps, 40, 60, start_s, delay_s)
+    found, click_s, _ = flash_and_click(path)
+    assert found == 40
+    assert abs(click_s - 40 / fps) < 0.25 / fps
+
+
+@pytest.mark.parametrize("fps", RATES, ids=str)
+def test_what_is_written_is_read_back_at_the_same_moment(tmp_path, fps):
+    rate, flash, num_frames = 22_050, round(1.4 * fps), round(2 * fps)
+    wav = np.zeros(2 * rate, np.float32)
+    wav[round(flash / fps * rate) :][:200] = 0.8
+    write_wav(tmp_path / "x.wav", wav, rate)
+    with video.VideoWriter(tmp_path / "x.mp4", 48, 32, fps, audio=tmp_path / "x.wav") as writer:
+        for k in range(num_frames):
+            writer.write(np.full((32, 48, 3), 230 if flash <= k < flash + 3 else 60, np.uint8))
+    found, click_s, count = flash_and_click(tmp_path / "x.mp4")
+    assert (found, count) == (flash, num_frames)
+    assert abs(click_s - flash / fps) < 0.001
+    assert len(audio.load_wav(tmp_path / "x.mp4")) == 32_000
+
+
+def write_wav(path, wav, rate):
+    """Write (n,) or (channels, n) float32 as 32-bit float wav."""
+    wav = np.atleast_2d(wav)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_f32le", rate)
+        stream.layout = audio.USUAL_LAYOUTS[len(wav)]
+        frame = audio.as_frame(audio.Block(wav, rate, stream.layout.name))
+        frame.pts, frame.time_base = 0, Fraction(1, rate)
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def test_the_frames_of_a_minute_at_29_97_keep_their_times(tmp_path):
+    fps, rate = Fraction(30000, 1001), 16_000
+    wav = np.zeros(60 * rate, np.float32)
+    for second in range(60):
+        wav[second * rate + 8_000 :][:100] = 0.8
+    write_wav(tmp_path / "x.wav", wav, rate)
+    with video.VideoWriter(tmp_path / "x.mp4", 32, 32, 29.97, audio=tmp_path / "x.wav") as writer:
+        for k in range(1798):
+            writer.write(np.full((32, 32, 3), k % 200, np.uint8))
+    with av.open(str(tmp_path / "x.mp4")) as container:
+        times = [frame.pts * frame.time_base for frame in container.decode(video=0)]
+    assert len(times) == 1798
+    assert max(abs(time - k / fps) for k, time in enumerate(times)) < 1e-4
+    loud = audio.load_wav(tmp_path / "x.mp4") > 0.4
+    clicks_s = np.flatnonzero(loud[1:] & ~loud[:-1]) / rate
+    assert np.abs(clicks_s - np.arange(0.5, 60)).max() < 0.001
+
+
+def test_a_variable_rate_becomes_a_constant_one_by_time(tmp_path):
+    times = [0, 1, 2, 3, 40, 41, 42, 80, 81, 140]  # in 1/100 s; the flash is at 0.80 s
+    write_flash(tmp_path / "x.mkv", Fraction(100), 7, 200, times=times)
+    info = video.probe(tmp_path / "x.mkv")
+    assert 5 <= info.fps <= 25
+    for fps in (info.fps, 25, 60):
+        found, click_s, _ = flash_and_click(tmp_path / "x.mkv", fps)
+        assert abs(found / fps - 0.80) <= 0.5 / fps + 1e-3
+        assert abs(click_s - 0.80) < 0.002
+
+
+def test_dropped_frames_leave_the_rate_and_the_clock_alone(tmp_path):
+    times = [k for k in range(50) if k not in (10, 11, 20, 41)]
+    write_flash(tmp_path / "x.mkv", Fraction(25), times.index(30), 50, times=times)
+    assert video.probe(tmp_path / "x.mkv").fps == 25
+    found, click_s, count = flash_and_click(tmp_path / "x.mkv")
+    assert (found, count) == (30, 50)
+    assert abs(click_s - 30 / 25) < 0.002
+
+
+@pytest.mark.parametrize(("rate", "expected"), [(Fraction(1), 25), (Fraction(240), 120), (Fraction(15), 15)])
+def test_a_rate_that_is_no_use_is_limited(tmp_path, rate, expected):
+    write_flash(tmp_path / "x.mov", rate, 5, 12)
+    info = video.probe(tmp_path / "x.mov")
+    assert info.fps == expected
+    assert sum(1 for _ in video.read_frames(tmp_path / "x.mov")) == info.num_frames == round(12 / rate * expected)
+
+
+def quadrants(width=64, height=48):
+    """A picture whose quarters differ, so that its way up can be told."""
+    picture = np.zeros((height, width, 3), np.uint8)
+    picture[: height // 2, : width // 2] = (30, 30, 200)
+    picture[: height // 2, width // 2 :] = (30, 200, 30)
+    picture[height // 2 :, : width // 2] = (200, 30, 30)
+    picture[height // 2 :, width // 2 :] = (200, 200, 200)
+    return picture
+
+
+def corners(picture):
+    """The middles of the four quarters: (2, 2, 3) int."""
+    height, width = picture.shape[:2]
+    return picture[height // 4 :: height // 2, width // 4 :: width // 2].astype(int)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "upright"),
+    [
+        ((0, 1, -1, 0), lambda picture: np.rot90(picture, -1)),  # a phone held upright: a quarter turn clockwise
+        ((-1, 0, 0, -1), lambda picture: np.rot90(picture, 2)),
+        ((0, -1, 1, 0), np.rot90),
+        ((-1, 0, 0, 1), np.fliplr),  # a mirrored front camera
+        ((0, 1, 1, 0), lambda picture: picture.transpose(1, 0, 2)),
+    ],
+)
+def test_a_phones_video_is_read_upright(tmp_path, matrix, upright):
+    path = tmp_path / "x.mp4"
+    with video.VideoWriter(path, 64, 48, 25) as writer:
+        for _ in range(3):
+            writer.write(quadrants())
+    data = bytearray(path.read_bytes())
+    at = data.index(b"tkhd") + 4 + 40  # behind version, flags, times, track, duration, layer and volume
+    a, b, c, d = (value * 65_536 for value in matrix)
+    data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+    expected = upright(quadrants())
+    frame = next(video.read_frames(path))
+    assert frame.shape == expected.shape
+    assert frame.flags["C_CONTIGUOUS"]
+    assert np.abs(corners(frame) - corners(expected)).max() < 8
+    info = video.probe(path)
+    assert (info.height, info.width) == expected.shape[:2]
+
+
+def test_pixels_that_are_not_square_become_square(tmp_path):
+    with av.open(str(tmp_path / "x.mkv"), "w") as container:
+        stream = container.add_stream("mpeg4", 25)
+        stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
+        container.mux(stream.encode(grey(100)))
+        container.mux(stream.encode(None))
+    assert next(video.read_frames(tmp_path / "x.mkv")).shape == (32, 64, 3)
+
+
+PATCHES = [(200, 60, 30), (30, 180, 220), (120, 140, 180), (16, 16, 16), (250, 250, 250), (20, 20, 220)]  # BGR
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize(("matrix", "red", "blue"), [(1, 0.2126, 0.0722), (6, 0.299, 0.114), (9, 0.2627, 0.0593)])
+def test_colours_survive_and_are_what_the_tags_say(tmp_path, matrix, red, blue, full):
+    path, colour = tmp_path / "x.mp4", video.Colour(2 if full else 1, matrix, matrix, matrix)
+    pictures = [np.full((64, 64, 3), patch, np.uint8) for patch in PATCHES]
+    with video.VideoWriter(path, 64, 64, 25, colour=colour) as writer:
+        for picture in pictures:
+            writer.write(picture)
+    assert video.probe(path).colour == colour
+    for frame, picture in zip(video.read_frames(path), pictures, strict=True):
+        assert np.abs(frame.astype(int) - picture).max() <= 3
+    with av.open(str(path)) as container:  # the numbers in the file, by ITU-R's formula
+        for frame, (b, g, r) in zip(container.decode(video=0), PATCHES, strict=True):
+            luma = red * r + (1 - red - blue) * g + blue * b
+            tones = np.array([luma, (b - luma) / (2 - 2 * blue), (r - luma) / (2 - 2 * red)])
+            expected = (
+                tones + np.array([0, 128, 128]) if full else tones * [219 / 255, *2 * [224 / 255]] + [16, 128, 128]
+            )
+            found = [np.frombuffer(plane, np.uint8)[10] for plane in frame.planes]
+            assert np.abs(found - expected).max() <= 2
+
+
+def test_a_file_that_does_not_name_its_colours_is_read_as_players_do():
+    assert video.Colour(0, 2, 2, 2).settled(height=480) == (1, 6, 2, 2)
+    assert video.Colour(0, 2, 2, 2).settled(height=720) == (1, 1, 2, 2)
+
+
+def test_lossless_is_bit_exact(tmp_path):
+    frames = np.random.default_rng(0).integers(0, 256, (5, 32, 48, 3), dtype=np.uint8)
+    with video.VideoWriter(tmp_path / "x.mp4", 48, 32, 25, lossless=True) as writer:
+        for frame in frames:
+            writer.write(frame)
+    assert (np.stack(list(video.read_frames(tmp_path / "x.mp4"))) == frames).all()
+
+
+def test_odd_sizes_grow_by_a_copied_pixel_and_the_comment_is_kept(tmp_path):
+    with video.VideoWriter(tmp_path / "new" / "x.mp4", 51, 33, 25, comment="made by lipgan") as writer:
+        writer.write(np.full((33, 51, 3), 200, np.uint8))
+    [frame] = video.read_frames(tmp_path / "new" / "x.mp4")
+    assert frame.shape == (34, 52, 3)
+    assert frame.min() > 190
+    with av.open(str(tmp_path / "new" / "x.mp4")) as container:
+        assert container.metadata["comment"] == "made by lipgan"
+    data = (tmp_path / "new" / "x.mp4").read_bytes()
+    assert data.index(b"moov") < data.index(b"mdat")  # faststart
+
+
+@pytest.mark.parametrize(("rate", "written"), [(16_000, 16_000), (44_100, 44_100), (37_800, 44_100), (192_000, 48_000)])
+@pytest.mark.parametrize("channels", [1, 2, 6, 8])
+def test_the_sound_keeps_its_rate_and_channels_where_aac_has_them(tmp_path, rate, written, channels):
+    write_wav(tmp_path / "x.wav", np.full((channels, rate // 2), 0.1, np.float32), rate)
+    with video.VideoWriter(tmp_path / "x.mp4", 32, 32, 25, audio=tmp_path / "x.wav") as writer:
+        writer.write(np.zeros((32, 32, 3), np.uint8))  # the sound is longer than the picture, and whole all the same
+    blocks = list(audio.read_blocks(tmp_path / "x.mp4"))
+    assert (blocks[0].rate, len(blocks[0].samples)) == (written, channels)
+    assert abs(sum(block.samples.shape[1] for block in blocks) - written // 2) <= 1
+    assert sum(1 for _ in video.read_frames(tmp_path / "x.mp4")) == 1
+
+
+def test_nothing_is_left_behind_when_writing_fails(tmp_path):
+    (tmp_path / "x.mp4").write_text("an older result")
+    with pytest.raises(RuntimeError), video.VideoWriter(tmp_path / "x.mp4", 32, 32, 25) as writer:
+        writer.write(np.zeros((32, 32, 3), np.uint8))
+        raise RuntimeError("the caller fails")
+    with pytest.raises(ValueError, match="no frame"), video.VideoWriter(tmp_path / "x.mp4", 32, 32, 25):
+        pass
+    with pytest.raises(ValueError, match="uint8"), video.VideoWriter(tmp_path / "x.mp4", 32, 32, 25) as writer:
+        writer.write(np.zeros((32, 30, 3), np.uint8))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x.mp4"]
+    assert (tmp_path / "x.mp4").read_text() == "an older result"
+
+
+def test_what_cannot_be_written_is_told_before_the_first_frame(tmp_path, monkeypatch):
+    write_flash(tmp_path / "x.mkv", Fraction(25), 5, 10)
+    with pytest.raises(UserError, match=r"name it x\.mp4"):
+        video.VideoWriter(tmp_path / "x.avi", 32, 32, 25)
+    for width, sound, words in [(32, "none.wav", "does not exist"), (10**6, "x.mkv", "cannot write")]:
+        with pytest.raises(UserError, match=words):
+            video.VideoWriter(tmp_path / "y.mp4", width, 32, 25, audio=tmp_path / sound).__enter__()
+    monkeypatch.setattr(video, "H264", "nonesuch")
+    with pytest.raises(UserError, match="no encoder nonesuch"):
+        video.VideoWriter(tmp_path / "y.mp4", 32, 32, 25).__enter__()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x.mkv"]
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".bmp"])
+def test_pictures_are_told_by_their_content(tmp_path, suffix):
+    cv2.imwrite(str(tmp_path / f"x{suffix}"), quadrants())
+    (tmp_path / f"x{suffix}").rename(tmp_path / "x.mp4")
+    picture = video.read_picture(tmp_path / "x.mp4")
+    assert (picture.shape, picture.dtype) == ((48, 64, 3), np.uint8)
+    assert np.abs(corners(picture) - corners(quadrants())).max() < 8
+
+
+def test_a_photo_is_turned_as_its_camera_says(tmp_path):
+    data = cv2.imencode(".jpg", quadrants())[1].tobytes()
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01" + struct.pack(">HHIHHI", 0x0112, 3, 1, 6, 0, 0)  # orientation 6
+    (tmp_path / "x.jpg").write_bytes(data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:])
+    picture = video.read_picture(tmp_path / "x.jpg")
+    expected = np.rot90(quadrants(), -1)
+    assert picture.shape == expected.shape
+    assert np.abs(corners(picture) - corners(expected)).max() < 8
+
+
+def test_grey_deep_and_transparent_pictures_become_bgr_bytes(tmp_path):
+    cv2.imwrite(str(tmp_path / "grey.png"), quadrants()[:, :, 0])
+    cv2.imwrite(str(tmp_path / "deep.png"), quadrants().astype(np.uint16) * 257)
+    alpha = np.where(np.arange(64) < 32, 255, 0).astype(np.uint8)
+    cv2.imwrite(str(tmp_path / "clear.png"), np.dstack([quadrants(), np.tile(alpha, (48, 1))]))
+    assert (video.read_picture(tmp_path / "grey.png") == quadrants()[:, :, :1]).all()
+    assert (video.read_picture(tmp_path / "deep.png") == quadrants()).all()
+    clear = video.read_picture(tmp_path / "clear.png")
+    assert (clear[:, :32] == quadrants()[:, :32]).all()
+    assert (clear[:, 32:] == 255).all()
+
+
+@pytest.mark.parametrize("num_frames", [1, 3])
+def test_a_gif_that_moves_is_a_video_and_one_that_does_not_is_a_picture(tmp_path, num_frames):
+    with av.open(str(tmp_path / "x.gif"), "w") as container:
+        stream = container.add_stream("gif", 10)
+        stream.width, stream.height, stream.pix_fmt = 48, 32, "rgb8"
+        for k in range(num_frames):
+            frame = grey(80 * k).reformat(format="rgb8")
+            frame.pts, frame.time_base = k, Fraction(1, 10)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    picture = video.read_picture(tmp_path / "x.gif")
+    assert (picture is None) == (num_frames > 1)
+    assert sum(1 for _ in video.read_frames(tmp_path / "x.gif")) == num_frames
+    assert picture is None or picture.shape == (32, 48, 3)
+
+
+def test_damaged_frames_are_skipped_and_the_clock_goes_on(tmp_path):
+    path = tmp_path / "x.avi"
+    write_flash(path, Fraction(25), 60, 75)
+    data = bytearray(path.read_bytes())
+    at = [k for k in range(len(data)) if data[k : k + 4] == b"00dc"]
+    for chunk in at[20:24]:  # as a corrupted download has it
+        size = struct.unpack("<I", data[chunk + 4 : chunk + 8])[0]
+        data[chunk + 8 : chunk + 8 + size] = b"\xff" * size
+    path.write_bytes(data)
+    found, click_s, count = flash_and_click(path)
+    assert (found, count) == (60, 75)
+    assert abs(click_s - 60 / 25) < 0.002
+
+
+def test_a_cut_off_video_gives_the_frames_it_still_has(tmp_path):
+    write_flash(tmp_path / "x.mkv", Fraction(25), 5, 100)
+    data = (tmp_path / "x.mkv").read_bytes()
+    (tmp_path / "x.mkv").write_bytes(data[: len(data) * 2 // 3])
+    found, click_s, count = flash_and_click(tmp_path / "x.mkv")
+    assert found == 5
+    assert 20 < count < 100
+    assert abs(click_s - 5 / 25) < 0.002
+    assert abs(video.probe(tmp_path / "x.mkv").num_frames - count) <= 2
+
+
+def test_what_is_no_video_is_told_in_one_line(tmp_path):
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "text.txt").write_text("this is a text\n" * 50)
+    (tmp_path / "noise.mp4").write_bytes(np.random.default_rng(0).bytes(5_000))
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff" + bytes(100))
+    write_wav(tmp_path / "sound.wav", np.zeros(1_000, np.float32), 16_000)
+    for name, words in [
+        ("missing.mp4", "does not exist"),
+        (".", "is a folder"),
+        ("empty.mp4", "is empty"),
+        ("text.txt", "is a text"),
+        ("noise.mp4", "no sound or video"),
+        ("broken.jpg", "no frame"),
+        ("sound.wav", "has no picture"),
+    ]:
+        for read in (video.probe, lambda path: next(video.read_frames(path))):
+            with pytest.raises(UserError, match=words) as raised:
+                read(tmp_path / name)
+            assert "\n" not in str(raised.value)
+    for name, words in [
+        ("missing.jpg", "does not exist"),
+        ("empty.mp4", "is empty"),
+        ("broken.jpg", "cannot be decoded"),
+    ]:
+        with pytest.raises(UserError, match=words):
+            video.read_picture(tmp_path / name)
+    assert video.read_picture(tmp_path / "text.txt") is None
+    assert video.read_picture(tmp_path / "sound.wav") is None
+
+
+def test_rates_are_rational():
+    assert video.as_rate(29.97) == video.as_rate(Fraction(2997, 100)) == Fraction(30000, 1001)
+    assert video.as_rate(23.976) == Fraction(24000, 1001)
+    assert video.as_rate(25) == video.as_rate(25.0) == 25
+    assert video.as_rate(12.5) == Fraction(25, 2)
+    with pytest.raises(ValueError, match="above 0"):
+        video.as_rate(0)
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"no real clips in {DATA}; set LIPGAN_DATA")
+@pytest.mark.parametrize("folder", ["grid", "addresses", "lrw_ar"])
+def test_frames_and_sound_of_real_clips_are_as_long_as_told(folder):
+    clips = sorted((DATA / folder / "main").glob("*/*.mp4"), key=lambda clip: clip.stat().st_size)
+    for clip in clips[: len(clips) // 2 : len(clips) // 4]:
+        info = video.probe(clip)
+        assert sum(1 for _ in video.read_frames(clip)) == info.num_frames
+        assert abs(len(audio.load_wav(clip)) / 16_000 - info.duration_s) < 0.2
