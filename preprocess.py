@@ -242,7 +242,7 @@ def do_job(source, folder, detector_kind, checkpoint, img_size, pads):
     if not hasattr(worker, "lipgan_detector"):
         worker.lipgan_detector = faces.FaceDetector(detector_kind, checkpoint)
     if is_clip(folder):  # written by a worker that was killed before it could say so
-        shutil.rmtree(folder)
+        return Outcome("")
     try:
         outcome = preprocess_clip(source, folder, worker.lipgan_detector, img_size, pads)
     except BadClip as e:
