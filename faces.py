@@ -71,7 +71,8 @@ class FaceDetector:
             try:
                 self._net = dlib.cnn_face_detection_model_v1(str(path))
             except RuntimeError as e:
-                raise UserError(f"--face_det_checkpoint {path}: not a dlib CNN face detector ({e})") from e
+                reason = str(e).strip().splitlines()[0]
+                raise UserError(f"--face_det_checkpoint {path}: not a dlib CNN face detector ({reason})") from e
         else:
             self._hog = dlib.get_frontal_face_detector()
         self._landmarks = dlib.shape_predictor(str(model_file("shape_predictor_68_face_landmarks.dat")))
@@ -313,7 +314,7 @@ def lower_half_mask(height, width):
     """
     y = (np.arange(height, dtype=np.float32)[:, None] + 0.5) / height
     x = (np.arange(width, dtype=np.float32)[None] + 0.5) / width
-    radius = (np.abs(x - 0.5) / 0.48) ** 3 + (np.maximum(y - 0.5, 0) / 0.5) ** 3
+    radius = (np.abs(x - 0.5) / 0.48) ** 3 + (np.maximum(y - 0.5, 0) / 0.49) ** 3
     jaw = np.clip((1 - radius) / 0.4, 0, 1)
     line = np.clip((y - 0.5) / 0.08, 0, 1)
     mask = np.minimum(jaw, line)

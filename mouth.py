@@ -18,9 +18,9 @@ from errors import UserError, whole_file
 LIPS = slice(48, 68)  # of dlib's 68 landmarks
 SEEN_HEIGHT = 24  # rows of the lower half that the expert sees: finer ones would let it be fooled by single pixels
 MOUTH = (0.54, 0.94, 0.21, 0.79)  # top, bottom, left, right of the mouth in the crop, open or shut, by hparams' placing
-NUM_CROPS = 12_000  # crops with dlib's landmarks that the expert learns from
+NUM_CROPS = 8_000  # crops with dlib's landmarks that the expert learns from
 BATCH_SIZE = 64
-STEPS = 2_000
+STEPS = 1_200
 
 
 def build_expert(img_size):
@@ -115,13 +115,14 @@ class _Augmented(keras.utils.PyDataset):
     def __getitem__(self, index):
         rng = np.random.default_rng((self.seed, index))
         picks = rng.integers(len(self.crops), size=BATCH_SIZE)
-        batch = np.empty((BATCH_SIZE, *self.crops.shape[1:]), "float32")
+        batch = np.zeros((BATCH_SIZE, *self.crops.shape[1:]), "float32")
+        lower = batch[:, batch.shape[1] // 2 :]  # all that the expert looks at
         for row, pick in enumerate(picks):
             size = int(rng.integers(1, 6))
-            batch[row] = cv2.blur(self.crops[pick], (size, size))
-        batch *= rng.uniform(0.7, 1.3, (BATCH_SIZE, 1, 1, 3)).astype("float32") / 255
-        batch += rng.uniform(-0.1, 0.1, (BATCH_SIZE, 1, 1, 3)).astype("float32")
-        batch += rng.normal(0, 0.03, batch.shape).astype("float32")
+            lower[row] = cv2.blur(self.crops[pick, batch.shape[1] // 2 :], (size, size))
+        lower *= rng.uniform(0.7, 1.3, (BATCH_SIZE, 1, 1, 3)).astype("float32") / 255
+        lower += rng.uniform(-0.1, 0.1, (BATCH_SIZE, 1, 1, 3)).astype("float32")
+        lower += 0.03 * rng.standard_normal(lower.shape, "float32")
         return batch, self.targets[picks]
 
 
