@@ -95,12 +95,25 @@ def mel_window(mel: np.ndarray, frame: int, fps) -> np.ndarray:
     return window
 
 
-def load_wav(path) -> np.ndarray:
+def load_wav(path, max_s: float | None = None) -> np.ndarray:
     """Read the sound of any sound or video file: (n,) float32, 16 kHz mono; sample 0 is heard when frame 0 is shown.
 
-    UserError when there is no file, no sound in it, or none that can be decoded; a cut-off file gives what is left.
+    max_s: read only the first so many seconds. UserError when there is no file, no sound in it, or none that can be
+    decoded; a cut-off file gives what is left.
     """
-    return np.concatenate([block.samples[0] for block in read_blocks(path, rate=hparams.sample_rate, mono=True)])
+    blocks = first_seconds(read_blocks(path, rate=hparams.sample_rate, mono=True), max_s)
+    return np.concatenate([block.samples[0] for block in blocks])
+
+
+def first_seconds(blocks, max_s: float | None) -> Iterator[Block]:
+    """Cut a stream of Blocks off after max_s seconds, but not before its first sample; None: not at all."""
+    given = 0
+    for block in blocks:
+        left = None if max_s is None else max(1, round(max_s * block.rate)) - given
+        yield block._replace(samples=block.samples[:, :left])
+        given += block.samples.shape[1]
+        if left is not None and left <= block.samples.shape[1]:
+            return
 
 
 def read_blocks(path, rate: int | None = None, mono: bool = False) -> Iterator[Block]:

@@ -16,6 +16,8 @@ import signal
 import sys
 import threading
 
+import video
+from audio import read_blocks
 from errors import UserError, script
 from options import BACKENDS, has_gpu, set_backend
 
@@ -69,6 +71,7 @@ def main(argv=None):
     out = args.outfile or args.results_dir / f"{args.face.stem}_{args.audio.stem}.mp4"
     check_numbers(args)
     check_files(args, out)
+    check_media(args.face, args.audio)
     backend, gpu = choose_backend(args.backend), has_gpu()
 
     # Keras' backend is settled: from here on it may be imported
@@ -117,7 +120,7 @@ def main(argv=None):
 def check_numbers(args):
     """Raise UserError for a number that cannot be meant."""
     for name, low, high in (
-        ("fps", 1, 240),
+        ("fps", video.SLOWEST, video.FASTEST),
         ("max_sec", 0.001, 1e6),
         ("sync_offset_ms", -5000, 5000),
         ("lipgan_batch_size", 1, 4096),
@@ -154,6 +157,14 @@ def check_files(args, out):
         raise UserError(f"{folder} is a file, no folder; give another --results_dir or --outfile")
     if not os.access(folder, os.W_OK):
         raise UserError(f"{folder} cannot be written to; give another --results_dir or --outfile")
+
+
+def check_media(face, audio):
+    """Raise UserError unless the face is a picture or a video and the audio has sound."""
+    if video.read_picture(face) is None:
+        video.probe(face)
+    with contextlib.closing(read_blocks(audio)) as blocks:
+        next(blocks)
 
 
 # What Keras runs on ---------------------------------------------------------------------------------------------------

@@ -101,8 +101,7 @@ def prepare(
     """
     face, audio, seconds = pathlib.Path(face), pathlib.Path(audio), {}
     with _timed(seconds, "sound"):
-        wav = load_wav(audio)
-        wav = wav if max_s is None else wav[: max(1, round(max_s * hparams.sample_rate))]
+        wav = load_wav(audio, max_s)
         duration_s = Fraction(len(wav), hparams.sample_rate)
         mel = melspectrogram(wav)
         del wav
@@ -165,8 +164,8 @@ def write(clip, out, generator, *, img_size=96, batch_size=8, sync_offset_ms=0, 
     out, seconds = pathlib.Path(out), dict(clip.seconds)
     height, width = clip.still.shape[:2] if clip.still is not None else (clip.info.height, clip.info.width)
     without_face = 0
-    colour = clip.info and clip.info.colour
-    with _timed(seconds, "write"), video.VideoWriter(out, width, height, clip.fps, clip.audio, colour) as writer:
+    source = {"audio": clip.audio, "max_s": clip.max_s, "colour": clip.info and clip.info.colour}
+    with _timed(seconds, "write"), video.VideoWriter(out, width, height, clip.fps, **source) as writer:
         options = {"img_size": img_size, "batch_size": batch_size, "sync_offset_ms": sync_offset_ms}
         options |= {"folder": out.parent, "seconds": seconds}
         with contextlib.closing(lipsync_frames(clip, generator, **options)) as frames:

@@ -271,16 +271,19 @@ class VideoWriter:
     The file appears under its name when the block ends well. Odd sizes grow by one pixel. colour: the source's, to be
     kept and tagged. crf: H.264's quality, lower is better. lossless: H.264 in RGB, bit-exact, which few players show.
     comment: kept in the file's metadata. audio: any file that `audio.read_blocks` reads, at its own rate and channels
-    where AAC has them. UserError, before the first frame, for a name that is not mp4 and for sound that cannot be read.
+    where AAC has them. max_s: only the first so many seconds of it. UserError, before the first frame, for a name that
+    is not mp4 and for sound that cannot be read.
     """
 
-    def __init__(self, path, width, height, fps, audio=None, colour=None, crf=18, lossless=False, comment=None):
+    def __init__(
+        self, path, width, height, fps, audio=None, colour=None, crf=18, lossless=False, comment=None, max_s=None
+    ):
         self.path, self.width, self.height, self.fps = pathlib.Path(path), width, height, as_rate(fps)
         if self.path.suffix.lower() not in (".mp4", ".m4v", ".mov"):
             raise UserError(f"the result is an mp4, but its name is {self.path.name}; name it {self.path.stem}.mp4")
         self.colour = (colour or Colour()).settled(height)
         self.crf, self.lossless, self.comment = crf, lossless, comment
-        self.audio, self.num_frames, self.num_samples = audio, 0, 0
+        self.audio, self.max_s, self.num_frames, self.num_samples = audio, max_s, 0, 0
 
     def __enter__(self):
         with contextlib.ExitStack() as stack:
@@ -292,6 +295,7 @@ class VideoWriter:
                 self.container.metadata["comment"] = self.comment
             self.video = self._add_video()
             self.sound = self._add_sound(rate, channels) if self.blocks else None
+            self.blocks = self.blocks and audio.first_seconds(self.blocks, self.max_s)
             self.container.start_encoding()  # opens the encoders: what they refuse is told now
             stack.push(self._finish)
             self.stack = stack.pop_all()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import video
+from audio import load_wav
 from audio_hparams import hparams
 from errors import UserError
 from lipsync import _FrameStore, lipsync, lipsync_frames, prepare
@@ -107,9 +108,8 @@ def test_only_max_s_seconds_of_the_sound_are_used(tmp_path):
     sound = tone(tmp_path / "tone.wav", 2)
     out = tmp_path / "out.mp4"
     lipsync(still(tmp_path / "a.png"), sound, out, loudness, boxes=BOX, img_size=16, max_s=0.6)
-    info = video.probe(out)
-    assert (info.num_frames, info.has_audio) == (15, True)
-    assert info.duration_s == pytest.approx(0.6, abs=0.05)
+    assert video.probe(out).num_frames == 15
+    assert len(load_wav(out)) / 16_000 == pytest.approx(0.6, abs=0.07)  # an AAC frame of 1,024 samples more
 
 
 def test_a_short_video_goes_on_backwards_and_forwards_without_a_jump(tmp_path):
