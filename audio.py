@@ -15,6 +15,8 @@ import numpy as np
 from audio_hparams import hparams
 from errors import UserError
 
+# PyAV before 19 refuses a file whose title is not in UTF-8, unless told so; later ones have no such option.
+OPEN_OPTIONS = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 MAX_SLIP_S = 0.04  # timestamps may stray this far before silence is put in or sound taken out: many files round them
 USUAL_LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}  # AAC has these
 FRAMES_PER_CHUNK = 2_048  # mel frames computed at once: about 25 MB of temporary arrays
@@ -152,7 +154,7 @@ def check_file(path) -> pathlib.Path:
 def open_media(path):
     """Open a sound or video file with PyAV. UserError as in `check_file`, and for a kind of file that is not known."""
     try:
-        container = av.open(str(check_file(path)), metadata_errors="replace")
+        container = av.open(str(check_file(path)), **OPEN_OPTIONS)
     except av.FFmpegError as e:
         raise UserError(f"{path} is no sound or video that can be read ({e.strerror}); check or convert it") from None
     with container:

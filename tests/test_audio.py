@@ -34,11 +34,13 @@ def write_pcm(path, samples, rate, width=2):
         file.writeframes(raw.tobytes())
 
 
-def write_sound(path, wav, codec, rate, jump=(0, 0), cover=False):
+def write_sound(path, wav, codec, rate, jump=(0, 0), cover=False, title=None):
     """Encode (n,) float32 with PyAV in stereo; from sample jump[0] on, timestamps are jump[1] samples later."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate)
         stream.layout = "stereo"
+        if title:
+            container.metadata["title"] = title
         if cover:
             picture = container.add_stream("mjpeg", 1)
             picture.width = picture.height = 16
@@ -210,6 +212,14 @@ def test_blocks_are_streamed_and_none_is_long(tmp_path):
     lengths = [block.samples.shape[1] for block in audio.read_blocks(tmp_path / "x.wav")]
     assert sum(lengths) == 160_000
     assert max(lengths) <= 16_000
+
+
+def test_a_title_that_is_not_utf8_does_not_matter(tmp_path):
+    write_sound(tmp_path / "x.mp3", click(16_000), "libmp3lame", 16_000, title="title TITLE")
+    data = (tmp_path / "x.mp3").read_bytes()
+    assert data.count(b"title TITLE")
+    (tmp_path / "x.mp3").write_bytes(data.replace(b"title TITLE", b"\xe9t\xff\xfe TITLE\xe9"))
+    assert abs(loud_at(audio.load_wav(tmp_path / "x.mp3")) - CLICK_S) < 0.002
 
 
 def test_a_cut_off_file_gives_what_is_left(tmp_path):
