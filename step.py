@@ -20,6 +20,7 @@ class TrainingStep(keras.Model):
         names = ["mae", *(mouth.names if mouth else [])]
         names += ["adversarial", "disc_real", "disc_wrong", "disc_fake"] if discriminator else []
         self.means = {name: keras.metrics.Mean(name) for name in names}
+        self.built = True  # both networks come with their variables: weights can be loaded before the first batch
 
     def call(self, x, training=None):
         return self.generator([x["face"], x["mel"]], training=training)

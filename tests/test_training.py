@@ -110,16 +110,14 @@ def test_the_mouth_expert_is_used_but_never_trained():
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(variable), old)
 
 
-def test_a_few_samples_are_learned_by_heart_and_follow_the_sound(data):
+def test_samples_of_64_targets_are_learned_by_heart(data):
     keras.utils.set_random_seed(3)
-    dataset = FaceDataset([data / "main" / "speaker" / "00000"])
-    x, y = training.as_inputs(dataset.batch(np.random.default_rng(0), 64))
-    step = TrainingStep(build_generator("basic", width=0.125))
-    step.compile(optimizer=keras.optimizers.Adam(3e-3))
-    first = step.train_on_batch(x, y)
-    for _ in range(60):
-        last = step.train_on_batch(x, y, return_dict=True)["mae"]
-    assert last < 0.03 < 0.15 < np.ravel(first)[0]
+    dataset = FaceDataset([data / "main" / "speaker" / f"{number:05d}" for number in range(4)])
+    batches = [training.as_inputs(dataset.batch((0, 0, number), 16)) for number in range(4)]
+    step = TrainingStep(build_generator("basic", width=TINY))
+    step.compile(optimizer=keras.optimizers.Adam(5e-3))
+    errors = [[step.train_on_batch(x, y, return_dict=True)["loss"] for x, y in batches] for _ in range(15)]
+    assert np.mean(errors[-1]) < 0.25 * np.mean(errors[0])
 
 
 def test_training_is_resumed_as_if_it_had_never_stopped(data, tmp_path, capsys):
