@@ -25,6 +25,7 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--checkpoint_path", required=True, help="the generator: X.weights.h5, or a legacy .h5")
+    add("--disc_checkpoint_path", help="a discriminator: also tell how well it knows a clip's sound from another's")
     add("--model", choices=("basic", "residual"), help="which generator it is (default: as the checkpoint says)")
     add("--data_root", required=True, help="folder made by preprocess.py")
     add("--filelists", default="filelists/", help="folder of the lists (default: %(default)s)")
@@ -41,7 +42,7 @@ def main(argv=None):
     """Print the table. Returns an exit status."""
     args = parse_args(argv)
     options.set_backend(args.backend, default="openvino")
-    from checkpoint import load_generator
+    from checkpoint import load_discriminator, load_generator
     from dataset import FaceDataset, find_clips
     from mouth import LipLandmarks
 
@@ -53,6 +54,8 @@ def main(argv=None):
     dataset = FaceDataset(clips, info["img_size"])
     if len(dataset.clips) < 2:
         raise UserError(f"{args.split}.txt has {len(dataset.clips)} clip to score: another clip's sound needs two")
+    if args.disc_checkpoint_path:
+        print(sync_line(dataset, load_discriminator(args.disc_checkpoint_path)[0], args.batch_size), flush=True)
     landmarks, scores = LipLandmarks(), {row: {} for row in ROWS}
     for number, clip in enumerate(tqdm(dataset.clips, "clips", dynamic_ncols=True)):
         truth, results = results_of_clip(dataset, number, generator, args.batch_size)
@@ -63,37 +66,58 @@ def main(argv=None):
     return 0
 
 
+def sync_line(dataset, discriminator, batch_size):
+    """How often real faces with their own sound are nearer than with another clip's, at the same frames, as a line."""
+    from metrics import area_under_curve, interval
+
+    areas = []
+    for number, clip in enumerate(dataset.clips):
+        frames = [int(frame) for frame in clip.targets]
+        crops = np.stack([dataset.read_crop(number, frame) for frame in frames]).astype("float32") / 255
+        own, other = sounds_of_clip(dataset, number, frames)
+        areas.append(
+            area_under_curve(*(_predicted(discriminator, crops, mels, batch_size)[:, 0] for mels in (own, other)))
+        )
+    mean, low, high = interval(areas)
+    what = f"area under the curve, own against another clip's sound, {len(areas)} clips"
+    return f"{what}: {mean:.3f} ({low:.3f} to {high:.3f})"
+
+
+def sounds_of_clip(dataset, number, frames):
+    """The mel windows (N, 80, 27, 1) of these frames, and the next clip's windows in their place."""
+    other = (number + 1) % len(dataset.clips)
+    inside = dataset.clips[other].inside
+    own = [dataset.mel_window(number, frame) for frame in frames]
+    wrong = [dataset.mel_window(other, inside[i % len(inside)]) for i in range(len(frames))]
+    return np.stack(own)[..., None], np.stack(wrong)[..., None]
+
+
 def results_of_clip(dataset, number, generator, batch_size):
     """True crops of one clip's targets, (N, S, S, 3) uint8, and by row of the table what is compared with them."""
     from faces import generator_input
 
-    clip, other = dataset.clips[number], (number + 1) % len(dataset.clips)
+    clip = dataset.clips[number]
     frames = [int(frame) for frame in clip.targets]
     truth = np.stack([dataset.read_crop(number, frame) for frame in frames])
     # One far frame for all: the clip's first, and for the frames near that one the last.
     ends = [dataset.read_crop(number, int(clip.frame_ids[end])) for end in (0, -1)]
     references = np.stack([ends[int(frame - clip.frame_ids[0] < hparams.min_reference_gap)] for frame in frames])
-    inside = dataset.clips[other].inside
-    sounds = {
-        "own sound": [dataset.mel_window(number, frame) for frame in frames],
-        "another clip's sound": [dataset.mel_window(other, inside[i % len(inside)]) for i in range(len(frames))],
-    }
+    faces = generator_input(references, truth)
     results = {
-        row: _generated(generator, generator_input(references, truth), np.stack(mels)[..., None], batch_size)
-        for row, mels in sounds.items()
+        row: np.round(_predicted(generator, faces, mels, batch_size) * 255).clip(0, 255).astype("uint8")
+        for row, mels in zip(ROWS, sounds_of_clip(dataset, number, frames), strict=False)
     }
     mean = np.broadcast_to(truth.mean(0).round().astype("uint8"), truth.shape)
     return truth, results | {"copied reference": references, "mean face of the clip": mean}
 
 
-def _generated(generator, faces, mels, batch_size):
-    count = -len(faces) % batch_size  # whole batches only: compiled networks are made for one size
-    faces, mels = (np.concatenate([a, np.repeat(a[-1:], count, axis=0)]) for a in (faces, mels))
-    crops = [
-        np.asarray(generator.predict_on_batch([faces[i : i + batch_size], mels[i : i + batch_size]]))
-        for i in range(0, len(faces), batch_size)
-    ]
-    return np.round(np.concatenate(crops)[: len(faces) - count] * 255).clip(0, 255).astype("uint8")
+def _predicted(network, faces, mels, batch_size):
+    """The network's output for all, in whole batches: compiled networks are made for one size."""
+    count = len(faces)
+    faces, mels = (np.concatenate([a, np.repeat(a[-1:], -count % batch_size, axis=0)]) for a in (faces, mels))
+    starts = range(0, len(faces), batch_size)
+    parts = [network.predict_on_batch([faces[i : i + batch_size], mels[i : i + batch_size]]) for i in starts]
+    return np.concatenate([np.asarray(part) for part in parts])[:count]
 
 
 def score(crops, truth, lips, landmarks):

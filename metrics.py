@@ -1,7 +1,7 @@
 """How good generated face crops are: error of the picture, place of the lips, and whether they go with the sound."""
 
 import numpy as np
-from scipy.stats import bootstrap
+from scipy.stats import bootstrap, mannwhitneyu
 
 from mouth import MOUTH, opening
 
@@ -47,6 +47,11 @@ def best_lag(generated, truth):
     lags = np.arange(-MAX_LAG, MAX_LAG + 1)
     agreement = np.array([opening_correlation(generated, truth, int(lag)) for lag in lags])
     return float("nan") if np.isnan(agreement).all() else float(lags[np.nanargmax(agreement)])
+
+
+def area_under_curve(in_sync, out_of_sync):
+    """Chance that a pair in sync has the smaller distance than one that is not: 0.5 is guessing, 1 is perfect."""
+    return mannwhitneyu(out_of_sync, in_sync).statistic / (len(in_sync) * len(out_of_sync))
 
 
 def interval(values, seed=0):

@@ -23,7 +23,6 @@ import h5py
 import keras
 import numpy as np
 from keras import ops
-from scipy.stats import mannwhitneyu
 
 import options
 from audio_hparams import hparams
@@ -33,6 +32,7 @@ from discriminator import build_discriminator
 from errors import UserError, whole_file
 from faces import generator_input
 from generator import build_generator
+from metrics import area_under_curve
 from mouth import MouthLoss, prepare_expert
 from step import TrainingStep
 
@@ -116,11 +116,6 @@ def _errors(result, y):
     """Mean absolute error of the whole crop, and of the half that had to be made."""
     error = np.abs(result - y)
     return error.mean(), error[:, error.shape[1] // 2 :].mean()
-
-
-def area_under_curve(in_sync, out_of_sync):
-    """Chance that a pair in sync has the smaller distance than one that is not: 0.5 is guessing, 1 is perfect."""
-    return mannwhitneyu(out_of_sync, in_sync).statistic / (len(in_sync) * len(out_of_sync))
 
 
 def write_samples(path, face, result, truth):

@@ -44,3 +44,10 @@ def test_the_interval_holds_the_mean_and_narrows_with_more_clips():
         assert low < mean < high
     assert many[2] - many[1] < few[2] - few[1]
     assert metrics.interval([1.0, float("nan"), 3.0])[0] == 2
+
+
+def test_area_under_curve_is_the_chance_of_a_smaller_distance_in_sync():
+    rng = np.random.default_rng(0)
+    assert metrics.area_under_curve(np.array([0.1, 0.2]), np.array([0.3, 0.9])) == 1
+    assert metrics.area_under_curve(np.array([0.3, 0.9]), np.array([0.1, 0.2])) == 0
+    assert metrics.area_under_curve(rng.random(4000), rng.random(4000)) == pytest.approx(0.5, abs=0.03)

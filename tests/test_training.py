@@ -161,10 +161,3 @@ def test_wrong_files_to_resume_are_refused_in_one_line(data, tmp_path, capsys):
         assert train_unet.main(options_for(data, tmp_path / "run", "--resume", path)) == 1
         error = capsys.readouterr().err.strip().splitlines()[-1]
         assert error.startswith("train_unet.py: ") and reason in error
-
-
-def test_area_under_curve_is_the_chance_of_a_smaller_distance_in_sync():
-    rng = np.random.default_rng(0)
-    assert training.area_under_curve(np.array([0.1, 0.2]), np.array([0.3, 0.9])) == 1
-    assert training.area_under_curve(np.array([0.3, 0.9]), np.array([0.1, 0.2])) == 0
-    assert training.area_under_curve(rng.random(4000), rng.random(4000)) == pytest.approx(0.5, abs=0.03)
