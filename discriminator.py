@@ -50,7 +50,7 @@ def _dconv(x, filters, kernel=3, strides=1, padding="same", *, width, dtype=None
 
 
 def build_discriminator(img_size: int = 96, width: float = 1.0) -> keras.Model:
-    """Build the network [face, mel] -> distance, untrained (DESIGN.md section 4; sizes in comments: img_size 96).
+    """Build the network [face, mel] -> distance, untrained (sizes in the comments are those of img_size 96).
 
     Inputs: "face" (img_size, img_size, 3) BGR in [0, 1], "mel" (80, 27, 1) in [-4, 4].
     Output: (1,), 0 = in sync, at most 2. Embeddings and distance are float32 under every dtype policy.

@@ -50,7 +50,7 @@ def _res(x, filters, blocks, *, conv):
 def build_generator(
     kind: str = "residual", img_size: int = 96, width: float = 1.0, synchronized: bool = False
 ) -> keras.Model:
-    """Build the network [face, mel] -> face, untrained (DESIGN.md section 4; sizes in comments: img_size 96).
+    """Build the network [face, mel] -> face, untrained (sizes in the comments are those of img_size 96).
 
     Inputs: "face" (img_size, img_size, 6) as `faces.generator_input` makes it, "mel" (80, 27, 1) in [-4, 4].
     Output: (img_size, img_size, 3) BGR in [0, 1], float32 under every dtype policy.

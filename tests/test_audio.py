@@ -62,7 +62,7 @@ def loud_at(wav):
 
 
 def librosa_mel(wav):
-    """DESIGN.md section 1 written with librosa."""
+    """The mel spectrogram of the reference, written with librosa."""
     emphasised = np.append(wav[:1], wav[1:].astype("float64") - hparams.preemphasis * wav[:-1])
     padded = np.pad(emphasised, hparams.n_fft // 2, mode="reflect")
     magnitude = np.abs(librosa.stft(y=padded, n_fft=hparams.n_fft, hop_length=hparams.hop_size, center=False))

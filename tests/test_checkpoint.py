@@ -224,7 +224,7 @@ def test_saving_asks_for_the_right_ending_and_leaves_nothing_when_it_fails(gener
     assert list(tmp_path.iterdir()) == []
 
 
-# Legacy files, made by Keras 2 from DESIGN.md's tables
+# Legacy files, made by Keras 2 from the reference's tables of layers
 
 
 @pytest.fixture(scope="module")
