@@ -33,22 +33,7 @@ from dataset import SPLITS, is_clip, read_filelist, read_settings, setting_diffe
 from errors import UserError, script
 from workers import in_workers
 
-ENDINGS = (
-    ".mp4",
-    ".mpg",
-    ".mpeg",
-    ".mov",
-    ".m4v",
-    ".mkv",
-    ".webm",
-    ".avi",
-    ".wmv",
-    ".flv",
-    ".ts",
-    ".mts",
-    ".3gp",
-    ".ogv",
-)
+ENDINGS = (".mp4", ".mpg", ".mpeg", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".wmv", ".flv", ".ts", ".mts", ".3gp")
 MIN_WHOLE = 0.9  # of a clip's seconds must be there, and of its frames undamaged
 KILLED = "killed its worker process"
 FATAL = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT}  # what the next clip would meet as well
@@ -81,26 +66,17 @@ def parse_args(argv=None):
         description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument
-    add(
-        "--videos_data_root",
-        type=pathlib.Path,
-        required=True,
-        help="folder with main/<speaker>/<clip>.mp4 (LRS2's form)",
-    )
+    add("--videos_data_root", type=pathlib.Path, required=True, help="folder with main/<speaker>/<clip>.mp4, as LRS2")
     add("--final_data_root", type=pathlib.Path, required=True, help="folder to write the preprocessed clips to")
     add("--split", choices=SPLITS, default="train", help="which file list to do")
-    add(
-        "--filelists",
-        type=pathlib.Path,
-        default="filelists/",
-        help="folder of <split>.txt, one <speaker>/<clip> a line",
-    )
+    add("--filelists", type=pathlib.Path, default="filelists/", help="folder of <split>.txt: <speaker>/<clip> a line")
     add("--all", action="store_true", help="do every video below --videos_data_root, without any list")
     add("--img_size", type=int, choices=range(96, 257, 32), default=96, help="side of the face crops, pixels")
     add("--detector", choices=faces.DETECTORS, default="cnn", help="dlib's CNN face detector, or the faster HOG")
     add("--face_det_checkpoint", type=pathlib.Path, help="another .dat or .dat.bz2 for the CNN than the installed one")
-    add("--pads", type=int, nargs=4, default=(0, 0, 0, 0), metavar=("T", "B", "L", "R"),
-        help="pixels by which the face box grows at its top, bottom, left and right")  # fmt: skip
+    add(
+        "--pads", type=int, nargs=4, default=[0, 0, 0, 0], metavar=tuple("TBLR"), help="pixels added round the face box"
+    )
     add("--num_workers", type=positive, default=dask.system.CPU_COUNT, help="worker processes")
     return parser.parse_args(argv)
 
