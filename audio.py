@@ -31,7 +31,7 @@ class Block(NamedTuple):
 
 
 def melspectrogram(wav: np.ndarray) -> np.ndarray:
-    """Mel spectrogram on the scale of the reference: (n,) float at 16 kHz -> (num_mels, 1 + n // hop_size) float32 in [-4, 4].
+    """Mel spectrogram on the reference's scale: (n,) at 16 kHz -> (num_mels, 1 + n // hop_size) float32 in [-4, 4].
 
     Computed in chunks, in float64: one hour of sound needs its own 230 MB, 92 MB for the result, and 45 MB on top
     (tracemalloc). ValueError for no samples at all; a single one will do.
