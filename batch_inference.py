@@ -97,6 +97,7 @@ def main(argv=None):
         )
         if clip.still is None and args.fps not in (None, clip.fps) and abs(args.fps - clip.fps) > 0.01:
             note(f"--fps {args.fps:g} is for still pictures; {args.face} keeps its own {float(clip.fps):.5g}")
+        warn_of_idle_gpu(backend, gpu)
         generator, info = checkpoint.load_generator(args.checkpoint_path, args.model)
         offset_ms = info["sync_offset_ms"] if args.sync_offset_ms is None else args.sync_offset_ms
         result = lipsync.write(
@@ -174,8 +175,18 @@ def choose_backend(wanted):
     """Fix Keras' backend before Keras is imported, by default the fastest on this machine. Returns its name."""
     backend = set_backend(wanted, default="tensorflow" if has_gpu() else "openvino")
     if backend not in BACKENDS or importlib.util.find_spec(backend) is None:
-        raise UserError(f"Keras' backend {backend} is not installed; give --backend {' or '.join(BACKENDS)}")
+        raise UserError(
+            f"--backend {backend} is not installed; pip install {backend}, or choose of {', '.join(BACKENDS)}"
+        )
     return backend
+
+
+def warn_of_idle_gpu(backend, gpu):
+    """Tell where TensorFlow cannot use the GPU that is there: the plain package has no CUDA."""
+    import keras
+
+    if gpu and backend == "tensorflow" and not any("gpu" in name for name in keras.distribution.list_devices()):
+        note('warning: TensorFlow finds no GPU; pip install "tensorflow[and-cuda]", or --backend openvino for the CPU')
 
 
 def warn_of_other_crops(stored, detector, pads):

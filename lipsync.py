@@ -111,7 +111,8 @@ def prepare(
         # No more of a video than the sound needs, and only boxes are kept of it.
         frames = [still] if still is not None else itertools.islice(video.read_frames(face), num_frames)
         with contextlib.closing(_ahead(frames, 8)) as ahead:
-            bar = tqdm.tqdm(ahead, "faces", None if still is not None else num_frames, disable=not progress)
+            total = 1 if still is not None else min(num_frames, info.num_frames)
+            bar = tqdm.tqdm(ahead, "faces", total, disable=not progress)
             if boxes is None:
                 detector = detector or faces.FaceDetector()
                 boxes, found = faces.find_boxes(bar, rate, detector, pads)
