@@ -142,6 +142,8 @@ def _given_boxes(boxes, num_frames, pads):
     """The caller's boxes as `faces.find_boxes` would give them, for the frames that there are."""
     boxes = np.asarray(boxes, np.int32)
     boxes = np.broadcast_to(boxes, (num_frames, 4)) if boxes.ndim == 1 else boxes[:num_frames]
+    if boxes.shape != (num_frames, 4):
+        raise ValueError(f"boxes are {boxes.shape}, but {num_frames} frames of the face are needed")
     found = boxes.any(axis=1)
     return boxes + np.array([-pads[0], pads[1], -pads[2], pads[3]], np.int32) * found[:, None], found
 
