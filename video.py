@@ -49,7 +49,9 @@ class Colour(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class VideoInfo:
-    """What `read_frames` gives: upright, of square pixels, at a constant rate; num_frames does not count on damage."""
+    """What `read_frames` gives: upright, of square pixels, at a constant rate. num_frames is what the file's packets tell;
+    damage at its end may leave fewer.
+    """
 
     width: int
     height: int
@@ -318,11 +320,8 @@ class VideoWriter:
 
     def _add_video(self):
         """The H.264 stream, its colours tagged."""
-        options = {
-            "preset": PRESET,
-            "threads": str(THREADS),
-            **({"qp": "0"} if self.lossless else {"crf": str(self.crf)}),
-        }
+        quality = {"qp": "0"} if self.lossless else {"crf": str(self.crf)}
+        options = {"preset": PRESET, "threads": str(THREADS), **quality}
         stream = self.container.add_stream(H264 + "rgb" * self.lossless, self.fps, options=options)
         stream.width, stream.height = self.width + self.width % 2, self.height + self.height % 2
         stream.pix_fmt = "bgr24" if self.lossless else "yuv420p"

@@ -62,6 +62,18 @@ def grey(level, width=48, height=32):
     return av.VideoFrame.from_ndarray(np.full((height, width, 3), level, np.uint8), "bgr24")
 
 
+def write_wav(path, wav, rate):
+    """Write (n,) or (channels, n) float32 as 32-bit float wav."""
+    wav = np.atleast_2d(wav)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_f32le", rate)
+        stream.layout = audio.USUAL_LAYOUTS[len(wav)]
+        frame = audio.as_frame(audio.Block(wav, rate, stream.layout.name))
+        frame.pts, frame.time_base = 0, Fraction(1, rate)
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
 def flash_and_click(path, fps=None):
     """(frame at which the picture turns white, time of the click in seconds, number of frames)."""
     levels = [frame.mean() for frame in video.read_frames(path, fps)]
@@ -94,49 +106,23 @@ def test_start_times_and_delayed_sound_do_not_move_click_from_flash(tmp_path, su
     assert abs(click_s - 40 / fps) < 0.25 / fps
 
 
-@pytest.mark.parametrize("fps", RATES, ids=str)
-def test_what_is_written_is_read_back_at_the_same_moment(tmp_path, fps):
-    rate, flash, num_frames = 22_050, round(1.4 * fps), round(2 * fps)
-    wav = np.zeros(2 * rate, np.float32)
-    wav[round(flash / fps * rate) :][:200] = 0.8
-    write_wav(tmp_path / "x.wav", wav, rate)
-    with video.VideoWriter(tmp_path / "x.mp4", 48, 32, fps, audio=tmp_path / "x.wav") as writer:
-        for k in range(num_frames):
-            writer.write(np.full((32, 48, 3), 230 if flash <= k < flash + 3 else 60, np.uint8))
-    found, click_s, count = flash_and_click(tmp_path / "x.mp4")
-    assert (found, count) == (flash, num_frames)
-    assert abs(click_s - flash / fps) < 0.001
-    assert len(audio.load_wav(tmp_path / "x.mp4")) == 32_000
-
-
-def write_wav(path, wav, rate):
-    """Write (n,) or (channels, n) float32 as 32-bit float wav."""
-    wav = np.atleast_2d(wav)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("pcm_f32le", rate)
-        stream.layout = audio.USUAL_LAYOUTS[len(wav)]
-        frame = audio.as_frame(audio.Block(wav, rate, stream.layout.name))
-        frame.pts, frame.time_base = 0, Fraction(1, rate)
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-
-
-def test_the_frames_of_a_minute_at_29_97_keep_their_times(tmp_path):
-    fps, rate = Fraction(30000, 1001), 16_000
-    wav = np.zeros(60 * rate, np.float32)
-    for second in range(60):
-        wav[second * rate + 8_000 :][:100] = 0.8
-    write_wav(tmp_path / "x.wav", wav, rate)
-    with video.VideoWriter(tmp_path / "x.mp4", 32, 32, 29.97, audio=tmp_path / "x.wav") as writer:
-        for k in range(1798):
-            writer.write(np.full((32, 32, 3), k % 200, np.uint8))
-    with av.open(str(tmp_path / "x.mp4")) as container:
-        times = [frame.pts * frame.time_base for frame in container.decode(video=0)]
-    assert len(times) == 1798
-    assert max(abs(time - k / fps) for k, time in enumerate(times)) < 1e-4
-    loud = audio.load_wav(tmp_path / "x.mp4") > 0.4
-    clicks_s = np.flatnonzero(loud[1:] & ~loud[:-1]) / rate
-    assert np.abs(clicks_s - np.arange(0.5, 60)).max() < 0.001
+@pytest.mark.parametrize(("cut_picture_s", "cut_sound_s"), [(0.4, 0.4), (0.4, 0), (0, 0.4)])
+def test_what_an_edit_list_cuts_from_the_start_is_not_there(tmp_path, cut_picture_s, cut_sound_s):
+    path = tmp_path / "x.mp4"
+    write_flash(path, Fraction(25), 40, 75)
+    data, at = bytearray(path.read_bytes()), 0
+    for cut_s, scale in (
+        (cut_picture_s, 12_800),
+        (cut_sound_s, 44_100),
+    ):  # a phone's editor cuts anywhere
+        at = data.index(b"elst", at + 1) + 12  # behind version, flags and the number of edits: duration, start
+        duration, start = struct.unpack(">Ii", data[at : at + 8])
+        data[at : at + 8] = struct.pack(">Ii", duration - round(cut_s * 1000), start + round(cut_s * scale))
+    path.write_bytes(data)
+    found, click_s, count = flash_and_click(path)
+    assert (found, count) == (40 - cut_picture_s * 25, 75 - cut_picture_s * 25)
+    assert abs(click_s - (1.6 - cut_sound_s)) < 0.002
+    assert video.probe(path).num_frames == count
 
 
 def test_a_variable_rate_becomes_a_constant_one_by_time(tmp_path):
@@ -222,92 +208,9 @@ def test_pixels_that_are_not_square_become_square(tmp_path):
     assert next(video.read_frames(tmp_path / "x.mkv")).shape == (32, 64, 3)
 
 
-PATCHES = [(200, 60, 30), (30, 180, 220), (120, 140, 180), (16, 16, 16), (250, 250, 250), (20, 20, 220)]  # BGR
-
-
-@pytest.mark.parametrize("full", [False, True])
-@pytest.mark.parametrize(("matrix", "red", "blue"), [(1, 0.2126, 0.0722), (6, 0.299, 0.114), (9, 0.2627, 0.0593)])
-def test_colours_survive_and_are_what_the_tags_say(tmp_path, matrix, red, blue, full):
-    path, colour = tmp_path / "x.mp4", video.Colour(2 if full else 1, matrix, matrix, matrix)
-    pictures = [np.full((64, 64, 3), patch, np.uint8) for patch in PATCHES]
-    with video.VideoWriter(path, 64, 64, 25, colour=colour) as writer:
-        for picture in pictures:
-            writer.write(picture)
-    assert video.probe(path).colour == colour
-    for frame, picture in zip(video.read_frames(path), pictures, strict=True):
-        assert np.abs(frame.astype(int) - picture).max() <= 3
-    with av.open(str(path)) as container:  # the numbers in the file, by ITU-R's formula
-        for frame, (b, g, r) in zip(container.decode(video=0), PATCHES, strict=True):
-            luma = red * r + (1 - red - blue) * g + blue * b
-            tones = np.array([luma, (b - luma) / (2 - 2 * blue), (r - luma) / (2 - 2 * red)])
-            expected = (
-                tones + np.array([0, 128, 128]) if full else tones * [219 / 255, *2 * [224 / 255]] + [16, 128, 128]
-            )
-            found = [np.frombuffer(plane, np.uint8)[10] for plane in frame.planes]
-            assert np.abs(found - expected).max() <= 2
-
-
 def test_a_file_that_does_not_name_its_colours_is_read_as_players_do():
     assert video.Colour(0, 2, 2, 2).settled(height=480) == (1, 6, 2, 2)
     assert video.Colour(0, 2, 2, 2).settled(height=720) == (1, 1, 2, 2)
-
-
-def test_lossless_is_bit_exact(tmp_path):
-    frames = np.random.default_rng(0).integers(0, 256, (5, 32, 48, 3), dtype=np.uint8)
-    with video.VideoWriter(tmp_path / "x.mp4", 48, 32, 25, lossless=True) as writer:
-        for frame in frames:
-            writer.write(frame)
-    assert (np.stack(list(video.read_frames(tmp_path / "x.mp4"))) == frames).all()
-
-
-def test_odd_sizes_grow_by_a_copied_pixel_and_the_comment_is_kept(tmp_path):
-    with video.VideoWriter(tmp_path / "new" / "x.mp4", 51, 33, 25, comment="made by lipgan") as writer:
-        writer.write(np.full((33, 51, 3), 200, np.uint8))
-    [frame] = video.read_frames(tmp_path / "new" / "x.mp4")
-    assert frame.shape == (34, 52, 3)
-    assert frame.min() > 190
-    with av.open(str(tmp_path / "new" / "x.mp4")) as container:
-        assert container.metadata["comment"] == "made by lipgan"
-    data = (tmp_path / "new" / "x.mp4").read_bytes()
-    assert data.index(b"moov") < data.index(b"mdat")  # faststart
-
-
-@pytest.mark.parametrize(("rate", "written"), [(16_000, 16_000), (44_100, 44_100), (37_800, 44_100), (192_000, 48_000)])
-@pytest.mark.parametrize("channels", [1, 2, 6, 8])
-def test_the_sound_keeps_its_rate_and_channels_where_aac_has_them(tmp_path, rate, written, channels):
-    write_wav(tmp_path / "x.wav", np.full((channels, rate // 2), 0.1, np.float32), rate)
-    with video.VideoWriter(tmp_path / "x.mp4", 32, 32, 25, audio=tmp_path / "x.wav") as writer:
-        writer.write(np.zeros((32, 32, 3), np.uint8))  # the sound is longer than the picture, and whole all the same
-    blocks = list(audio.read_blocks(tmp_path / "x.mp4"))
-    assert (blocks[0].rate, len(blocks[0].samples)) == (written, channels)
-    assert abs(sum(block.samples.shape[1] for block in blocks) - written // 2) <= 1
-    assert sum(1 for _ in video.read_frames(tmp_path / "x.mp4")) == 1
-
-
-def test_nothing_is_left_behind_when_writing_fails(tmp_path):
-    (tmp_path / "x.mp4").write_text("an older result")
-    with pytest.raises(RuntimeError), video.VideoWriter(tmp_path / "x.mp4", 32, 32, 25) as writer:
-        writer.write(np.zeros((32, 32, 3), np.uint8))
-        raise RuntimeError("the caller fails")
-    with pytest.raises(ValueError, match="no frame"), video.VideoWriter(tmp_path / "x.mp4", 32, 32, 25):
-        pass
-    with pytest.raises(ValueError, match="uint8"), video.VideoWriter(tmp_path / "x.mp4", 32, 32, 25) as writer:
-        writer.write(np.zeros((32, 30, 3), np.uint8))
-    assert [entry.name for entry in tmp_path.iterdir()] == ["x.mp4"]
-    assert (tmp_path / "x.mp4").read_text() == "an older result"
-
-
-def test_what_cannot_be_written_is_told_before_the_first_frame(tmp_path, monkeypatch):
-    write_flash(tmp_path / "x.mkv", Fraction(25), 5, 10)
-    with pytest.raises(UserError, match=r"name it x\.mp4"):
-        video.VideoWriter(tmp_path / "x.avi", 32, 32, 25)
-    for width, sound, words in [(32, "none.wav", "does not exist"), (10**6, "x.mkv", "cannot write")]:
-        with pytest.raises(UserError, match=words):
-            video.VideoWriter(tmp_path / "y.mp4", width, 32, 25, audio=tmp_path / sound).__enter__()
-    monkeypatch.setattr(video, "H264", "nonesuch")
-    with pytest.raises(UserError, match="no encoder nonesuch"):
-        video.VideoWriter(tmp_path / "y.mp4", 32, 32, 25).__enter__()
-    assert [entry.name for entry in tmp_path.iterdir()] == ["x.mkv"]
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".bmp"])
@@ -425,7 +328,7 @@ def test_rates_are_rational():
 @pytest.mark.parametrize("folder", ["grid", "addresses", "lrw_ar"])
 def test_frames_and_sound_of_real_clips_are_as_long_as_told(folder):
     clips = sorted((DATA / folder / "main").glob("*/*.mp4"), key=lambda clip: clip.stat().st_size)
-    for clip in clips[: len(clips) // 2 : len(clips) // 4]:
+    for clip in clips[:2]:
         info = video.probe(clip)
         assert sum(1 for _ in video.read_frames(clip)) == info.num_frames
         assert abs(len(audio.load_wav(clip)) / 16_000 - info.duration_s) < 0.2
