@@ -49,9 +49,7 @@ class Colour(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class VideoInfo:
-    """What `read_frames` gives: upright, of square pixels, at a constant rate. num_frames is what the file's packets tell;
-    damage at its end may leave fewer.
-    """
+    """What `read_frames` gives: upright, square pixels, constant rate. Damage at the end may leave fewer frames."""
 
     width: int
     height: int
