@@ -120,6 +120,21 @@ def test_samples_of_64_targets_are_learned_by_heart(data):
     assert np.mean(errors[-1]) < 0.25 * np.mean(errors[0])
 
 
+def test_settled_statistics_are_those_of_all_batches():
+    generator = build_generator("basic", width=TINY)
+    batches = [random_batch(np.random.default_rng(number), 4) for number in range(3)]
+    kernels = [keras.ops.convert_to_numpy(v).copy() for v in generator.trainable_variables]
+    training.settle_statistics(generator, batches)
+    first = next(layer for layer in generator.layers if isinstance(layer, keras.layers.Conv2D))
+    norm = next(layer for layer in generator.layers if isinstance(layer, keras.layers.BatchNormalization))
+    source = "face" if first.input.shape[-1] == 6 else "mel"
+    outputs = np.stack([keras.ops.convert_to_numpy(first(x[source])) for x, _ in batches])
+    np.testing.assert_allclose(norm.moving_mean, outputs.mean(axis=(0, 1, 2, 3)), atol=1e-4)
+    assert norm.momentum == 0.8
+    for variable, kernel in zip(generator.trainable_variables, kernels, strict=True):
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(variable), kernel)
+
+
 def test_training_is_resumed_as_if_it_had_never_stopped(data, tmp_path, capsys):
     more = ("--steps_per_epoch", 4, "--seed", 5, "--checkpoint_freq", 2)
     assert train.main(options_for(data, tmp_path / "whole", *more, "--steps", 7)) == 0
