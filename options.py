@@ -81,7 +81,7 @@ def add_training_args(parser, *, lr, name):
     add("--landmark_weight", type=float, default=0.0, help="of the lips' landmarks' error (default: %(default)s)")
     add("--balance", action="store_true", help="draw rare speakers more often, by the root of what there is of each")
     add("--augment", action="store_true", help="mirror faces, shift them a little, change their colours")
-    add("--n_gpu", type=positive_int, default=1, help="GPUs of this machine (default: %(default)s)")
+    add("--n_gpu", type=positive_int, default=1, help="accepted: one device trains, several are not supported yet")
     add("--backend", choices=("tensorflow", "jax"), help="default: KERAS_BACKEND, or tensorflow")
     add("--workers", type=positive_int, default=2, help="threads that read data (default: %(default)s)")
     add(

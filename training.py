@@ -312,6 +312,10 @@ def train(*, with_discriminator, data_root, filelists, logdir, model, width, img
           **recorded):  # fmt: skip
     """Train as the options of the same names say, and return the exit status: 0, or 75 when stopped and resumable."""
     values = {k: v for k, v in locals().items() if k != "recorded"} | recorded
+    if recorded.get("all_images"):
+        print("--all_images is ignored: folders are indexed anew")
+    if recorded.get("n_gpu", 1) > 1:
+        print(f"WARNING: --n_gpu {recorded['n_gpu']}: one device trains; several are not supported yet")
     gpu = options.has_gpu()
     batch_size = batch_size or (96 if gpu else 16)
     precision = precision or ("mixed_bfloat16" if gpu or options.has_bfloat16() else "float32")
