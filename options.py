@@ -1,9 +1,12 @@
 """Options that several scripts share, and the choice of backend: all that is settled before Keras is imported."""
 
 import argparse
+import importlib.util
 import os
 import pathlib
 import sys
+
+from errors import UserError
 
 BACKENDS = ("tensorflow", "jax", "openvino")
 
@@ -49,6 +52,10 @@ def set_backend(wanted, default):
             print(f"warning: Keras already runs on {current}; --backend {wanted} is ignored", file=sys.stderr)
         return current
     backend = wanted or os.environ.get("KERAS_BACKEND") or default
+    if backend not in BACKENDS or importlib.util.find_spec(backend) is None:
+        raise UserError(
+            f"--backend {backend} is not installed; pip install {backend}, or choose of {', '.join(BACKENDS)}"
+        )
     os.environ["KERAS_BACKEND"] = backend
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     return backend
