@@ -200,8 +200,10 @@ class _Tracker:
                 squares.append(square := moved)
             if len(squares) == len(frames) and overlap(square, right) > 0.6:
                 return squares
-        middle = len(frames) // 2
-        square = self.near(frames[middle], left if left is not None else right)
+        middle, known = len(frames) // 2, left if left is not None else right
+        square = self.near(frames[middle], known)
+        if square is None:  # gone, or in a pan farther than the region that was searched
+            square = self.again(frames[middle], known)
         before = self.settle(frames[:middle], left, square)
         return [*before, square, *self.settle(frames[middle + 1 :], square, right)]
 
