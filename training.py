@@ -155,7 +155,8 @@ class Checkpoints(keras.callbacks.Callback):
         """Write the weights of each network for users, and the state of training."""
         step, described = self.model, self.save_generator()
         if step.discriminator:
-            save_discriminator(self.folder / f"{self.name}_disc{ENDING}", step.discriminator, described)
+            described_disc = described | {"model": "discriminator"}
+            save_discriminator(self.folder / f"{self.name}_disc{ENDING}", step.discriminator, described_disc)
         with whole_file(self.folder / STATE_NAME) as temporary:
             step.save_weights(temporary, overwrite=True)
             with h5py.File(temporary, "a") as file:
