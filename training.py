@@ -227,7 +227,7 @@ def _start(wanted, resume, resume_gen, resume_disc, with_discriminator):
         generator, info = load_generator(gen_file, kind, img_size, width)
         print(f"{gen_file}: a generator's weights ({info['format']}); batches are counted from 0")
     else:
-        generator = build_generator(kind, img_size, width, synchronized=False)
+        generator = build_generator(kind, img_size, width)
     if not with_discriminator:
         return generator, None, state
     if resume_disc:
@@ -264,8 +264,13 @@ def _open_folder(logdir, state):
 
 def _record(folder, values, state):
     """Write args.json; of stats.jsonl keep only what came before the state that is resumed."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    record = {"command": sys.argv, "options": values, "hparams": hparams.as_dict(), "git": commit.stdout.strip()}
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+        ).stdout.strip()
+    except FileNotFoundError:  # no git on this machine
+        commit = ""
+    record = {"command": sys.argv, "options": values, "hparams": hparams.as_dict(), "git": commit}
     record |= {"versions": {"python": platform.python_version(), "keras": keras.__version__}}
     record |= {"backend": keras.backend.backend()}
     name = "args.json" if not state else f"args_from_epoch_{state['epoch'] + 1}_batch_{state['batch']}.json"
