@@ -6,26 +6,16 @@ import signal
 import subprocess
 import sys
 import time
-import wave
 
 import cv2
 import numpy as np
 import pytest
+from sounds import write_wav
 
 import batch_inference
 import video
 
 ROOT = pathlib.Path(__file__).parents[1]
-
-
-def write_wav(path, seconds):
-    tone = 8000 * np.sin(np.arange(round(seconds * 16_000)) * 0.2)
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(16_000)
-        file.writeframes(tone.astype("<i2").tobytes())
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import wave
 import cv2
 import numpy as np
 import pytest
+from sounds import write_wav
 
 import dataset
 import preprocess
@@ -33,21 +34,11 @@ def face_frames(num_frames):
         yield picture
 
 
-def write_sound(path, seconds):
-    tone = 8000 * np.sin(np.arange(round(16_000 * seconds)) * 0.2)
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(16_000)
-        file.writeframes(tone.astype("<i2").tobytes())
-    return path
-
-
 def write_video(path, frames, fps=25, sound=True):
     """A video of the frames, with a tone of the same length."""
     frames = list(frames)
     path.parent.mkdir(parents=True, exist_ok=True)
-    tone = write_sound(path.with_suffix(".tone.wav"), len(frames) / fps) if sound else None
+    tone = write_wav(path.with_suffix(".tone.wav"), len(frames) / fps) if sound else None
     with video.VideoWriter(path, frames[0].shape[1], frames[0].shape[0], fps, audio=tone) as writer:
         for frame in frames:
             writer.write(frame)
@@ -69,7 +60,7 @@ def videos(tmp_path_factory):
     (main / "bert/empty.mp4").touch()
     (main / "bert/cut_off.mp4").write_bytes(good.read_bytes()[: good.stat().st_size * 4 // 5])
     (main / "bert/text.mp4").write_text("no video at all\n" * 100)
-    write_sound(main / "bert/deaf.wav", 1).rename(main / "bert/deaf.mp4")
+    write_wav(main / "bert/deaf.wav", 1).rename(main / "bert/deaf.mp4")
     (root / "filelists").mkdir()
     listed = [f"{path.parent.name}/{path.stem}" for path in sorted(main.glob("*/*.mp4"))]
     (root / "filelists/train.txt").write_text("\n".join([*listed, "anna/absent", ""]))
