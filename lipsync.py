@@ -25,6 +25,7 @@ import video
 from audio import load_wav, mel_window, melspectrogram
 from audio_hparams import hparams
 from errors import UserError
+from paste import paste_back
 
 STILL_FPS = 25  # frames a second of a result made from a still picture
 
@@ -330,7 +331,7 @@ def _pasted(generated, seconds):
             crops = iter(crops)
             for frame, box in zip(batch.frames, batch.boxes, strict=True):
                 with _timed(seconds, "paste"):
-                    frame = frame if box is None else faces.paste_back(frame, next(crops), box)
+                    frame = frame if box is None else paste_back(frame, next(crops), box)
                 yield frame, box is not None
 
 

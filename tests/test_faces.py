@@ -7,7 +7,7 @@ import pytest
 
 import faces
 from errors import UserError
-from faces import FaceDetector, crop, final_box, find_boxes, generator_input, lower_half_mask, overlap, paste_back
+from faces import FaceDetector, crop, final_box, find_boxes, generator_input, overlap
 
 ASTRONAUT = pathlib.Path(__file__).parent.parent / "examples" / "astronaut.jpg"
 
@@ -133,33 +133,6 @@ def test_the_generator_sees_the_reference_whole_and_the_target_without_its_lower
     np.testing.assert_array_equal(six[..., :3], reference.astype("float32") / np.float32(255))
     np.testing.assert_array_equal(six[:, :48, :, 3:], pose[:, :48].astype("float32") / np.float32(255))
     assert not six[:, 48:, :, 3:].any()
-
-
-def test_paste_back_changes_the_lower_half_inside_the_mask_only(astronaut):
-    rng, box = np.random.default_rng(0), (40, 190, 60, 190)
-    generated = rng.integers(0, 256, (96, 96, 3), dtype="uint8")
-    result = paste_back(astronaut, generated, box)
-    mask = np.zeros(astronaut.shape[:2], np.float32)
-    mask[40:190, 60:190] = lower_half_mask(150, 130)
-    changed = (result != astronaut).any(axis=-1)
-    assert not changed[mask == 0].any()
-    assert changed[mask > 0.5].mean() > 0.9
-    assert not mask[: (40 + 190) // 2].any() and not mask[189].any()
-
-
-def test_paste_back_of_the_same_face_in_other_colours_leaves_no_step(astronaut, hog):
-    (box,), _ = find_boxes([astronaut], 25, hog)
-    same = crop(astronaut, box, 96)
-    result = paste_back(astronaut, np.clip(same.astype(int) + np.array([12, -9, 7]), 0, 255).astype(np.uint8), box)
-    difference = cv2.blur(result.astype(np.float32) - astronaut.astype(np.float32), (5, 5))
-    assert np.abs(difference).mean(axis=(0, 1)).max() < 1
-    assert np.abs(difference).max() < 12
-
-
-def test_paste_back_works_at_the_edges_of_the_picture(astronaut):
-    generated = np.full((96, 96, 3), 128, np.uint8)
-    for box in ((-40, 90, -30, 100), (180, 300, 170, 290), (-10, 300, -10, 300)):
-        assert paste_back(astronaut, generated, box).shape == astronaut.shape
 
 
 def test_a_packed_detector_file_is_taken_and_a_wrong_one_refused_in_one_line(tmp_path):
