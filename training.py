@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 
 import cv2
 import h5py
@@ -32,8 +33,9 @@ from discriminator import build_discriminator
 from errors import UserError, whole_file
 from faces import generator_input
 from generator import build_generator
+from memory import KeepsMemory
 from metrics import area_under_curve
-from mouth import MouthLoss, prepare_expert
+from mouth import MouthLoss, prepare_expert, pretrain_audio_encoder
 from step import TrainingStep
 
 STATE_NAME = "state.weights.h5"
@@ -303,18 +305,16 @@ def read_datasets(data_root, filelists, img_size, **sampling):
     return datasets
 
 
-def _mouth_loss(dataset, data_root, img_size, mouth_weight, landmark_weight):
-    """The two losses beyond the paper's, or None where both weights are 0."""
-    if not mouth_weight and not landmark_weight:
-        return None
-    path = pathlib.Path(data_root) / f"mouth_expert_{img_size}{ENDING}"
-    expert = prepare_expert(dataset, path) if landmark_weight else None
-    return MouthLoss(expert, img_size, mouth_weight, landmark_weight)
+def _mouth_expert(dataset, data_root):
+    """The mouth expert of these training clips, kept in data_root; other clips have another one."""
+    names = "\n".join("/".join(clip.folder.parts[-2:]) for clip in dataset.clips)
+    which = f"{dataset.img_size}_{zlib.crc32(names.encode()):08x}"
+    return prepare_expert(dataset, pathlib.Path(data_root) / f"mouth_expert_{which}{ENDING}")
 
 
 def train(*, with_discriminator, data_root, filelists, logdir, model, width, img_size, checkpoint_name, checkpoint_freq,
           epochs, steps, steps_per_epoch, batch_size, lr, lr_decay_steps, precision, mouth_weight, landmark_weight,
-          balance, augment, workers, val_samples, seed, resume=None, resume_gen=None, resume_disc=None,
+          pretrain_audio, balance, augment, workers, val_samples, seed, resume=None, resume_gen=None, resume_disc=None,
           **recorded):  # fmt: skip
     """Train as the options of the same names say, and return the exit status: 0, or 75 when stopped and resumable."""
     values = {k: v for k, v in locals().items() if k != "recorded"} | recorded
@@ -331,7 +331,10 @@ def train(*, with_discriminator, data_root, filelists, logdir, model, width, img
     keras.config.set_dtype_policy(precision)
     wanted = (model, img_size, width)
     generator, discriminator, state = _start(wanted, resume, resume_gen, resume_disc, with_discriminator)
-    mouth_loss = _mouth_loss(train_set, data_root, img_size, mouth_weight, landmark_weight)
+    expert = _mouth_expert(train_set, data_root) if landmark_weight or pretrain_audio else None
+    if pretrain_audio and not (state or resume or resume_gen):
+        pretrain_audio_encoder(generator, expert, train_set, val_set, pretrain_audio, seed)
+    mouth_loss = MouthLoss(expert, img_size, mouth_weight, landmark_weight) if mouth_weight or landmark_weight else None
     step = TrainingStep(generator, discriminator, mouth=mouth_loss)
     rate = keras.optimizers.schedules.CosineDecay(lr, lr_decay_steps) if lr_decay_steps else lr
     step.compile(optimizer=keras.optimizers.Adam(rate))
@@ -367,7 +370,7 @@ def _loop(step, train_set, checkpoints, report, state, per_epoch, epochs, steps,
                 if begin < end:
                     batches = Batches(train_set, batch_size, seed, epoch, begin, end, workers)
                     shown = "auto" if sys.stdout.isatty() else 2
-                    callbacks = [checkpoints, report]
+                    callbacks = [checkpoints, report, KeepsMemory()]
                     step.fit(
                         batches,
                         initial_epoch=epoch,
