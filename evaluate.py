@@ -1,12 +1,14 @@
 """Measure how good a generator's mouths are, and whether they go with the sound.
 
     python evaluate.py --checkpoint_path weights/lipgan.weights.h5 --data_root grid_preprocessed --filelists grid_lists
+    python evaluate.py --videos results/ --originals originals/
 
-Every number stands beside three that a model must beat: one far frame of the clip copied, the clip's mean face, and the
-same network fed with another clip's sound.
+Every number stands beside those that a model must beat: one far frame of the clip copied, the clip's mean face, and the
+same network fed with another clip's sound. The second form scores finished videos, of any program, against originals.
 """
 
 import argparse
+import csv
 import json
 import pathlib
 
@@ -14,153 +16,175 @@ import numpy as np
 from tqdm import tqdm
 
 import options
-from audio_hparams import hparams
 from errors import UserError, script, whole_file
 
-ROWS = ("own sound", "another clip's sound", "copied reference", "mean face of the clip")
+EXPLAINED = """
+L1, PSNR (dB), SSIM: of the crop, and of the mouth's part of it. sharpness: variance of the mouth's Laplacian,
+in parts of the truth's. spectrum: distance of the mouth's power spectrum, dB. colour step: across the pasted
+mouth's border, above the truth's own, grey levels. LMD: distance of the lips' landmarks, % of the eyes'
+distance. correlation: of mouth opening with the true one, at lag 0. lag: frames by which the lips are late,
+where that is highest. in time: share of clips with a lag within one frame. opening: its standard deviation in
+parts of the truth's. disc distance: of the crops and the clip's sound."""
 
 
 def parse_args(argv=None):
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXPLAINED, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
-    add("--checkpoint_path", required=True, help="the generator: X.weights.h5, or a legacy .h5")
+    add("--checkpoint_path", help="the generator: X.weights.h5, or a legacy .h5")
     add("--disc_checkpoint_path", help="a discriminator: also tell how well it knows a clip's sound from another's")
-    add("--model", choices=("basic", "residual"), help="which generator it is (default: as the checkpoint says)")
-    add("--data_root", required=True, help="folder made by preprocess.py")
+    add(
+        "--model", choices=("basic", "residual", "warp"), help="which generator it is (default: as the checkpoint says)"
+    )
+    add("--data_root", help="folder made by preprocess.py")
     add("--filelists", default="filelists/", help="folder of the lists (default: %(default)s)")
     add("--split", choices=("train", "val", "test"), default="test", help="which list (default: %(default)s)")
     add("--max_clips", type=options.positive_int, help="score so many clips, evenly spaced (default: all)")
+    add("--videos", type=pathlib.Path, help="score the finished videos of this folder instead of a generator")
+    add("--originals", type=pathlib.Path, help="folder of their originals, which have the same names before the ending")
+    add("--detector", choices=("cnn", "hog"), default="cnn", help="finds the originals' faces (default: %(default)s)")
     add("--batch_size", type=options.positive_int, default=16, help="faces at a time (default: %(default)s)")
     add("--json", type=pathlib.Path, help="write all numbers, clip by clip, to this file")
+    add("--csv", type=pathlib.Path, help="write all numbers, a line for each clip and row, to this file")
+    add("--picture_dir", type=pathlib.Path, help="write truth | result | reference and mouth opening of clips here")
+    add("--max_pictures", type=options.positive_int, default=8, help="clips that are pictured (default: %(default)s)")
     add("--backend", choices=options.BACKENDS, help="default: KERAS_BACKEND, or openvino")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    wanted = ("videos", "originals") if args.videos or args.originals else ("checkpoint_path", "data_root")
+    if missing := [f"--{name}" for name in wanted if getattr(args, name) is None]:
+        parser.error(f"the following arguments are required: {', '.join(missing)}")
+    return args
 
 
 @script
 def main(argv=None):
-    """Print the table. Returns an exit status."""
+    """Print the tables. Returns an exit status."""
     args = parse_args(argv)
     options.set_backend(args.backend, default="openvino")
+    if args.videos:
+        from finished import score_videos
+
+        clips, total, skipped = score_videos(args.videos, args.originals, args.detector)
+    else:
+        clips, total, skipped = scored_clips(
+            args.checkpoint_path, args.model, args.disc_checkpoint_path, args.data_root, args.filelists, args.split,
+            args.max_clips, args.batch_size,
+        )  # fmt: skip
+    scores = {}
+    for clip in tqdm(clips, "clips", total, dynamic_ncols=True):
+        scores[clip.name] = clip.scores
+        if args.picture_dir and len(scores) <= args.max_pictures:
+            write_pictures(args.picture_dir, clip)
+    if not scores:
+        raise UserError(f"no clip could be scored ({'; '.join(f'{n}: {why}' for why, n in skipped.items())})")
+    report(scores, skipped)
+    if args.json:
+        write_json(args.json, scores, skipped)
+    if args.csv:
+        write_csv(args.csv, scores)
+    return 0
+
+
+def scored_clips(checkpoint_path, model, disc_checkpoint_path, data_root, filelists, split, max_clips, batch_size):
+    """The ScoredClips of a list, one after another; how many there are; and clips left out, counted by reason."""
     from checkpoint import load_discriminator, load_generator
     from dataset import FaceDataset, find_clips
-    from mouth import LipLandmarks
+    from scoring import score_clips
 
-    generator, info = load_generator(args.checkpoint_path, args.model)
-    clips, notes = find_clips(args.data_root, args.split, args.filelists)
+    generator, info = load_generator(checkpoint_path, model)
+    clips, notes = find_clips(data_root, split, filelists)
     print("\n".join(notes), end="\n" if notes else "")
-    if args.max_clips and len(clips) > args.max_clips:
-        clips = [clips[i] for i in np.linspace(0, len(clips) - 1, args.max_clips).astype(int)]
+    if max_clips and len(clips) > max_clips:
+        clips = [clips[i] for i in np.linspace(0, len(clips) - 1, max_clips).astype(int)]
     dataset = FaceDataset(clips, info["img_size"])
     if len(dataset.clips) < 2:
-        raise UserError(f"{args.split}.txt has {len(dataset.clips)} clip to score: another clip's sound needs two")
-    if args.disc_checkpoint_path:
-        print(sync_line(dataset, load_discriminator(args.disc_checkpoint_path)[0], args.batch_size), flush=True)
-    landmarks, scores = LipLandmarks(), {row: {} for row in ROWS}
-    for number, clip in enumerate(tqdm(dataset.clips, "clips", dynamic_ncols=True)):
-        truth, results = results_of_clip(dataset, number, generator, args.batch_size)
-        lips = np.stack([landmarks(crop) for crop in truth])
-        for row, crops in results.items():
-            scores[row]["/".join(clip.folder.parts[-2:])] = score(crops, truth, lips, landmarks)
-    report(scores, dataset.skipped, args.json)
-    return 0
+        raise UserError(f"{split}.txt has {len(dataset.clips)} clip to score: another clip's sound needs two")
+    discriminator = load_discriminator(disc_checkpoint_path)[0] if disc_checkpoint_path else None
+    if discriminator:
+        print(sync_line(dataset, discriminator, batch_size), flush=True)
+    return score_clips(dataset, generator, batch_size, discriminator), len(dataset.clips), dataset.skipped
 
 
 def sync_line(dataset, discriminator, batch_size):
     """How often real faces with their own sound are nearer than with another clip's, at the same frames, as a line."""
     from metrics import area_under_curve, interval
+    from scoring import other_clip, predicted
 
     areas = []
     for number, clip in enumerate(dataset.clips):
         frames = [int(frame) for frame in clip.targets]
         crops = np.stack([dataset.read_crop(number, frame) for frame in frames]).astype("float32") / 255
-        own, other = sounds_of_clip(dataset, number, frames)
-        areas.append(
-            area_under_curve(*(_predicted(discriminator, crops, mels, batch_size)[:, 0] for mels in (own, other)))
+        other, other_frames = other_clip(dataset, number, frames)
+        mels = (
+            np.stack([dataset.mel_window(number, frame) for frame in frames])[..., None],
+            np.stack([dataset.mel_window(other, frame) for frame in other_frames])[..., None],
         )
+        areas.append(area_under_curve(*(predicted(discriminator, crops, m, batch_size)[:, 0] for m in mels)))
     mean, low, high = interval(areas)
     what = f"area under the curve, own against another clip's sound, {len(areas)} clips"
     return f"{what}: {mean:.3f} ({low:.3f} to {high:.3f})"
 
 
-def sounds_of_clip(dataset, number, frames):
-    """The mel windows (N, 80, 27, 1) of these frames, and the next clip's windows in their place."""
-    other = (number + 1) % len(dataset.clips)
-    inside = dataset.clips[other].inside
-    own = [dataset.mel_window(number, frame) for frame in frames]
-    wrong = [dataset.mel_window(other, inside[i % len(inside)]) for i in range(len(frames))]
-    return np.stack(own)[..., None], np.stack(wrong)[..., None]
+def report(scores, skipped):
+    """Print the table of all clips, that of each speaker's own sound, and what was left out, by reason."""
+    from scoring import table
 
-
-def results_of_clip(dataset, number, generator, batch_size):
-    """True crops of one clip's targets, (N, S, S, 3) uint8, and by row of the table what is compared with them."""
-    from faces import generator_input
-
-    clip = dataset.clips[number]
-    frames = [int(frame) for frame in clip.targets]
-    truth = np.stack([dataset.read_crop(number, frame) for frame in frames])
-    # One far frame for all: the clip's first, and for the frames near that one the last.
-    ends = [dataset.read_crop(number, int(clip.frame_ids[end])) for end in (0, -1)]
-    references = np.stack([ends[int(frame - clip.frame_ids[0] < hparams.min_reference_gap)] for frame in frames])
-    faces = generator_input(references, truth)
-    results = {
-        row: np.round(_predicted(generator, faces, mels, batch_size) * 255).clip(0, 255).astype("uint8")
-        for row, mels in zip(ROWS, sounds_of_clip(dataset, number, frames), strict=False)
-    }
-    mean = np.broadcast_to(truth.mean(0).round().astype("uint8"), truth.shape)
-    return truth, results | {"copied reference": references, "mean face of the clip": mean}
-
-
-def _predicted(network, faces, mels, batch_size):
-    """The network's output for all, in whole batches: compiled networks are made for one size."""
-    count = len(faces)
-    faces, mels = (np.concatenate([a, np.repeat(a[-1:], -count % batch_size, axis=0)]) for a in (faces, mels))
-    starts = range(0, len(faces), batch_size)
-    parts = [network.predict_on_batch([faces[i : i + batch_size], mels[i : i + batch_size]]) for i in starts]
-    return np.concatenate([np.asarray(part) for part in parts])[:count]
-
-
-def score(crops, truth, lips, landmarks):
-    """All numbers of one clip by name. lips: the truth's, (N, 20, 2)."""
-    import metrics
-
-    still = bool((crops == crops[:1]).all())
-    ours = np.stack([landmarks(crop) for crop in (crops[:1] if still else crops)])
-    ours = np.broadcast_to(ours, lips.shape)
-    mouth, true_mouth = metrics.mouth_region(crops), metrics.mouth_region(truth)
-    return {
-        "L1": metrics.mean_absolute_error(crops, truth),
-        "PSNR": metrics.psnr(crops, truth),
-        "mouth L1": metrics.mean_absolute_error(mouth, true_mouth),
-        "mouth PSNR": metrics.psnr(mouth, true_mouth),
-        "LMD": metrics.landmark_distance(ours, lips),
-        "correlation": metrics.opening_correlation(ours, lips),
-        "lag": metrics.best_lag(ours, lips),
-    }
-
-
-def report(scores, skipped, path):
-    """Print the table of means with 95 % intervals over clips, and write the JSON where one is wanted."""
-    from metrics import interval
-
-    names = list(next(iter(next(iter(scores.values())).values())))
-    table = {
-        row: {name: interval([clip[name] for clip in clips.values()]) for name in names}
-        for row, clips in scores.items()
-    }
-    print(f"| {len(scores[ROWS[0]])} clips | {' | '.join(names)} |")
-    print("|---" * (len(names) + 1) + "|")
-    for row, values in table.items():
-        cells = [
-            "-" if np.isnan(mean) else f"{mean:.3f} ({low:.3f} to {high:.3f})" for mean, low, high in values.values()
-        ]
-        print(f"| {row} | {' | '.join(cells)} |")
+    print_table(f"{len(scores)} clips", table(scores))
+    speakers = {}
+    for name in scores:
+        speakers.setdefault(name.split("/")[0], []).append(name)
+    if len(speakers) > 1:
+        first = next(iter(next(iter(scores.values()))))
+        rows = {f"{s}, {len(names)}": table(scores, names)[first] for s, names in speakers.items()}
+        print_table(f"{first}, by speaker", rows)
     for reason, count in skipped.items():
         print(f"{count} clips could not be scored: {reason}")
-    if path:
-        with whole_file(path) as temporary:
-            whole = {"mean_low_high": table, "clips": scores, "skipped": dict(skipped)}
-            temporary.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+
+
+def print_table(title, rows):
+    """Print {row: {number: (mean, low, high)}} as Markdown, with what does not vary or is not there left out."""
+    names = list(next(iter(rows.values())))
+    print(f"\n| {title} | {' | '.join(names)} |")
+    print("|---" * (len(names) + 1) + "|")
+    for row, values in rows.items():
+        cells = [
+            "-" if np.isnan(m) else f"{m:.3f}" if low == high else f"{m:.3f} ({low:.3f} to {high:.3f})"
+            for m, low, high in values.values()
+        ]
+        print(f"| {row} | {' | '.join(cells)} |")
+
+
+def write_json(path, scores, skipped):
+    """All numbers: {"mean_low_high": {row: {number: ...}}, "clips": {clip: {row: {number: ...}}}, "skipped": ...}."""
+    from scoring import table
+
+    with whole_file(path) as temporary:
+        whole = {"mean_low_high": table(scores), "clips": scores, "skipped": dict(skipped)}
+        temporary.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+
+
+def write_csv(path, scores):
+    """All numbers, a line for each clip and row of the table."""
+    numbers = list(dict.fromkeys(number for rows in scores.values() for values in rows.values() for number in values))
+    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["clip", "row", *numbers])
+        writer.writeheader()
+        for name, rows in scores.items():
+            writer.writerows({"clip": name, "row": row, **values} for row, values in rows.items())
+
+
+def write_pictures(folder, clip):
+    """The clip's sheet, truth | result | reference, and its mouth opening over time, as PNGs named after it."""
+    from figures import write_opening, write_sheet
+
+    folder.mkdir(parents=True, exist_ok=True)
+    result, reference = next(iter(clip.results)), "copied reference"
+    stem = clip.name.replace("/", "_")
+    write_sheet(folder / f"{stem}.png", [clip.truth, clip.results[result], clip.results[reference]])
+    shown = {row: clip.results[row] for row in (result, "another clip's sound") if row in clip.results}
+    write_opening(folder / f"{stem}_opening.png", clip.name, clip.frames, clip.landmarks, shown)
 
 
 if __name__ == "__main__":

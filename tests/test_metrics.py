@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 
@@ -32,9 +33,62 @@ def test_a_mouth_that_never_moves_has_no_correlation():
     assert np.isnan(metrics.opening_correlation(still, truth)) and np.isnan(metrics.best_lag(still, truth))
 
 
-def test_landmark_distance_is_in_per_cent_of_the_crop():
-    lips = np.zeros((5, 20, 2))
-    assert metrics.landmark_distance(lips + np.array([0.03, 0.04]), lips) == pytest.approx(5)
+def test_landmark_distance_is_that_of_the_lips_after_the_eyes_are_aligned():
+    rng = np.random.default_rng(0)
+    truth = rng.random((5, 68, 2))
+    left, right = (truth[:, eye].mean(axis=1) for eye in metrics.EYES)
+    turn = np.array([[0.8, -0.3], [0.3, 0.8]])  # a face that is turned, smaller and elsewhere
+    assert metrics.landmark_distance(truth @ turn + (3, 4), truth) == pytest.approx(0, abs=1e-9)
+    moved = truth.copy()
+    moved[:, 48:68, 1] += 0.1 * np.linalg.norm(right - left, axis=-1)[:, None]
+    assert metrics.landmark_distance(moved, truth) == pytest.approx(10)
+
+
+def test_ssim_is_scikit_image_s():
+    from skimage.metrics import structural_similarity
+
+    rng = np.random.default_rng(0)
+    truth = cv2.GaussianBlur(rng.integers(0, 256, (40, 60, 3), dtype="uint8"), (0, 0), 2)
+    noisy = np.clip(truth + rng.normal(0, 9, truth.shape), 0, 255).astype("uint8")
+    settings = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 255}
+    expected = structural_similarity(truth, noisy, channel_axis=2, **settings)
+    assert metrics.ssim(noisy[None], truth[None]) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_blurred_picture_is_less_sharp_and_lacks_high_frequencies():
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 256, (3, 48, 64, 3), dtype="uint8")
+    soft = np.stack([cv2.GaussianBlur(picture, (0, 0), 1) for picture in truth])
+    assert metrics.sharpness(truth, truth) == pytest.approx(1) and metrics.spectrum_distance(truth, truth) == 0
+    assert metrics.sharpness(soft, truth) < 0.2 and metrics.spectrum_distance(soft, truth) > 5
+
+
+def test_twice_the_contrast_is_6_dB_at_every_frequency():
+    rng = np.random.default_rng(0)
+    low = rng.integers(0, 128, (3, 48, 48, 3), dtype="uint8") // 2
+    assert metrics.spectrum_distance(low * 2, low) == pytest.approx(20 * np.log10(2), abs=0.1)
+
+
+def test_the_colour_step_is_what_pasting_leaves_of_another_colour():
+    rng = np.random.default_rng(0)
+    truth = np.full((2, 96, 96, 3), 120, "uint8") + rng.integers(0, 5, (2, 96, 96, 3), dtype="uint8")
+    assert metrics.colour_step(truth, truth) == pytest.approx(0, abs=0.2)
+    darker = truth - np.uint8(60)  # more than pasting makes up for
+    assert 15 < metrics.colour_step(darker, truth) < 60
+
+
+def test_the_opening_s_range_is_in_parts_of_the_truth_s():
+    true_opening = np.random.default_rng(0).random(40)
+    assert metrics.opening_range(lips_that_open(true_opening / 2 + 3), lips_that_open(true_opening)) == pytest.approx(
+        0.5
+    )
+
+
+def test_moments_without_a_mouth_are_left_out_of_the_correlation():
+    true_opening = np.random.default_rng(0).random(40)
+    truth, ours = lips_that_open(true_opening), lips_that_open(true_opening)
+    ours[3] = np.nan
+    assert metrics.opening_correlation(ours, truth) == pytest.approx(1)
 
 
 def test_the_interval_holds_the_mean_and_narrows_with_more_clips():

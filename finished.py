@@ -1,0 +1,78 @@
+"""Finished videos, of any program, scored against the originals that they were made from."""
+
+import collections
+import itertools
+
+import cv2
+import numpy as np
+
+import faces
+import video
+from audio_hparams import hparams
+from errors import UserError
+from mouth import LipLandmarks
+from scoring import COPIED, MEAN, ScoredClip, score
+
+IMG_SIZE = 96
+ROW = "video"
+
+
+def score_videos(videos, originals, detector="cnn"):
+    """Score each video of one folder against the file of the same stem in another: (ScoredClips, how many, skipped).
+
+    Both are read at hparams.fps frames a second, from their first frame on. Faces are found in the original, and the
+    same boxes are cut from both; a video of another size is brought to the original's. The ScoredClips come one after
+    another, and skipped, a Counter by reason, is whole when they have ended. Raises UserError.
+    """
+    for folder in (videos, originals):
+        if not folder.is_dir():
+            raise UserError(f"{folder} is no folder; give --videos and --originals the folders of the two")
+    files = {path.stem: path for path in sorted(originals.iterdir()) if path.is_file()}
+    results = sorted(path for path in videos.iterdir() if path.is_file())
+    if not results:
+        raise UserError(f"{videos} holds no file; give --videos the folder of the finished videos")
+    skipped = collections.Counter()
+    return _scored(results, files, faces.FaceDetector(detector), skipped), len(results), skipped
+
+
+def _scored(results, files, detector, skipped):
+    landmarks = LipLandmarks()
+    for path in results:
+        if path.stem not in files:
+            skipped["no original of the same name"] += 1
+            continue
+        try:
+            lengths = [video.probe(file).duration_s for file in (path, files[path.stem])]
+            truth, crops, frames, count = _crops(path, files[path.stem], detector)
+        except UserError as e:
+            skipped[str(e)] += 1
+            continue
+        if len(frames) < hparams.min_crops:
+            skipped[f"fewer than {hparams.min_crops} frames with a face"] += 1
+            continue
+        if abs(lengths[0] - lengths[1]) > 1.5 / hparams.fps:
+            print(f"{path.name}: {lengths[0]:.2f} s, its original {lengths[1]:.2f} s; the first {count} frames count")
+        points = np.stack([landmarks.face(crop) for crop in truth])
+        ids = np.asarray(frames)
+        copied = np.where((ids - ids[0] < hparams.min_reference_gap)[:, None, None, None], truth[-1:], truth[:1])
+        rows = {ROW: crops, COPIED: copied, MEAN: np.broadcast_to(truth.mean(0).round().astype("uint8"), truth.shape)}
+        scores = {row: score(made, truth, points, landmarks) for row, made in rows.items()}
+        yield ScoredClip(path.stem, frames, truth, points, rows, scores)
+
+
+def _crops(result, original, detector):
+    """Crops (N, S, S, 3) of the original and of the result, their frame numbers, and how many frames both have."""
+    boxes, found = faces.find_boxes(video.read_frames(original, hparams.fps), hparams.fps, detector)
+    if not found.any():
+        raise UserError("no face found in the original")
+    truth, crops, frames, count = [], [], [], 0
+    pairs = zip(video.read_frames(original, hparams.fps), video.read_frames(result, hparams.fps), strict=False)
+    for count, (theirs, ours) in enumerate(itertools.islice(pairs, len(boxes)), 1):
+        if not found[count - 1]:
+            continue
+        if ours.shape != theirs.shape:
+            ours = cv2.resize(ours, theirs.shape[1::-1], interpolation=cv2.INTER_AREA)
+        for frame, kept in ((theirs, truth), (ours, crops)):
+            kept.append(faces.crop(frame, boxes[count - 1], IMG_SIZE))
+        frames.append(count - 1)
+    return np.stack(truth), np.stack(crops), frames, count

@@ -1,0 +1,149 @@
+"""Crops to numbers: what a generator makes of whole clips, what it is compared with, and tables over clips."""
+
+import dataclasses
+
+import numpy as np
+
+import metrics
+from audio_hparams import hparams
+from faces import generator_input
+from mouth import LIPS, LipLandmarks
+
+OWN, OTHER, LEAK = "own sound", "another clip's sound", "target as reference"
+COPIED, MEAN, OTHER_MOUTH = "copied reference", "mean face of the clip", "another clip's mouth"
+GENERATED = (OWN, OTHER, LEAK)
+ROWS = (*GENERATED, COPIED, MEAN, OTHER_MOUTH)
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoredClip:
+    """One clip, as its numbers and its pictures need it."""
+
+    name: str  # speaker/clip
+    frames: list  # (N,) frame numbers at hparams.fps
+    truth: np.ndarray  # (N, S, S, 3) uint8 BGR
+    landmarks: np.ndarray  # (N, 68, 2) of the truth, in parts of S
+    results: dict  # by row: (N, S, S, 3) uint8
+    scores: dict  # by row: numbers by name
+
+
+def score_clips(dataset, generator, batch_size=16, discriminator=None):
+    """Yield a ScoredClip for each clip of a `dataset.FaceDataset` (of two or more clips).
+
+    generator, discriminator: `keras.Model`s. Rows: the generator with the clip's own sound, with the next clip's
+    sound in its place, and with the target itself as reference (a bound: the answer lies in the input); one far
+    frame copied; the clip's mean face; and, as lips alone, the true mouth of the clip whose sound `another clip's
+    sound` has. That last one is how well a perfect network would do there: clips that pause at the same times agree
+    a little.
+    """
+    landmarks, lips_of = LipLandmarks(), {}
+
+    def true_landmarks(number):
+        if number not in lips_of:
+            clip = dataset.clips[number]
+            points = {int(f): landmarks.face(dataset.read_crop(number, int(f))) for f in clip.frame_ids}
+            lips_of[number] = points
+        return lips_of[number]
+
+    for number, clip in enumerate(dataset.clips):
+        frames = [int(frame) for frame in clip.targets]
+        truth = np.stack([dataset.read_crop(number, frame) for frame in frames])
+        points = np.stack([true_landmarks(number)[frame] for frame in frames])
+        other, other_frames = other_clip(dataset, number, frames)
+        own_mels = np.stack([dataset.mel_window(number, frame) for frame in frames])[..., None]
+        other_mels = np.stack([dataset.mel_window(other, frame) for frame in other_frames])[..., None]
+        far = far_frames(dataset, number, frames)
+        inputs = {OWN: (far, own_mels), OTHER: (far, other_mels), LEAK: (truth, own_mels)}
+        results = {
+            row: _generated(generator, generator_input(reference, truth), mels, batch_size)
+            for row, (reference, mels) in inputs.items()
+        }
+        results[COPIED] = far
+        results[MEAN] = np.broadcast_to(truth.mean(0).round().astype("uint8"), truth.shape)
+        scores = {row: score(crops, truth, points, landmarks) for row, crops in results.items()}
+        nowhere = np.full((68, 2), np.nan)
+        theirs = np.stack([true_landmarks(other).get(frame, nowhere) for frame in other_frames])
+        scores[OTHER_MOUTH] = lip_scores(theirs, points)
+        if discriminator is not None:
+            for row, crops in results.items():
+                scores[row]["disc distance"] = _distance(discriminator, crops, own_mels, batch_size)
+        lips_of.pop(number - 1, None)  # the last clip is compared with the first: that one is read again
+        yield ScoredClip("/".join(clip.folder.parts[-2:]), frames, truth, points, results, scores)
+
+
+def other_clip(dataset, number, frames):
+    """The clip whose sound is put in place of this one's, and as many of its frames: (clip, frames)."""
+    other = (number + 1) % len(dataset.clips)
+    inside = dataset.clips[other].inside
+    return other, [inside[i % len(inside)] for i in range(len(frames))]
+
+
+def far_frames(dataset, number, frames):
+    """One far frame for all, (N, S, S, 3) uint8: the clip's first, and for the frames near that one the last."""
+    ids = dataset.clips[number].frame_ids
+    ends = [dataset.read_crop(number, int(ids[end])) for end in (0, -1)]
+    return np.stack([ends[int(frame - ids[0] < hparams.min_reference_gap)] for frame in frames])
+
+
+def _generated(generator, faces, mels, batch_size):
+    return np.round(predicted(generator, faces, mels, batch_size) * 255).clip(0, 255).astype("uint8")
+
+
+def _distance(discriminator, crops, mels, batch_size):
+    return float(predicted(discriminator, crops.astype("float32") / np.float32(255), mels, batch_size).mean())
+
+
+def predicted(network, faces, mels, batch_size):
+    """The network's output for all, in whole batches: compiled networks are made for one size."""
+    count = len(faces)
+    faces, mels = (np.concatenate([a, np.repeat(a[-1:], -count % batch_size, axis=0)]) for a in (faces, mels))
+    starts = range(0, len(faces), batch_size)
+    parts = [network.predict_on_batch([faces[i : i + batch_size], mels[i : i + batch_size]]) for i in starts]
+    return np.concatenate([np.asarray(part) for part in parts])[:count]
+
+
+def score(crops, truth, points, landmarks):
+    """All numbers of one clip's crops (N, S, S, 3) uint8 by name. points: the truth's landmarks (N, 68, 2)."""
+    still = bool((crops == crops[:1]).all())
+    ours = np.stack([landmarks.face(crop) for crop in (crops[:1] if still else crops)])
+    mouth, true_mouth = metrics.mouth_region(crops), metrics.mouth_region(truth)
+    return {
+        "L1": metrics.mean_absolute_error(crops, truth),
+        "PSNR": metrics.psnr(crops, truth),
+        "SSIM": metrics.ssim(crops, truth),
+        "mouth L1": metrics.mean_absolute_error(mouth, true_mouth),
+        "mouth PSNR": metrics.psnr(mouth, true_mouth),
+        "mouth SSIM": metrics.ssim(mouth, true_mouth),
+        "sharpness": metrics.sharpness(mouth, true_mouth),
+        "spectrum": metrics.spectrum_distance(mouth, true_mouth),
+        "colour step": metrics.colour_step(crops, truth),
+        **lip_scores(np.broadcast_to(ours, points.shape), points),
+    }
+
+
+def lip_scores(points, truth):
+    """The numbers that landmarks (N, 68, 2) alone give."""
+    ours, theirs = points[:, LIPS], truth[:, LIPS]
+    lag = metrics.best_lag(ours, theirs)
+    return {
+        "LMD": metrics.landmark_distance(points, truth),
+        "correlation": metrics.opening_correlation(ours, theirs),
+        "lag": lag,
+        "in time": float("nan") if np.isnan(lag) else float(abs(lag) <= 1),
+        "opening": metrics.opening_range(ours, theirs),
+    }
+
+
+def table(scores, names=None):
+    """Means and intervals over clips: {row: {number: (mean, low, high)}}. scores: {clip: {row: {number: value}}}.
+
+    names: the clips that count (default: all). A number that a row lacks is nan.
+    """
+    clips = [scores[name] for name in (scores if names is None else names)]
+    rows = list(dict.fromkeys(row for clip in clips for row in clip))
+    numbers = list(dict.fromkeys(number for clip in clips for row in clip.values() for number in row))
+    nothing = float("nan")
+    return {
+        row: {n: metrics.interval([clip.get(row, {}).get(n, nothing) for clip in clips]) for n in numbers}
+        for row in rows
+    }

@@ -1,0 +1,145 @@
+"""evaluate.py: the table says who uses the sound, for generators and for finished videos."""
+
+import csv
+import json
+import pathlib
+
+import cv2
+import keras
+import numpy as np
+import pytest
+
+import evaluate
+import video
+from checkpoint import save_discriminator, save_generator
+from dataset import FaceDataset, write_clip
+from discriminator import build_discriminator
+from faces import crop
+from generator import build_generator
+from scoring import COPIED, GENERATED, MEAN, OTHER, OTHER_MOUTH, OWN, ROWS, score_clips, table
+
+TINY = 0.02
+NUM_FRAMES = 40
+
+
+ASTRONAUT = cv2.imread(str(pathlib.Path(__file__).parent.parent / "examples" / "astronaut.jpg"))
+CROP = crop(ASTRONAUT, (75, 193, 174, 276), 96)
+MOUTH_X, MOUTH_Y = 48, 62
+
+
+def face(level):
+    """The astronaut's crop, (96, 96, 3), with the chin drawn down under a mouth that is open by `level` in [0, 1]."""
+    y, x = np.mgrid[:96, :96].astype("float32")
+    gap = 12 * np.float32(level) * np.cos(np.clip((x - MOUTH_X) / 15, -1, 1) * np.pi / 2)
+    open_crop = cv2.remap(CROP, x, np.where(y > MOUTH_Y, np.maximum(y - gap, MOUTH_Y), y), cv2.INTER_LINEAR)
+    open_crop[(y > MOUTH_Y) & (y < MOUTH_Y + gap)] = (30, 20, 60)
+    return open_crop
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Two speakers with two clips each, in which the mouth is as open as the sound is loud."""
+    root, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    names = ["one/00001", "one/00002", "two/00001", "two/00002"]
+    for name in names:
+        loud = np.convolve(rng.random(NUM_FRAMES + 3), np.full(4, 0.25), "valid")
+        loud = (loud - loud.min()) / np.ptp(loud)
+        heard = np.interp(np.arange(128) / 3.2 - 0.5, np.arange(NUM_FRAMES), loud)  # 3.2 mel frames for each of video
+        mel = (heard * 6 - 3)[None].repeat(80, axis=0).astype("float32")
+        crops = np.stack([face(level) for level in loud]) + rng.integers(0, 4, (NUM_FRAMES, 96, 96, 3), dtype="uint8")
+        boxes = np.zeros((NUM_FRAMES, 4))
+        write_clip(root / "main" / name, crops, np.arange(NUM_FRAMES), boxes, mel, np.zeros(25_600))
+    (root / "test.txt").write_text("\n".join([*names, "two/00003"]))
+    return root
+
+
+class Speaker:
+    """A generator that draws the mouth that it hears, and takes no notice of the faces but of their colours."""
+
+    def predict_on_batch(self, inputs):
+        middle = inputs[1][:, 40, 13, 0]
+        return np.stack([face(level) for level in np.clip((middle + 3) / 6, 0, 1)]).astype("float32") / 255
+
+
+def test_a_generator_that_follows_the_sound_beats_all_baselines(data):
+    dataset = FaceDataset(sorted((data / "main").glob("*/*")))
+    clips = list(score_clips(dataset, Speaker()))
+    rows = table({clip.name: clip.scores for clip in clips})
+    assert tuple(rows) == ROWS
+    own = rows[OWN]
+    assert own["correlation"][0] > 0.9 and own["lag"][0] == 0 and own["in time"][0] == 1
+    assert own["opening"][0] == pytest.approx(1, abs=0.2)
+    for other in (OTHER, COPIED, MEAN):
+        assert own["mouth PSNR"][0] > rows[other]["mouth PSNR"][0] + 1
+        assert own["LMD"][0] < rows[other]["LMD"][0]
+    assert rows[OTHER]["correlation"][0] < 0.6
+    # With another sound a perfect network makes the other clip's mouth.
+    assert rows[OTHER]["correlation"][0] == pytest.approx(rows[OTHER_MOUTH]["correlation"][0], abs=0.1)
+    assert np.isnan(rows[MEAN]["correlation"][0]) and np.isnan(rows[OTHER_MOUTH]["PSNR"][0])
+
+
+def test_one_command_writes_tables_numbers_and_pictures(data, tmp_path, capsys):
+    keras.utils.set_random_seed(0)
+    weights, judge = tmp_path / "gen.weights.h5", tmp_path / "disc.weights.h5"
+    save_generator(weights, build_generator("basic", width=TINY), {"width": TINY})
+    save_discriminator(judge, build_discriminator(width=TINY), {"width": TINY, "model": "discriminator"})
+    line = f"--checkpoint_path {weights} --disc_checkpoint_path {judge} --data_root {data} --filelists {data}"
+    line += f" --json {tmp_path}/all.json --csv {tmp_path}/all.csv --picture_dir {tmp_path}/pictures --max_pictures 1"
+    assert evaluate.main(line.split()) == 0
+    told = capsys.readouterr().out
+    assert "| 4 clips | L1 | PSNR |" in told and "| own sound, by speaker |" in told and "| two, 2 |" in told
+    assert "area under the curve" in told and "1 of the 5 clips" in told
+    whole = json.loads((tmp_path / "all.json").read_text())
+    assert set(whole["clips"]) == {"one/00001", "one/00002", "two/00001", "two/00002"}
+    distances = [whole["clips"]["one/00001"][row]["disc distance"] for row in (*GENERATED, COPIED, MEAN)]
+    assert all(0 <= distance <= 2 for distance in distances) and len(set(distances)) > 2
+    with (tmp_path / "all.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 4 * len(ROWS)
+    assert float(lines[0]["PSNR"]) == whole["clips"][lines[0]["clip"]][lines[0]["row"]]["PSNR"]
+    assert {path.name for path in (tmp_path / "pictures").iterdir()} == {"one_00001.png", "one_00001_opening.png"}
+    assert cv2.imread(str(tmp_path / "pictures" / "one_00001.png")).shape == (3 * 96, 10 * 96, 3)
+
+
+def test_one_clip_is_too_few(data, tmp_path, capsys):
+    weights = tmp_path / "gen.weights.h5"
+    save_generator(weights, build_generator("basic", width=TINY), {"width": TINY})
+    (tmp_path / "test.txt").write_text("one/00001")
+    assert evaluate.main(f"--checkpoint_path {weights} --data_root {data} --filelists {tmp_path}".split()) == 1
+    assert "another clip's sound needs two" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def astronaut():
+    return ASTRONAUT[0:256, 96:352]
+
+
+def write(path, frames):
+    with video.VideoWriter(path, frames[0].shape[1], frames[0].shape[0], 25) as writer:
+        for frame in frames:
+            writer.write(frame)
+
+
+def test_a_finished_video_is_scored_against_the_original_of_its_name(astronaut, tmp_path, capsys):
+    results, originals = tmp_path / "results", tmp_path / "originals"
+    for folder in (results, originals):
+        folder.mkdir()
+    soft = cv2.GaussianBlur(astronaut, (0, 0), 2)
+    write(originals / "a.mp4", [astronaut] * 16)
+    write(results / "a.mp4", [soft] * 16)
+    write(results / "b.mp4", [soft] * 16)
+    line = f"--videos {results} --originals {originals} --detector hog --json {tmp_path}/all.json"
+    assert evaluate.main(line.split()) == 0
+    assert "1 clips could not be scored: no original of the same name" in capsys.readouterr().out
+    rows = json.loads((tmp_path / "all.json").read_text())["clips"]["a"]
+    assert rows["video"]["PSNR"] < rows[COPIED]["PSNR"] - 3
+    assert rows["video"]["sharpness"] < 0.5 and rows[COPIED]["sharpness"] == pytest.approx(1, abs=0.1)
+    assert rows["video"]["LMD"] < 5
+
+
+def test_what_cannot_be_scored_is_said_in_one_line(tmp_path, capsys):
+    assert evaluate.main(["--videos", str(tmp_path), "--originals", str(tmp_path / "none")]) == 1
+    assert "none is no folder" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        evaluate.main(["--videos", str(tmp_path)])
+    assert stop.value.code == 2
