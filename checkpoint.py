@@ -235,6 +235,8 @@ def _recognised(stored):
     # The first layer of the face's encoder is the only one with so many input channels.
     first = {(7, 6): "residual", (11, 6): "basic", (7, 3): "discriminator"}
     kind = next((first[s[0], s[2]] for s in kernels if (s[0], s[2]) in first), None)
+    if kind == "residual" and any(d.shape == (2,) for d in stored):  # the flow's two biases
+        kind = "warp"
     filters = {d.shape[0] for d in stored if d.ndim == 1 and d.shape[0] > 3}  # no gains, nor the output's
     width = _width(filters, (32, 64, 128, 256, 512) if kind == "discriminator" else (16, 32, 64, 128, 256, 512))
     if not kind or not width:

@@ -201,13 +201,15 @@ def inside_frames(num_mels: int, fps=hparams.fps) -> range:
 
 
 def augmented(batch, rng):
-    """The batch with faces mirrored, turned, shifted, stretched and coloured anew; the sound stays as it is.
+    """The batch with faces mirrored, turned, shifted, stretched and coloured anew, and other voices; in place.
 
-    Reference and target of a sample are changed alike. Without the shifts a network learns from few people that a mouth
-    is always at the same place, and paints it there in every face.
+    Reference and target of a sample are changed alike, and so are its two sounds. Without the shifts a network learns
+    from few people that a mouth is always at the same place, and paints it there in every face.
     """
     levels, size = np.arange(256, dtype="float32") / 255, batch["target"].shape[1]
-    for reference, target in zip(batch["reference"], batch["target"], strict=True):
+    for sample, (reference, target) in enumerate(zip(batch["reference"], batch["target"], strict=True)):
+        mels = np.stack([batch["mel"][sample, ..., 0], batch["wrong_mel"][sample, ..., 0]])
+        batch["mel"][sample, ..., 0], batch["wrong_mel"][sample, ..., 0] = other_voice(mels, rng)
         gains, gammas = rng.uniform(0.75, 1.25, 3), np.exp(rng.normal(0, 0.15) + rng.normal(0, 0.06, 3))
         table = np.stack([255 * np.clip(g * levels**y, 0, 1) for g, y in zip(gains, gammas, strict=True)], axis=-1)
         table = table[None].round().astype("uint8")
@@ -215,6 +217,19 @@ def augmented(batch, rng):
         for crop in (reference, target):
             crop[...] = cv2.LUT(cv2.warpAffine(crop, warp, (size, size), borderMode=cv2.BORDER_REPLICATE), table)
     return batch
+
+
+def other_voice(mels, rng):
+    """Mel windows (..., 80, W) as of another speaker and microphone: formants moved, louder or softer, over noise.
+
+    The bands are moved by some two of them (Jaitly and Hinton 2013 perturb the length of the vocal tract so).
+    """
+    source = np.clip(np.arange(hparams.num_mels) + rng.normal(0, 2), 0, hparams.num_mels - 1)
+    below = np.minimum(source.astype(int), hparams.num_mels - 2)
+    share = (source - below)[:, None]
+    moved = (1 - share) * mels[..., below, :] + share * mels[..., below + 1, :]
+    noise = rng.uniform(-5, -1) + rng.normal(0, 0.2, mels.shape)  # often under the scale's lower end, that is, none
+    return np.clip(np.maximum(moved + rng.normal(0, 0.4), noise), -4, 4).astype("float32")
 
 
 def _warp(size, rng):
@@ -237,7 +252,7 @@ class FaceDataset:
         """clips: folders, as from `find_clips`. mel_dtype: float16 holds mels to 0.001 of [-4, 4] in half the memory.
 
         balance: draw targets so that a speaker (the folder of the clip) weighs as the root of what there is of them.
-        augment: mirror half of the samples of `batch`, and change their colours, all crops of a sample alike.
+        augment: change faces and sounds as `augmented` does.
         Raises UserError when no clip can be used, or when the crops are not of `img_size`.
         """
         self.img_size, self.clips, self.skipped = img_size, [], collections.Counter()
@@ -304,14 +319,25 @@ class FaceDataset:
         key: (seed, epoch, number), of which the batch is a pure function and by which an epoch visits every target; or
         a numpy.random.Generator, which draws targets at random.
         """
-        if isinstance(key, np.random.Generator):
-            rng, targets = key, key.integers(len(self), size=size)
-        else:
-            seed, epoch, number = key
-            rng = np.random.default_rng((seed, epoch, number))
-            targets = self._order(seed, epoch)[np.arange(number * size, (number + 1) * size) % len(self)]
+        rng, targets = self._drawn(key, size)
         batch = self._read(targets, rng, only_other_clips=False)
         return augmented(batch, rng) if self._augment else batch
+
+    def sounds(self, key, size: int):
+        """The sounds of the batch of the same key: clips (B,) and frames (B,) int32, mels (B, 80, 27, 1) float32."""
+        rng, targets = self._drawn(key, size)
+        clips, frames = self._clip_of[targets], self._frame_of[targets]
+        mels = np.stack([self.mel_window(int(clip), int(frame)) for clip, frame in zip(clips, frames, strict=True)])
+        if self._augment:
+            mels = np.stack([other_voice(mel, rng) for mel in mels])
+        return clips, frames, mels[..., None]
+
+    def _drawn(self, key, size):
+        if isinstance(key, np.random.Generator):
+            return key, key.integers(len(self), size=size)
+        seed, epoch, number = key
+        targets = self._order(seed, epoch)[np.arange(number * size, (number + 1) * size) % len(self)]
+        return np.random.default_rng((seed, epoch, number)), targets
 
     def validation_batches(self, size: int, num_samples: int):
         """Yield the same whole batches every time: about `num_samples`, evenly spaced over all clips.

@@ -14,6 +14,8 @@ from keras import layers, ops
 import faces
 from audio_hparams import hparams
 from errors import UserError, whole_file
+from generator import MEETING
+from memory import KeepsMemory
 
 LIPS = slice(48, 68)  # of dlib's 68 landmarks
 SEEN_HEIGHT = 24  # rows of the lower half that the expert sees: finer ones would let it be fooled by single pixels
@@ -44,10 +46,14 @@ class LipLandmarks:
 
     def __call__(self, crop):
         """(S, S, 3) uint8 -> (20, 2) float64, x and y in parts of the crop's side."""
+        return self.face(crop)[LIPS]
+
+    def face(self, crop):
+        """All 68 landmarks: (S, S, 3) uint8 -> (68, 2) float64."""
         side = 2 * crop.shape[0]  # the predictor rounds to pixels
         large = cv2.resize(crop, (side, side), interpolation=cv2.INTER_CUBIC)
         square = (0, side / (1 + hparams.crop_lengthen), 0, side)
-        return self._detector.landmarks(large, square)[LIPS] / side
+        return self._detector.landmarks(large, square) / side
 
 
 def opening(lips):
@@ -72,7 +78,8 @@ def prepare_expert(dataset, path, seed=0):
     mean, deviation = lips[shown].mean(0), lips[shown].std(0) + 1e-6
     targets = ((lips - mean) / deviation).astype("float32")
     expert.compile(optimizer=keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(1e-3, STEPS)), loss="mae")
-    expert.fit(_Augmented(crops[shown], targets[shown], seed), epochs=1, shuffle=False, verbose=0)
+    batches = _Augmented(crops[shown], targets[shown], seed)
+    expert.fit(batches, epochs=1, shuffle=False, verbose=0, callbacks=[KeepsMemory()])
     rest = ~shown if held_out else shown
     seen = expert.predict(crops[rest].astype("float32") / 255, batch_size=BATCH_SIZE, verbose=0) * deviation + mean
     pair = [opening(points.reshape(-1, 20, 2)) for points in (seen, lips[rest])]
@@ -100,6 +107,59 @@ def _labelled(dataset, clips, rng, held_out):
             lips.append(landmarks(crop).ravel())
             shown.append(int(clip) not in held_out)
     return np.stack(crops), np.stack(lips), np.array(shown)
+
+
+def pretrain_audio_encoder(generator, expert, dataset, val_set, steps, seed=0):
+    """Teach the generator's audio encoder which lips go with a sound, before it meets a face; in place.
+
+    The lips are the expert's, (x, y) as deviations from the mean of their clip: what the face looks like cannot be
+    heard. dataset, val_set: `dataset.FaceDataset`s (val_set may be None). Prints the correlation of mouth opening on
+    the clips of val_set. A network that meets face and sound at once learns to ignore the sound for long.
+    """
+    embedding = generator.get_layer(MEETING).input[1]
+    guess = layers.Dense(40, dtype="float32")(layers.Flatten()(embedding))
+    listener = keras.Model(generator.inputs[1], guess)
+    listener.compile(optimizer=keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(1e-3, steps)), loss="mae")
+    lips = _lips_of_clips(expert, dataset)
+    batches = _Listening(dataset, lips, steps, seed)
+    listener.fit(batches, epochs=1, shuffle=False, verbose=0, callbacks=[KeepsMemory()])
+    if val_set is None:
+        return
+    scores = []
+    for number, truth in enumerate(_lips_of_clips(expert, val_set)):
+        frames = [int(frame) for frame in val_set.clips[number].targets]
+        mels = np.stack([val_set.mel_window(number, frame) for frame in frames])[..., None]
+        told = listener.predict(mels, batch_size=BATCH_SIZE, verbose=0)
+        pair = [opening(np.reshape(points, (-1, 20, 2))) for points in (told, [truth[frame] for frame in frames])]
+        scores.append(np.corrcoef(*pair)[0, 1])
+    print(f"audio encoder alone: correlation of mouth opening on val.txt {np.nanmean(scores):.3f}", flush=True)
+
+
+def _lips_of_clips(expert, dataset):
+    """For each clip {frame: lips (40,) float32}, as the expert sees them, less their mean over the clip."""
+    lips = []
+    for number, clip in enumerate(dataset.clips):
+        crops = np.stack([dataset.read_crop(number, int(frame)) for frame in clip.frame_ids]).astype("float32") / 255
+        seen = expert.predict(crops, batch_size=BATCH_SIZE, verbose=0)
+        lips.append(dict(zip(clip.frame_ids.tolist(), seen - seen.mean(0), strict=True)))
+    return lips
+
+
+class _Listening(keras.utils.PyDataset):
+    """Batches of sounds and the lips that go with them."""
+
+    def __init__(self, dataset, lips, steps, seed):
+        super().__init__(workers=1)
+        self.dataset, self.lips, self.steps, self.seed = dataset, lips, steps, seed
+
+    def __len__(self):
+        return self.steps
+
+    def __getitem__(self, index):
+        clips, frames, mels = self.dataset.sounds((self.seed, 0, index), BATCH_SIZE)
+        return mels, np.stack(
+            [self.lips[clip][frame] for clip, frame in zip(clips.tolist(), frames.tolist(), strict=True)]
+        )
 
 
 class _Augmented(keras.utils.PyDataset):

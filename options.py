@@ -67,7 +67,7 @@ def add_training_args(parser, *, lr, name):
     add("--data_root", required=True, help="folder made by preprocess.py (its --final_data_root)")
     add("--filelists", default="filelists/", help="folder of train.txt and val.txt (default: %(default)s)")
     add("--logdir", default="logs/", help="folder of the run; one in use gets a number added (default: %(default)s)")
-    add("--model", choices=("basic", "residual"), default="residual", help="generator (default: %(default)s)")
+    add("--model", choices=("basic", "residual", "warp"), default="residual", help="generator (default: %(default)s)")
     add("--width", type=positive_float, default=1.0, help="multiplies all filter counts (default: %(default)s)")
     add("--img_size", type=int, default=96, help="side of the face crops in pixels (default: %(default)s)")
     add("--resume", help="training state to go on from, or weights (.weights.h5, legacy .h5) to start from")
@@ -86,8 +86,14 @@ def add_training_args(parser, *, lr, name):
     add("--precision", choices=("float32", "mixed_bfloat16"), help="default: mixed_bfloat16 where it is faster")
     add("--mouth_weight", type=float, default=0.0, help="of the L1 loss over the mouth alone (default: %(default)s)")
     add("--landmark_weight", type=float, default=0.0, help="of the lips' landmarks' error (default: %(default)s)")
+    add(
+        "--pretrain_audio",
+        type=int,
+        default=0,
+        help="batches in which the audio encoder first learns lips alone (default: 0)",
+    )
     add("--balance", action="store_true", help="draw rare speakers more often, by the root of what there is of each")
-    add("--augment", action="store_true", help="mirror faces, shift them a little, change their colours")
+    add("--augment", action="store_true", help="mirror faces, shift them a little, change their colours and voices")
     add("--n_gpu", type=positive_int, default=1, help="accepted: one device trains, several are not supported yet")
     add("--backend", choices=("tensorflow", "jax"), help="default: KERAS_BACKEND, or tensorflow")
     add("--workers", type=positive_int, default=2, help="threads that read data (default: %(default)s)")

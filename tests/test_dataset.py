@@ -253,6 +253,28 @@ def test_a_batch_depends_on_seed_epoch_and_number_only(clips, faces):
     assert (drawn[0] == drawn[1]).all()
 
 
+def test_another_voice_moves_formants_and_level_and_keeps_time():
+    mel = np.full((80, 27), -4, "float32")
+    mel[38:43, 5:9] = 1  # one formant, for four frames
+    voices = [dataset.other_voice(mel, np.random.default_rng(seed)) for seed in range(50)]
+    assert all(v.dtype == np.float32 and v.shape == mel.shape and np.abs(v).max() <= 4 for v in voices)
+    loudest = np.array([v.max(axis=0).argsort()[-4:].min() for v in voices])
+    assert (loudest == 5).all()
+    bands = np.array([v[:, 6].argmax() for v in voices])
+    assert 0.5 < bands.std() < 4 and abs(bands.mean() - 40) < 1.5
+    assert np.ptp([v.max() for v in voices]) > 0.5
+    pair = dataset.other_voice(np.stack([mel, mel]), np.random.default_rng(0))
+    np.testing.assert_array_equal(pair[0].argmax(axis=0)[5:9], pair[1].argmax(axis=0)[5:9])
+
+
+def test_sounds_are_those_of_the_batch_of_the_same_key(faces):
+    clips, frames, mels = faces.sounds((0, 1, 2), 6)
+    batch = faces.batch((0, 1, 2), 6)
+    np.testing.assert_array_equal(mels, batch["mel"])
+    for clip, frame, target in zip(clips, frames, batch["target"], strict=True):
+        np.testing.assert_array_equal(target, faces.read_crop(int(clip), int(frame)))
+
+
 def test_a_batch_may_be_larger_than_the_data(tmp_path):
     small = dataset.FaceDataset([write(tmp_path, "a/1", num_frames=20)], SIZE)
     assert small.num_batches(64) == 1 and len(small.batch((0, 0, 0), 64)["target"]) == 64

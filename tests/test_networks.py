@@ -1,12 +1,13 @@
 """The networks: their sizes, their outputs, their kinds of numbers."""
 
+import cv2
 import keras
 import numpy as np
 import pytest
 
 from discriminator import SampleNormalization, UnitLength, build_discriminator, embeddings
 from errors import UserError
-from generator import IMG_SIZES, build_generator, scaled
+from generator import FARTHEST, IMG_SIZES, MEETING, build_generator, scaled, warp
 
 WIDTH = 1 / 8
 
@@ -115,6 +116,40 @@ def test_gradients_are_finite_for_a_black_face(layer, shape):
 def test_what_cannot_be_built_is_refused_with_the_option_to_change(arguments, message):
     with pytest.raises(UserError, match=message):
         build_generator(**arguments)
+
+
+def test_warp_fetches_every_pixel_from_where_the_flow_says():
+    rng = np.random.default_rng(0)
+    picture, flow = rng.random((2, 24, 32, 3), "float32"), rng.normal(0, 5, (2, 24, 32, 2)).astype("float32")
+    y, x = np.mgrid[:24, :32].astype("float32")
+    expected = [
+        cv2.remap(p, x + f[..., 1], y + f[..., 0], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        for p, f in zip(picture, flow, strict=True)
+    ]
+    found = warp(keras.ops.convert_to_tensor(picture), keras.ops.convert_to_tensor(flow))
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(found), expected, atol=0.02)  # cv2 rounds to 1/32 of a pixel
+
+
+def test_the_warp_generator_can_show_the_reference_s_own_pixels_moved():
+    generator = build_generator("warp", width=WIDTH)
+    far = 6 / (FARTHEST * 96)
+    for name, bias in (("flow", [0, np.arctanh(far)]), ("share", [50])):  # 6 pixels from the right, nothing painted
+        layer = generator.get_layer(name)
+        layer.set_weights([np.zeros_like(layer.get_weights()[0]), np.float32(bias)])
+    found, (face, _) = output(generator, 6), inputs(96, 6)
+    np.testing.assert_allclose(
+        found[:, :, :89], face[:, :, 6:95, :3], atol=2e-3
+    )  # the last row reads a 1000th of the one before
+
+
+@pytest.mark.parametrize("kind", ["residual", "basic", "warp"])
+def test_face_and_sound_meet_in_one_layer(kind):
+    generator = build_generator(kind, width=WIDTH)
+    face, sound = (keras.Model(generator.inputs, tensor) for tensor in generator.get_layer(MEETING).input)
+    a, b = inputs(96, 6), inputs(96, 6)
+    b[1] = -b[1]
+    assert np.array_equal(face.predict_on_batch(a), face.predict_on_batch(b))
+    assert not np.array_equal(sound.predict_on_batch(a), sound.predict_on_batch(b))
 
 
 def test_synchronized_is_batch_norm_s():

@@ -12,7 +12,7 @@ from audio_hparams import hparams
 from checkpoint import load_discriminator, load_generator
 from dataset import FaceDataset, write_clip
 from discriminator import build_discriminator
-from generator import build_generator
+from generator import MEETING, build_generator
 from step import TrainingStep, in_sync_loss, out_of_sync_loss
 
 TINY = 0.02  # every layer has its least number of filters, 8
@@ -31,7 +31,8 @@ def data(tmp_path_factory):
     root, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
     for number in range(4):
         loud = np.abs(np.sin(np.arange(40) * 0.4 + number))
-        mel = np.repeat(loud * 6 - 3, 3.2)[None].repeat(80, axis=0).astype("float32")
+        heard = np.interp(np.arange(128) / 3.2 - 0.5, np.arange(40), loud)  # 3.2 mel frames for each of video
+        mel = (heard * 6 - 3)[None].repeat(80, axis=0).astype("float32")
         crops = np.full((40, 96, 96, 3), 90 + 30 * number, "uint8")
         for crop, level in zip(crops, loud, strict=True):
             crop[62 : 64 + int(16 * level), 32:64] = (20, 20, 60 + number)
@@ -108,6 +109,27 @@ def test_the_mouth_expert_is_used_but_never_trained():
     assert losses["loss"] == pytest.approx(losses["mae"] + losses["mouth_mae"] + 0.1 * losses["landmarks"], rel=1e-4)
     for variable, old in zip(expert.variables, before, strict=True):
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(variable), old)
+
+
+def test_before_it_meets_a_face_only_the_audio_encoder_learns(data, capsys):
+    class Expert:
+        """Sees how high the dark mouth is, and nothing else."""
+
+        def predict(self, crops, batch_size, verbose):
+            lips = np.zeros((len(crops), 20, 2), "float32")
+            lips[:, 18, 1] = 10 * (crops[:, 60:, 48] < 0.3).all(axis=-1).mean(axis=1)
+            return lips.reshape(len(crops), 40)
+
+    clips = [data / "main" / "speaker" / f"{number:05d}" for number in range(4)]
+    train_set, val_set = FaceDataset(clips[:3]), FaceDataset(clips[3:])
+    generator = build_generator("basic", width=TINY)
+    before = {v.path: keras.ops.convert_to_numpy(v).copy() for v in generator.trainable_variables}
+    mouth.pretrain_audio_encoder(generator, Expert(), train_set, val_set, 3)
+    assert -1 <= float(capsys.readouterr().out.split()[-1]) <= 1
+    sound = keras.Model(generator.inputs[1], generator.get_layer(MEETING).input[1])
+    after = {v.path: keras.ops.convert_to_numpy(v) for v in generator.trainable_variables}
+    changed = {path for path, value in after.items() if not np.array_equal(value, before[path])}
+    assert changed == {v.path for v in sound.trainable_variables}
 
 
 def test_samples_of_64_targets_are_learned_by_heart(data):
