@@ -9,6 +9,7 @@ Writes results/<face>_<audio>.mp4, and prints its path as the last line.
 
 import argparse
 import contextlib
+import hashlib
 import os
 import pathlib
 import signal
@@ -18,7 +19,7 @@ import threading
 import video
 from audio import read_blocks
 from errors import UserError, script
-from options import BACKENDS, has_gpu, set_backend
+from options import BACKENDS, VERSION, has_gpu, set_backend
 
 
 def yes_or_no(text):
@@ -35,7 +36,8 @@ def parse_args(argv=None):
     # fmt: off
     add("--checkpoint_path", type=pathlib.Path, required=True,
         help="the generator: X.weights.h5 of train_unet.py or train.py, or a legacy .h5")
-    add("--model", choices=("residual", "basic"), help="which generator it is (default: as the checkpoint says)")
+    add("--model", choices=("residual", "basic", "warp"),
+        help="which generator it is (default: as the checkpoint says)")
     add("--face", type=pathlib.Path, required=True, help="picture or video of the face")
     add("--audio", type=pathlib.Path, required=True, help="what it is to say: a sound file, or a video with sound")
     add("--results_dir", type=pathlib.Path, default="results/",
@@ -54,6 +56,16 @@ def parse_args(argv=None):
         help="pixels by which the face's box grows at its top, bottom, left and right (default: the checkpoint's)")
     add("--sync_offset_ms", type=float,
         help="how many ms after a frame's middle lies the sound it is made from (default: the checkpoint's)")
+    add("--silence_gate", action=argparse.BooleanOptionalAction, default=True,
+        help="bring the mouth to rest where the sound is silent for over 0.3 s")
+    add("--box_cache", action=argparse.BooleanOptionalAction, default=True,
+        help="keep where a video's face is in .boxes beside the result, for the next sound or checkpoint")
+    add("--crf", type=float, default=18, help="H.264's quality from 0 to 51, lower is better (default: %(default)s)")
+    add("--lossless", action="store_true",
+        help="H.264 in RGB, bit-exact, for measurements: large, and few players show it")
+    add("--preview", action="store_true", help="also write a PNG of 8 moments beside the result")
+    add("--no_metadata", action="store_true",
+        help="leave out the comment in the file that says that it is synthetic, and by what")
     add("--lipgan_batch_size", type=int, help="faces for the generator at a time (default: 8, on a GPU 64)")
     add("--face_det_batch_size", type=int, help="accepted and ignored: the detector takes one frame at a time")
     add("--n_gpu", type=int, default=1, help="accepted and ignored: one device makes one video")
@@ -93,6 +105,7 @@ def main(argv=None):
             boxes=args.face_box,
             static=args.static,
             max_s=args.max_sec,
+            box_cache=out.parent / ".boxes" if args.box_cache else None,
             progress=True,
         )
         if clip.still is None and args.fps not in (None, clip.fps) and abs(args.fps - clip.fps) > 0.01:
@@ -106,6 +119,11 @@ def main(argv=None):
             generator,
             batch_size=args.lipgan_batch_size or (64 if gpu and backend != "openvino" else 8),
             sync_offset_ms=offset_ms,
+            silence_gate=args.silence_gate,
+            crf=args.crf,
+            lossless=args.lossless,
+            comment=None if args.no_metadata else synthetic(args.checkpoint_path),
+            preview=out.with_suffix(".png") if args.preview else None,
             progress=True,
         )
     if result.num_without_face:
@@ -113,6 +131,13 @@ def main(argv=None):
     note(", ".join(f"{phase} {s:.1f} s" for phase, s in result.seconds.items()))
     print(result.path)
     return 0
+
+
+def synthetic(checkpoint_path):
+    """What the result says of itself in its metadata."""
+    with checkpoint_path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return f"Synthetic: lips made by LipGAN in Keras 3, version {VERSION}, with {checkpoint_path.name} ({digest[:12]})"
 
 
 # Before anything is loaded --------------------------------------------------------------------------------------------
@@ -124,6 +149,7 @@ def check_numbers(args):
         ("fps", video.SLOWEST, video.FASTEST),
         ("max_sec", 0.001, 1e6),
         ("sync_offset_ms", -5000, 5000),
+        ("crf", 0, 51),
         ("lipgan_batch_size", 1, 4096),
         ("n_gpu", 0, 1024),
     ):
@@ -153,6 +179,8 @@ def check_files(args, out):
         raise UserError(f"{out} is one of the inputs; give another --outfile or --results_dir")
     if out.exists() and not args.overwrite:
         raise UserError(f"{out} exists already; give --overwrite to replace it, or another --outfile")
+    if args.preview and out.with_suffix(".png").exists() and not args.overwrite:
+        raise UserError(f"{out.with_suffix('.png')} exists already; give --overwrite to replace it, or no --preview")
     folder = next(p for p in (out.parent, *out.parent.parents) if p.exists())
     if not folder.is_dir():
         raise UserError(f"{folder} is a file, no folder; give another --results_dir or --outfile")

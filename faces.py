@@ -65,9 +65,10 @@ class FaceDetector:
     def __init__(self, kind="cnn", checkpoint=None):
         if kind not in DETECTORS:
             raise UserError(f"--detector {kind}: choose one of {', '.join(DETECTORS)}")
-        self.kind = kind
+        self.kind = self.name = kind
         if kind == "cnn":
             path = _unpacked(checkpoint) if checkpoint else model_file("mmod_human_face_detector.dat")
+            self.name = f"cnn {path.name} {path.stat().st_size}"
             try:
                 self._net = dlib.cnn_face_detection_model_v1(str(path))
             except RuntimeError as e:
@@ -212,10 +213,11 @@ def _thumbnail(frame):
     return cv2.resize(frame, (64, 64), interpolation=cv2.INTER_AREA).astype(np.int16)
 
 
-def find_boxes(frames, fps, detector, pads=(0, 0, 0, 0)):
+def find_boxes(frames, fps, detector, pads=(0, 0, 0, 0), bridge=0):
     """Follow a face through the frames: the largest at the start of a shot, from then on the same.
 
     frames: iterable of BGR frames, read once and not kept (at most KEYFRAME_S seconds of them at a time).
+    bridge: gaps of up to so many frames without a face, within a shot, get boxes between those of their ends.
     Returns boxes (N, 4) int32, smoothed and final (lengthened, pads added), zeros where there is no face; and
     found (N,) bool.
     """
@@ -256,9 +258,23 @@ def find_boxes(frames, fps, detector, pads=(0, 0, 0, 0)):
             squares.append(found)
             last = found
     end_shot()
+    squares = _bridged(squares, shots, bridge)
     found = np.array([s is not None for s in squares], bool)
     boxes = np.array([s if s is not None else (0,) * 4 for s in squares], np.float64).reshape(-1, 4)
     return _final(boxes, found, shots, fps, pads), found
+
+
+def _bridged(squares, shots, longest):
+    """The squares with gaps of at most `longest` frames, which have a face at both ends in the same shot, filled."""
+    squares = list(squares)
+    for start, end in itertools.pairwise([*shots, len(squares)]):
+        known = [n for n in range(start, end) if squares[n] is not None]
+        for before, after in itertools.pairwise(known):
+            if after - before - 1 <= longest:
+                for n in range(before + 1, after):
+                    share = (n - before) / (after - before)
+                    squares[n] = (1 - share) * squares[before] + share * squares[after]
+    return squares
 
 
 def _final(squares, found, shots, fps, pads):

@@ -7,16 +7,11 @@ grow with the video; with the sound it does, by 92 MB an hour (its mel spectrogr
 import contextlib
 import dataclasses
 import itertools
-import os
 import pathlib
-import queue
-import tempfile
-import threading
-import time
 import typing
 from fractions import Fraction
 
-import av
+import cv2
 import numpy as np
 import tqdm
 
@@ -24,10 +19,15 @@ import faces
 import video
 from audio import load_wav, mel_window, melspectrogram
 from audio_hparams import hparams
-from errors import UserError
+from box_cache import cache_path, load_boxes, save_boxes
+from errors import UserError, whole_file
 from paste import paste_back
+from silence import rest
+from stream import FrameStore, ahead, timed
 
 STILL_FPS = 25  # frames a second of a result made from a still picture
+BRIDGE = 5  # frames without a face that are taken to have one, between others that do
+PREVIEW_MOMENTS, PREVIEW_WIDTH = 8, 320
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,17 +65,21 @@ class _Batch(typing.NamedTuple):
     mels: np.ndarray  # (B, 80, 27, 1) float32
 
 
-def lipsync(face, audio, out, generator, *, img_size=96, batch_size=8, sync_offset_ms=0, progress=False, **source):
+def lipsync(
+    face, audio, out, generator, *, img_size=96, batch_size=8, sync_offset_ms=0, progress=False, made=None, **source
+):
     """Write an mp4 to `out` in which the face (picture or video) says the audio (sound file, or a video's sound).
 
     generator: a keras.Model of `generator.build_generator`, or any function of (faces (B, S, S, 6) float32 in [0, 1],
     mels (B, 80, 27, 1) float32) that returns (B, S, S, 3) in [0, 1]; S is the model's own, or else `img_size`.
     sync_offset_ms: see `lipsync_frames`. progress: show bars on stderr. source: the further arguments of `prepare`.
+    made: those of the result: silence_gate (default True), see `lipsync_frames`; crf, lossless and comment, see
+    `video.VideoWriter`; preview, the path of a PNG of 8 moments of the result.
     Returns a Result. Raises UserError. A file that lies at `out` is replaced, by a whole one or not at all.
     """
     clip = prepare(face, audio, progress=progress, **source)
     options = {"img_size": img_size, "batch_size": batch_size, "sync_offset_ms": sync_offset_ms}
-    return write(clip, out, generator, progress=progress, **options)
+    return write(clip, out, generator, progress=progress, **options, **(made or {}))
 
 
 # Before the generator is needed ---------------------------------------------------------------------------------------
@@ -91,6 +95,7 @@ def prepare(
     boxes=None,
     static=False,
     max_s=None,
+    box_cache=None,
     progress=False,
 ) -> Clip:
     """Read the sound, find the face, and settle how many frames there will be: round(duration_s * fps), at least 1.
@@ -98,33 +103,48 @@ def prepare(
     fps: of a still picture (default 25), or of a video used as one; a video's own rate is kept. static: use the first
     frame of a video as a still picture. detector: a `faces.FaceDetector` (default: the CNN). pads: (T, B, L, R) pixels.
     boxes: where the face is, instead of a search: (4,) for all frames or (N, 4), zeros where there is none; pads are
-    added. max_s: use only so many seconds of the sound. Raises UserError, also where no frame has a face.
+    added. max_s: use only so many seconds of the sound. box_cache: folder in which the boxes of videos are kept, so
+    that the next call for the same video searches nothing. Raises UserError, also where no frame has a face.
     """
     face, audio, seconds = pathlib.Path(face), pathlib.Path(audio), {}
-    with _timed(seconds, "sound"):
+    with timed(seconds, "sound"):
         wav = load_wav(audio, max_s)
         duration_s = Fraction(len(wav), hparams.sample_rate)
         mel = melspectrogram(wav)
         del wav
-    with _timed(seconds, "faces"):
+    with timed(seconds, "faces"):
         still, info, rate = _source(face, fps, static)
         num_frames = max(1, round(duration_s * rate))
-        # No more of a video than the sound needs, and only boxes are kept of it.
-        frames = [still] if still is not None else itertools.islice(video.read_frames(face), num_frames)
-        with contextlib.closing(_ahead(frames, 8)) as ahead:
-            total = 1 if still is not None else min(num_frames, info.num_frames)
-            bar = tqdm.tqdm(ahead, "faces", total, disable=not progress)
-            if boxes is None:
-                detector = detector or faces.FaceDetector()
-                boxes, found = faces.find_boxes(bar, rate, detector, pads)
-            else:
-                boxes, found = _given_boxes(boxes, sum(1 for _ in bar), pads)
+        kept = None
+        if boxes is None:
+            detector = detector or faces.FaceDetector()
+            if box_cache and still is None:
+                settings = {"detector": detector.name, "pads": list(pads), "fps": rate, "bridge": BRIDGE}
+                kept = cache_path(pathlib.Path(box_cache), face, **settings)
+        cached = load_boxes(kept, num_frames) if kept else None
+        if cached:
+            boxes, found = cached
+        else:
+            boxes, found = _searched(face, still, info, rate, num_frames, detector, pads, boxes, progress)
+            if kept:
+                save_boxes(kept, boxes, found, whole=len(boxes) < num_frames)
     if not found.any():
         searched = f"any of the {len(found)} frames of" if len(found) > 1 else "the picture"
         how = f"detector {detector.kind}" if detector else "the given boxes"
         raise UserError(f"no face found in {searched} {face} ({how}); try --face_box T B L R or a larger face")
     _check_boxes(boxes[found], *(still.shape[:2] if still is not None else (info.height, info.width)))
     return Clip(face, audio, max_s, still, info, rate, num_frames, mel, boxes, found, seconds)
+
+
+def _searched(face, still, info, rate, num_frames, detector, pads, boxes, progress):
+    """The boxes of the picture, or of as much of the video as the sound needs: (boxes, found). Only they are kept."""
+    frames = [still] if still is not None else itertools.islice(video.read_frames(face), num_frames)
+    with contextlib.closing(ahead(frames, 8)) as read:
+        total = 1 if still is not None else min(num_frames, info.num_frames)
+        bar = tqdm.tqdm(read, "faces", total, disable=not progress)
+        if boxes is None:
+            return faces.find_boxes(bar, rate, detector, pads, BRIDGE)
+        return _given_boxes(boxes, sum(1 for _ in bar), pads)
 
 
 def _source(face, fps, static):
@@ -163,28 +183,58 @@ def _check_boxes(boxes, height, width):
 # With the generator ---------------------------------------------------------------------------------------------------
 
 
-def write(clip, out, generator, *, img_size=96, batch_size=8, sync_offset_ms=0, progress=False) -> Result:
+def write(
+    clip,
+    out,
+    generator,
+    *,
+    img_size=96,
+    batch_size=8,
+    sync_offset_ms=0,
+    silence_gate=True,
+    crf=18,
+    lossless=False,
+    comment=None,
+    preview=None,
+    progress=False,
+) -> Result:
     """Make the video of a prepared clip; arguments and result as of `lipsync`."""
-    out, seconds = pathlib.Path(out), dict(clip.seconds)
+    out, seconds, shown = pathlib.Path(out), dict(clip.seconds), []
     height, width = clip.still.shape[:2] if clip.still is not None else (clip.info.height, clip.info.width)
     without_face = 0
-    source = {"audio": clip.audio, "max_s": clip.max_s, "colour": clip.info and clip.info.colour}
-    with _timed(seconds, "write"), video.VideoWriter(out, width, height, clip.fps, **source) as writer:
+    moments = np.linspace(0, clip.num_frames - 1, PREVIEW_MOMENTS).round().tolist() if preview else []
+    target = {"audio": clip.audio, "max_s": clip.max_s, "colour": clip.info and clip.info.colour}
+    target |= {"crf": crf, "lossless": lossless, "comment": comment}
+    with timed(seconds, "write"), video.VideoWriter(out, width, height, clip.fps, **target) as writer:
         options = {"img_size": img_size, "batch_size": batch_size, "sync_offset_ms": sync_offset_ms}
-        options |= {"folder": out.parent, "seconds": seconds}
+        options |= {"silence_gate": silence_gate, "folder": out.parent, "seconds": seconds}
         with contextlib.closing(lipsync_frames(clip, generator, **options)) as frames:
-            for frame, has_face in tqdm.tqdm(frames, "frames", clip.num_frames, disable=not progress):
-                with _timed(seconds, "encode"):
+            bar = tqdm.tqdm(frames, "frames", clip.num_frames, disable=not progress)
+            for number, (frame, has_face) in enumerate(bar):
+                with timed(seconds, "encode"):
                     writer.write(frame)
+                shown += [_thumbnail(frame)] * moments.count(number)
                 without_face += not has_face
+    if preview:
+        rows = [np.hstack(shown[i : i + PREVIEW_MOMENTS // 2]) for i in (0, PREVIEW_MOMENTS // 2)]
+        with whole_file(pathlib.Path(preview)) as temporary:
+            temporary.write_bytes(cv2.imencode(".png", np.vstack(rows))[1])
     return Result(out, clip.num_frames, without_face, seconds)
 
 
-def lipsync_frames(clip, generator, *, img_size=96, batch_size=8, sync_offset_ms=0, folder=None, seconds=None):
+def _thumbnail(frame):
+    height = max(1, round(PREVIEW_WIDTH * frame.shape[0] / frame.shape[1]))
+    return cv2.resize(frame, (PREVIEW_WIDTH, height), interpolation=cv2.INTER_AREA)
+
+
+def lipsync_frames(
+    clip, generator, *, img_size=96, batch_size=8, sync_offset_ms=0, silence_gate=True, folder=None, seconds=None
+):
     """Yield the clip's num_frames frames, as ((H, W, 3) BGR uint8, has_face). A frame without a face is the source's.
 
     sync_offset_ms: the middle of a frame's window of sound lies so much after the middle of the frame; weights that
     were trained on windows that are late by d need d. Too large a value makes the lips early, too small late.
+    silence_gate: where the sound is silent for over 0.3 s the generator hears nothing at all (see `silence.rest`).
     folder: for the frames of a video that come again (default: the system's folder for temporary files).
     seconds: a dict to which the time at work is added, by phase. The other arguments are those of `lipsync`.
     """
@@ -194,8 +244,8 @@ def lipsync_frames(clip, generator, *, img_size=96, batch_size=8, sync_offset_ms
         img_size = generator.input_shape[0][1]
         generate = _looking_once(generator) if clip.still is not None else lambda *x: generator.predict_on_batch([*x])
     frames = _still_frames(clip) if clip.still is not None else _to_and_fro(clip, folder)
-    batches = _ahead(_batches(clip, frames, img_size, batch_size, sync_offset_ms, seconds), 1)
-    pasted = _ahead(_pasted(_ahead(_generated(batches, generate, seconds), 1), seconds), batch_size)
+    batches = ahead(_batches(clip, frames, img_size, batch_size, sync_offset_ms, silence_gate, seconds), 1)
+    pasted = ahead(_pasted(ahead(_generated(batches, generate, seconds), 1), seconds), batch_size)
     with contextlib.closing(pasted):
         yield from pasted
 
@@ -233,12 +283,12 @@ def _still_frames(clip):
 def _to_and_fro(clip, folder):
     """Yield (index, frame) of the video, forwards, backwards from its end, forwards again, until the sound ends.
 
-    The frames that will come again are kept on disk (see `_FrameStore`), not in memory.
+    The frames that will come again are kept on disk (see `FrameStore`), not in memory.
     """
     last = len(clip.found) - 1
     # The earliest frame that comes again; where the video is as long as the sound, none does.
     first_again = max(0, 2 * last + 1 - clip.num_frames)
-    with _FrameStore(folder) as store:
+    with FrameStore(folder) as store:
         for index, frame in enumerate(itertools.islice(video.read_frames(clip.face), last + 1)):
             yield index, frame
             if index >= first_again and clip.num_frames > last + 1:
@@ -249,61 +299,20 @@ def _to_and_fro(clip, folder):
             yield index, store.get(index)
 
 
-class _FrameStore:
-    """Frames of one size in a temporary file without a name, each packed without loss, to be had back in any order.
-
-    Measured at 1280x720: 11 ms to pack and 5 ms to unpack a frame, 0.8 MB on disk (0.5 GB for 25 s at 25 fps).
-    """
-
-    def __init__(self, folder=None):
-        self.file, self.places = tempfile.TemporaryFile(dir=folder), {}  # noqa: SIM115 (closed by __exit__)
-        self.packer = self.unpacker = None
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.file.close()
-
-    def put(self, index, frame):
-        if self.packer is None:
-            self.packer = self._codec(frame, "w")
-            self.packer.open()
-        picture = av.VideoFrame.from_ndarray(frame, format="bgr24").reformat(format=self.packer.pix_fmt)
-        (packet,) = self.packer.encode(picture)
-        self.places[index] = (self.file.seek(0, os.SEEK_END), self.file.write(bytes(packet)))
-        if self.unpacker is None:
-            self.unpacker = self._codec(frame, "r")
-            self.unpacker.extradata = self.packer.extradata
-
-    def get(self, index):
-        start, size = self.places[index]
-        self.file.seek(start)
-        (picture,) = self.unpacker.decode(av.Packet(self.file.read(size)))
-        return picture.to_ndarray(format="bgr24")
-
-    @staticmethod
-    def _codec(frame, mode):
-        codec = av.CodecContext.create("magicyuv", mode)  # every packet is one whole frame
-        codec.height, codec.width = frame.shape[:2]
-        codec.pix_fmt, codec.thread_count = "gbrp", 1
-        if mode == "w":
-            codec.time_base = Fraction(1, STILL_FPS)
-        return codec
-
-
-def _batches(clip, frames, img_size, batch_size, sync_offset_ms, seconds):
+def _batches(clip, frames, img_size, batch_size, sync_offset_ms, silence_gate, seconds):
     """Group (index, frame) into _Batches, all of the same number of rows: a generator is compiled for one size."""
     late = Fraction(sync_offset_ms) / 1000 * clip.fps  # in frames
-    six = None
+    at_rest = rest(clip.mel, clip.num_frames, clip.fps, late) if silence_gate else np.zeros(clip.num_frames, "float32")
+    six, nothing = None, np.float32(-hparams.max_abs_value)
     for start in range(0, clip.num_frames, batch_size):
-        with _timed(seconds, "decode"):
+        with timed(seconds, "decode"):
             group = list(itertools.islice(frames, batch_size))
-        with _timed(seconds, "crop"):
+        with timed(seconds, "crop"):
             found = [(row, index) for row, (index, _) in enumerate(group) if clip.found[index]]
             mels = np.zeros((batch_size, hparams.num_mels, hparams.mel_window, 1), np.float32)
             for n, (row, _) in enumerate(found):
-                mels[n, ..., 0] = mel_window(clip.mel, start + row + late, clip.fps)
+                window = mel_window(clip.mel, start + row + late, clip.fps)
+                mels[n, ..., 0] = window + at_rest[start + row] * (nothing - window)
             if six is None or clip.still is None:  # a still picture is cropped once
                 six = np.zeros((batch_size, img_size, img_size, 6), np.float32)
                 for n, (row, index) in enumerate(found):
@@ -318,7 +327,7 @@ def _generated(batches, generate, seconds):
     with contextlib.closing(batches):
         for batch in batches:
             count = sum(box is not None for box in batch.boxes)
-            with _timed(seconds, "generate"):
+            with timed(seconds, "generate"):
                 crops = generate(batch.faces, batch.mels)[:count] if count else ()
                 crops = np.clip(np.asarray(crops, np.float32) * 255 + 0.5, 0, 255).astype(np.uint8)
             yield batch, crops
@@ -330,59 +339,6 @@ def _pasted(generated, seconds):
         for batch, crops in generated:
             crops = iter(crops)
             for frame, box in zip(batch.frames, batch.boxes, strict=True):
-                with _timed(seconds, "paste"):
+                with timed(seconds, "paste"):
                     frame = frame if box is None else paste_back(frame, next(crops), box)
                 yield frame, box is not None
-
-
-# Threads --------------------------------------------------------------------------------------------------------------
-
-
-def _ahead(items, size):
-    """Yield what `items` yields, while a thread works up to `size` items ahead. Its errors are raised here.
-
-    Closing this generator (or its end, or an error) ends the thread and closes `items`.
-    """
-    waiting, stop = queue.Queue(size), threading.Event()
-
-    def put(*entry):
-        while not stop.is_set():
-            with contextlib.suppress(queue.Full):
-                return waiting.put(entry, timeout=0.1)
-
-    def work():
-        try:
-            for item in items:
-                put(item, None)
-                if stop.is_set():
-                    break
-            put(None, StopIteration)
-        except BaseException as e:  # whatever it is, it belongs to who reads
-            put(None, e)
-        finally:
-            if hasattr(items, "close"):
-                items.close()
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    try:
-        while True:
-            item, end = waiting.get()
-            if end is StopIteration:
-                return
-            if end is not None:
-                raise end
-            yield item
-    finally:
-        stop.set()
-        thread.join()
-
-
-@contextlib.contextmanager
-def _timed(seconds, phase):
-    """Add the time that the block takes to seconds[phase]. A phase belongs to one thread."""
-    start = time.perf_counter()
-    try:
-        yield
-    finally:
-        seconds[phase] = seconds.get(phase, 0.0) + time.perf_counter() - start

@@ -8,6 +8,7 @@ import sys
 
 from errors import UserError
 
+VERSION = "0.4"  # of the program; videos tell it
 BACKENDS = ("tensorflow", "jax", "openvino")
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -67,8 +68,33 @@ def test_the_published_commands_run(world, tmp_path, options, name, fps, num_fra
     assert done.stdout.splitlines()[-1] == str(result)
     info = video.probe(result)
     assert (info.fps, info.num_frames, info.has_audio) == (fps, num_frames, True)
-    assert [p.name for p in result.parent.iterdir()] == [name]
+    assert [p.name for p in result.parent.iterdir() if p.name != ".boxes"] == [name]
     assert "tensorflow" not in done.stderr.lower()
+
+
+def test_a_result_says_that_it_is_synthetic_and_the_next_one_searches_no_face(world, tmp_path, monkeypatch):
+    line = ["--checkpoint_path", str(world / "w.weights.h5"), "--face", str(world / "v.mp4")]
+    line += ["--audio", str(world / "a.wav"), "--lossless", "--outfile"]
+    assert batch_inference.main([*line, str(tmp_path / "one.mp4"), "--preview"]) == 0
+    assert cv2.imread(str(tmp_path / "one.png")).shape == (640, 1280, 3)
+    with av.open(str(tmp_path / "one.mp4")) as container:
+        comment = container.metadata["comment"]
+    assert comment.startswith("Synthetic") and "w.weights.h5" in comment and batch_inference.VERSION in comment
+
+    monkeypatch.setattr("faces.find_boxes", lambda *_: pytest.fail("the face was searched again"))
+    assert batch_inference.main([*line, str(tmp_path / "two.mp4"), "--no_metadata"]) == 0
+    with av.open(str(tmp_path / "two.mp4")) as container:
+        assert "comment" not in container.metadata
+    for one, two in zip(*(video.read_frames(tmp_path / f"{name}.mp4") for name in ("one", "two")), strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert not (tmp_path / "two.png").exists()
+
+
+def test_a_preview_is_not_overwritten_either(world, tmp_path, capsys):
+    (tmp_path / "one.png").write_text("mine")
+    line = f"--checkpoint_path {world}/w.weights.h5 --face {world}/v.mp4 --audio {world}/a.wav --preview --outfile"
+    assert batch_inference.main([*line.split(), str(tmp_path / "one.mp4")]) == 1
+    assert "one.png exists already" in capsys.readouterr().err
 
 
 def test_sigterm_leaves_no_file_and_a_status_that_tells(world, tmp_path):

@@ -8,11 +8,13 @@ import cv2
 import numpy as np
 import pytest
 
+import faces
 import video
 from audio import load_wav
 from audio_hparams import hparams
 from errors import UserError
-from lipsync import _FrameStore, lipsync, lipsync_frames, prepare
+from lipsync import lipsync, lipsync_frames, prepare
+from stream import FrameStore
 
 RATES = (24, 25, Fraction(30000, 1001), 30, 50, 60)
 BOX = (8, 56, 8, 56)
@@ -230,7 +232,7 @@ def test_frames_can_be_had_back_from_disk_in_any_order_without_loss():
     rng = np.random.default_rng(0)
     for shape in ((37, 51, 3), (2, 2, 3), (64, 64, 3)):
         frames = [rng.integers(0, 256, shape, np.uint8) for _ in range(4)]
-        with _FrameStore() as store:
+        with FrameStore() as store:
             for k, frame in enumerate(frames):
                 store.put(k, frame)
             for k in (3, 1, 1, 0, 2):
@@ -272,3 +274,21 @@ def test_no_face_anywhere_is_told_with_the_number_of_frames(tmp_path):
 def test_a_box_outside_of_the_picture_is_refused(tmp_path):
     with pytest.raises(UserError, match="outside"):
         prepare(still(tmp_path / "a.png"), tone(tmp_path / "tone.wav", 0.2), boxes=(100, 150, 8, 56))
+
+
+def test_in_a_pause_the_generator_hears_nothing_unless_the_gate_is_off(tmp_path):
+    rng = np.random.default_rng(0)
+    speech, noise = 0.5 * np.sin(np.arange(16_000) * 0.2), 0.0005 * rng.standard_normal(48_000)
+    sound = write_wav(tmp_path / "pause.wav", np.concatenate([speech, np.zeros(16_000), speech]) + noise)
+    clip = prepare(still(tmp_path / "face.png"), sound, boxes=BOX)
+    gated, open_ = ([f[40:50, 24:40].mean() for f, _ in lipsync_frames(clip, loudness, silence_gate=gate)]
+                    for gate in (True, False))  # fmt: skip
+    assert np.ptp(gated[30:45]) == 0 and np.mean(gated[30:45]) < np.mean(open_[30:45]) - 5
+    assert gated[:24] == open_[:24] and gated[51:] == open_[51:]
+
+
+def test_gaps_of_up_to_five_frames_without_a_face_are_bridged_and_longer_ones_are_not():
+    squares = [np.array([10.0, 50, 10, 50]) + n if n in (0, 6, 13, 14, 16) else None for n in range(20)]
+    bridged = faces._bridged(squares, [0, 15], 5)
+    assert [s is not None for s in bridged] == [n <= 6 or n in (13, 14, 16) for n in range(20)]
+    np.testing.assert_allclose(bridged[3], np.array([10.0, 50, 10, 50]) + 3)

@@ -1,0 +1,43 @@
+"""Where nobody speaks: the mouth comes to rest there, whatever a generator makes of noise."""
+
+import numpy as np
+
+from audio_hparams import hparams
+
+BELOW_LOUD_DB = 40.0  # silence is so far under the recording's loud level: 95 % of its mel frames are under that one
+NOTHING_DB = -95.0  # and so is anything under this, which is the scale's lower end but for rounding
+SHORTEST_S = 0.3  # shorter pauses are part of speech
+EASE_S = 0.1  # in which the mouth comes to rest, and in which it wakes, inside of the silence
+BLOCK = 8192  # mel frames at a time
+
+
+def loudness_db(mel):
+    """The mean power of each mel frame's bands, in dB of the mel's own scale. mel: (80, T) in [-4, 4] -> (T,)."""
+    span = -hparams.min_level_db
+    blocks = [mel[:, i : i + BLOCK].astype("float64") for i in range(0, mel.shape[1], BLOCK)]
+    decibels = ((b / hparams.max_abs_value - 1) * span / 2 for b in blocks)
+    return np.concatenate([10 * np.log10(np.mean(10 ** (db / 10), axis=0)) for db in decibels])
+
+
+def silent_runs(mel):
+    """The stretches of silence of at least SHORTEST_S, as (first, end) mel frames."""
+    level = loudness_db(mel)
+    silent = level < max(np.percentile(level, 95) - BELOW_LOUD_DB, NOTHING_DB)
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], silent.astype("int8"), [0]])))
+    return [(a, b) for a, b in edges.reshape(-1, 2).tolist() if b - a >= SHORTEST_S * hparams.mels_per_second]
+
+
+def rest(mel, num_frames, fps, late=0):
+    """How much the mouth is at rest in each video frame: 0 speaks, 1 rests; eased in and out within the silence.
+
+    mel: (80, T) of the whole sound. late: frames by which a frame's window of sound lies after the frame.
+    Returns (num_frames,) float32. Before the sound begins and after it has ended it stays as it is there.
+    """
+    at_rest, ease = np.zeros(mel.shape[1]), EASE_S * hparams.mels_per_second
+    for first, end in silent_runs(mel):
+        since = np.inf if first == 0 else np.arange(end - first) + 0.5
+        until = np.inf if end == mel.shape[1] else np.arange(end - first, 0, -1) - 0.5
+        share = np.clip(np.minimum(since, until) / ease, 0, 1)
+        at_rest[first:end] = share * share * (3 - 2 * share)
+    middles = (np.arange(num_frames) + 0.5 + float(late)) / float(fps) * hparams.mels_per_second
+    return np.interp(middles, np.arange(mel.shape[1]), at_rest).astype("float32")
