@@ -3,8 +3,10 @@
     python batch_inference.py --checkpoint_path weights.weights.h5 --face face.jpg --audio speech.wav
     python batch_inference.py --checkpoint_path lipgan_residual_mel.h5 --model residual --face V.mp4 --audio A.wav \
         --results_dir results/ --fps 25 --pads 0 0 0 0
+    python batch_inference.py --checkpoint_path weights.weights.h5 --jobs list.csv
 
-Writes results/<face>_<audio>.mp4, and prints its path as the last line.
+Writes results/<face>_<audio>.mp4, and prints its path as the last line. A list has a line for each video: columns face,
+audio, and any other option without its dashes. What is there already is left alone, so a list can be run again.
 """
 
 import argparse
@@ -16,9 +18,12 @@ import signal
 import sys
 import threading
 
+import cv2
+
+import faces
 import video
 from audio import read_blocks
-from errors import UserError, script
+from errors import UserError, script, whole_file
 from options import BACKENDS, VERSION, has_gpu, set_backend
 
 
@@ -31,15 +36,16 @@ def yes_or_no(text):
 
 def parse_args(argv=None):
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     # fmt: off
     add("--checkpoint_path", type=pathlib.Path, required=True,
         help="the generator: X.weights.h5 of train_unet.py or train.py, or a legacy .h5")
     add("--model", choices=("residual", "basic", "warp"),
         help="which generator it is (default: as the checkpoint says)")
-    add("--face", type=pathlib.Path, required=True, help="picture or video of the face")
-    add("--audio", type=pathlib.Path, required=True, help="what it is to say: a sound file, or a video with sound")
+    add("--face", type=pathlib.Path, help="picture or video of the face")
+    add("--audio", type=pathlib.Path, help="what it is to say: a sound file, or a video with sound")
+    add("--jobs", type=pathlib.Path, metavar="CSV", help="make many videos, with the weights loaded once (see above)")
     add("--results_dir", type=pathlib.Path, default="results/",
         help="folder for <face>_<audio>.mp4 (default: %(default)s)")
     add("--outfile", type=pathlib.Path, help="the result's path (.mp4), instead of --results_dir")
@@ -50,8 +56,12 @@ def parse_args(argv=None):
     add("--max_sec", type=float, help="use only the first so many seconds of the sound (default: all)")
     add("--detector", choices=("cnn", "hog"), help="face detector: dlib's CNN or HOG (default: the checkpoint's)")
     add("--face_det_checkpoint", type=pathlib.Path, help="another .dat or .dat.bz2 for the CNN than the installed one")
+    add("--face_index", type=int,
+        help="which of several faces, counted from 0 from left to right (default: the largest)")
     add("--face_box", type=int, nargs=4, metavar=("T", "B", "L", "R"),
-        help="where the face is, brows to chin, in pixels, in all frames; nothing is searched then")
+        help="the face at this place, brows to chin, in pixels; where none is found there, the box itself throughout")
+    add("--ref_face", type=pathlib.Path, help="a picture of the person whose face is meant")
+    add("--list_faces", type=pathlib.Path, metavar="PNG", help="write the first picture with numbered faces, and exit")
     add("--pads", type=int, nargs=4, metavar=("T", "B", "L", "R"),
         help="pixels by which the face's box grows at its top, bottom, left and right (default: the checkpoint's)")
     add("--sync_offset_ms", type=float,
@@ -72,14 +82,43 @@ def parse_args(argv=None):
     add("--backend", choices=BACKENDS,
         help="what Keras runs on (default: KERAS_BACKEND if set, else tensorflow beside a GPU, openvino without)")
     # fmt: on
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if not args.jobs and (missing := [f"--{name}" for name in ("face", "audio") if getattr(args, name) is None]):
+        parser.error(f"the following arguments are required: {', '.join(missing)} (or --jobs)")
+    return args
 
 
 @script
 def main(argv=None):
-    """Make one video. Returns an exit status; the result's path is the last line on stdout."""
+    """Make one video, or those of a list. Returns an exit status; the result's path is the last line on stdout."""
     args = parse_args(argv)
-    out = args.outfile or args.results_dir / f"{args.face.stem}_{args.audio.stem}.mp4"
+    if args.jobs is None:
+        return make_video(args)
+    from jobs import read_jobs, report, run_jobs
+
+    own = list(sys.argv[1:] if argv is None else argv)
+    lines, generators = read_jobs(args.jobs), {}
+
+    def make(options):
+        row = parse_args([*own, *options])
+        row.jobs, out = None, result_path(row)
+        if out.exists() and not row.overwrite:
+            return "was there"
+        make_video(row, generators)
+        return str(out)
+
+    return report(run_jobs(lines, make))
+
+
+def result_path(args):
+    """Where the video goes."""
+    return args.outfile or args.results_dir / f"{args.face.stem}_{args.audio.stem}.mp4"
+
+
+def make_video(args, generators=None):
+    """Make the video of parsed options. generators: those that earlier calls have loaded. Returns an exit status."""
+    generators = {} if generators is None else generators
+    out = result_path(args)
     check_numbers(args)
     check_files(args, out)
     check_media(args.face, args.audio)
@@ -88,7 +127,6 @@ def main(argv=None):
 
     # Keras' backend is settled: from here on it may be imported
     import checkpoint
-    import faces
     import lipsync
 
     with interrupted_by_sigterm():
@@ -96,13 +134,18 @@ def main(argv=None):
         pads = tuple(args.pads or stored.get("pads", (0, 0, 0, 0)))
         detector = args.detector or stored.get("detector", "cnn")
         warn_of_other_crops(stored, detector, pads)
+        detector = faces.FaceDetector(detector, args.face_det_checkpoint)
+        if args.list_faces:
+            return show_faces(detector, args.face, args.list_faces)
+        choice = chosen_face(detector, args.face, args.face_index, args.face_box, args.ref_face)
         clip = lipsync.prepare(
             args.face,
             args.audio,
             fps=args.fps,
-            detector=None if args.face_box else faces.FaceDetector(detector, args.face_det_checkpoint),
+            detector=detector,
             pads=pads,
-            boxes=args.face_box,
+            boxes=None if choice else args.face_box,
+            choice=choice,
             static=args.static,
             max_s=args.max_sec,
             box_cache=out.parent / ".boxes" if args.box_cache else None,
@@ -111,7 +154,10 @@ def main(argv=None):
         if clip.still is None and args.fps not in (None, clip.fps) and abs(args.fps - clip.fps) > 0.01:
             note(f"--fps {args.fps:g} is for still pictures; {args.face} keeps its own {float(clip.fps):.5g}")
         warn_of_idle_gpu(backend, gpu)
-        generator, info = checkpoint.load_generator(args.checkpoint_path, args.model)
+        which = (args.checkpoint_path, args.model)
+        if which not in generators:
+            generators[which] = checkpoint.load_generator(*which)
+        generator, info = generators[which]
         offset_ms = info["sync_offset_ms"] if args.sync_offset_ms is None else args.sync_offset_ms
         result = lipsync.write(
             clip,
@@ -133,6 +179,42 @@ def main(argv=None):
     return 0
 
 
+def first_picture(path):
+    """The picture, or the first frame of the video."""
+    still = video.read_picture(path)
+    return next(video.read_frames(path)) if still is None else still
+
+
+def show_faces(detector, face, out):
+    """Write the first picture with its faces numbered, and print their places. Returns the exit status."""
+    from choice import draw_faces, list_faces
+
+    frame = first_picture(face)
+    squares = list_faces(detector, frame)
+    with whole_file(out) as temporary:
+        temporary.write_bytes(cv2.imencode(".png", draw_faces(frame, squares))[1])
+    for number, square in enumerate(squares):
+        print(f"--face_index {number}    --face_box {' '.join(str(round(v)) for v in square)}")
+    note(f"{len(squares)} faces in the first picture of {face}")
+    print(out)
+    return 0
+
+
+def chosen_face(detector, face, index, box, ref_face):
+    """The FaceChoice that the options name; None where no face is found at the box, which is then used itself."""
+    from choice import SAME_PLACE, FaceChoice, list_faces
+
+    if box:
+        squares = list_faces(detector, first_picture(face))
+        if not any(faces.overlap(square, box) >= SAME_PLACE for square in squares):
+            note(f"no face is found at --face_box {' '.join(map(str, box))}: the box itself is used throughout")
+            return None
+    picture = video.read_picture(ref_face) if ref_face else None
+    if ref_face and picture is None:
+        raise UserError(f"--ref_face {ref_face} is no picture; give a photo of the person")
+    return FaceChoice(index, box, picture)
+
+
 def synthetic(checkpoint_path):
     """What the result says of itself in its metadata."""
     with checkpoint_path.open("rb") as file:
@@ -150,6 +232,7 @@ def check_numbers(args):
         ("max_sec", 0.001, 1e6),
         ("sync_offset_ms", -5000, 5000),
         ("crf", 0, 51),
+        ("face_index", 0, 1000),
         ("lipgan_batch_size", 1, 4096),
         ("n_gpu", 0, 1024),
     ):
@@ -166,7 +249,7 @@ def check_numbers(args):
 
 def check_files(args, out):
     """Raise UserError for files that are not there, and for a result that must not be written."""
-    for option in ("checkpoint_path", "face", "audio", "face_det_checkpoint"):
+    for option in ("checkpoint_path", "face", "audio", "face_det_checkpoint", "ref_face"):
         path = getattr(args, option)
         if path is not None and not path.is_file():
             found = "is a folder" if path.is_dir() else "does not exist"

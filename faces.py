@@ -100,6 +100,14 @@ class FaceDetector:
                 return boxes
         return np.zeros((0, 4))
 
+    def detect_all(self, frame):
+        """All faces of a picture, small ones beside large ones too, each once. (N, 4) float64, largest first."""
+        longer, found = max(frame.shape[:2]), []
+        for side in [side for side in WHOLE_SIDES if side < longer] + [min(longer, max(WHOLE_SIDES))]:
+            boxes = self.detect(frame, side / longer)
+            found += [box for box in boxes if all(overlap(box, other) < 0.3 for other in found)]
+        return np.array(sorted(found, key=lambda b: -_area(b))).reshape(-1, 4)
+
     def detect_near(self, frame, box):
         """Faces in the region twice the box, seen at the size at which the detector is best."""
         side = max(box[1] - box[0], box[3] - box[2])
@@ -150,16 +158,25 @@ def overlap(a, b):
 class _Tracker:
     """Follows one face through one shot after another. The detector looks at keyframes only."""
 
-    def __init__(self, detector):
-        self.detector = detector
+    def __init__(self, detector, choice=None):
+        self.detector, self.choice = detector, choice
 
     def first(self, frame, twice=True):
-        """The largest face of a shot's first frame, as a placed square, or None."""
+        """The chosen face of a shot's first frame (without a choice the largest), as a placed square, or None."""
+        if self.choice is not None:
+            named = self.choice.named  # who names a face may mean a small one
+            boxes = self.detector.detect_all(frame) if named else self.detector.detect_whole(frame, twice=twice)
+            return self._chosen(frame, boxes)
         for box in self.detector.detect_whole(frame, twice=twice):
             square = self._placed(frame, box)
             if square is not None:
                 return square
         return None
+
+    def _chosen(self, frame, boxes):
+        squares = [square for square in (self._placed(frame, box) for box in boxes) if square is not None]
+        number = self.choice.pick(self.detector, frame, squares)
+        return None if number is None else squares[number]
 
     def near(self, frame, square):
         """The face that overlaps the given square most, or None."""
@@ -169,6 +186,8 @@ class _Tracker:
     def again(self, frame, square):
         """A face lost from its place, searched in the whole picture: the nearest to where it was, if it is as large."""
         boxes = self.detector.detect_whole(frame, sides=WHOLE_SIDES[:2], twice=False)
+        if self.choice is not None:
+            return self._chosen(frame, boxes)
         if square is not None:
             boxes = sorted(boxes, key=lambda b: abs(b - square).sum())
         for box in boxes:
@@ -213,15 +232,16 @@ def _thumbnail(frame):
     return cv2.resize(frame, (64, 64), interpolation=cv2.INTER_AREA).astype(np.int16)
 
 
-def find_boxes(frames, fps, detector, pads=(0, 0, 0, 0), bridge=0):
+def find_boxes(frames, fps, detector, pads=(0, 0, 0, 0), bridge=0, choice=None):
     """Follow a face through the frames: the largest at the start of a shot, from then on the same.
 
     frames: iterable of BGR frames, read once and not kept (at most KEYFRAME_S seconds of them at a time).
+    choice: a `choice.FaceChoice`: another one than the largest, and after a cut the same person only.
     bridge: gaps of up to so many frames without a face, within a shot, get boxes between those of their ends.
     Returns boxes (N, 4) int32, smoothed and final (lengthened, pads added), zeros where there is no face; and
     found (N,) bool.
     """
-    tracker, squares, shots = _Tracker(detector), [], []
+    tracker, squares, shots = _Tracker(detector, choice), [], []
     pending, last, before, searched = [], None, None, False
     step = max(1, round(KEYFRAME_S * float(fps)))
 

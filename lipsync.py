@@ -20,6 +20,7 @@ import video
 from audio import load_wav, mel_window, melspectrogram
 from audio_hparams import hparams
 from box_cache import cache_path, load_boxes, save_boxes
+from choice import FaceChoice
 from errors import UserError, whole_file
 from paste import paste_back
 from silence import rest
@@ -96,6 +97,7 @@ def prepare(
     static=False,
     max_s=None,
     box_cache=None,
+    choice=None,
     progress=False,
 ) -> Clip:
     """Read the sound, find the face, and settle how many frames there will be: round(duration_s * fps), at least 1.
@@ -104,7 +106,8 @@ def prepare(
     frame of a video as a still picture. detector: a `faces.FaceDetector` (default: the CNN). pads: (T, B, L, R) pixels.
     boxes: where the face is, instead of a search: (4,) for all frames or (N, 4), zeros where there is none; pads are
     added. max_s: use only so many seconds of the sound. box_cache: folder in which the boxes of videos are kept, so
-    that the next call for the same video searches nothing. Raises UserError, also where no frame has a face.
+    that the next call for the same video searches nothing. choice: which face, a `choice.FaceChoice` (default: the
+    largest). Raises UserError, also where no frame has a face.
     """
     face, audio, seconds = pathlib.Path(face), pathlib.Path(audio), {}
     with timed(seconds, "sound"):
@@ -117,15 +120,16 @@ def prepare(
         num_frames = max(1, round(duration_s * rate))
         kept = None
         if boxes is None:
-            detector = detector or faces.FaceDetector()
+            detector, choice = detector or faces.FaceDetector(), choice or FaceChoice()
             if box_cache and still is None:
                 settings = {"detector": detector.name, "pads": list(pads), "fps": rate, "bridge": BRIDGE}
+                settings |= choice.settings
                 kept = cache_path(pathlib.Path(box_cache), face, **settings)
         cached = load_boxes(kept, num_frames) if kept else None
         if cached:
             boxes, found = cached
         else:
-            boxes, found = _searched(face, still, info, rate, num_frames, detector, pads, boxes, progress)
+            boxes, found = _searched(face, still, info, rate, num_frames, detector, pads, boxes, choice, progress)
             if kept:
                 save_boxes(kept, boxes, found, whole=len(boxes) < num_frames)
     if not found.any():
@@ -136,14 +140,14 @@ def prepare(
     return Clip(face, audio, max_s, still, info, rate, num_frames, mel, boxes, found, seconds)
 
 
-def _searched(face, still, info, rate, num_frames, detector, pads, boxes, progress):
+def _searched(face, still, info, rate, num_frames, detector, pads, boxes, choice, progress):
     """The boxes of the picture, or of as much of the video as the sound needs: (boxes, found). Only they are kept."""
     frames = [still] if still is not None else itertools.islice(video.read_frames(face), num_frames)
     with contextlib.closing(ahead(frames, 8)) as read:
         total = 1 if still is not None else min(num_frames, info.num_frames)
         bar = tqdm.tqdm(read, "faces", total, disable=not progress)
         if boxes is None:
-            return faces.find_boxes(bar, rate, detector, pads, BRIDGE)
+            return faces.find_boxes(bar, rate, detector, pads, BRIDGE, choice)
         return _given_boxes(boxes, sum(1 for _ in bar), pads)
 
 

@@ -90,6 +90,21 @@ def test_a_result_says_that_it_is_synthetic_and_the_next_one_searches_no_face(wo
     assert not (tmp_path / "two.png").exists()
 
 
+def test_faces_are_listed_by_number_and_place(world, tmp_path, capsys):
+    line = f"--checkpoint_path {world}/w.weights.h5 --face {world}/v.mp4 --audio {world}/a.wav --list_faces"
+    assert batch_inference.main([*line.split(), str(tmp_path / "faces.png")]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].startswith("--face_index 0    --face_box ") and told[-1] == str(tmp_path / "faces.png")
+    assert cv2.imread(str(tmp_path / "faces.png")).shape == (256, 256, 3)
+
+
+def test_a_box_without_a_face_is_used_itself_and_a_line_says_so(world, tmp_path, capsys):
+    line = f"--checkpoint_path {world}/w.weights.h5 --face {world}/empty.png --audio {world}/a.wav"
+    line += f" --face_box 20 100 20 100 --results_dir {tmp_path}"
+    assert batch_inference.main(line.split()) == 0
+    assert "the box itself is used throughout" in capsys.readouterr().err
+
+
 def test_a_preview_is_not_overwritten_either(world, tmp_path, capsys):
     (tmp_path / "one.png").write_text("mine")
     line = f"--checkpoint_path {world}/w.weights.h5 --face {world}/v.mp4 --audio {world}/a.wav --preview --outfile"
