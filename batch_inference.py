@@ -24,6 +24,7 @@ import faces
 import video
 from audio import read_blocks
 from errors import UserError, script, whole_file
+from footage import open_footage, resized
 from options import BACKENDS, VERSION, has_gpu, set_backend
 
 
@@ -66,6 +67,11 @@ def parse_args(argv=None):
         help="pixels by which the face's box grows at its top, bottom, left and right (default: the checkpoint's)")
     add("--sync_offset_ms", type=float,
         help="how many ms after a frame's middle lies the sound it is made from (default: the checkpoint's)")
+    add("--start", type=float, default=0.0, help="use the video from this second on; the sound is used from its start")
+    add("--end", type=float, help="use the video up to this second (default: its end)")
+    add("--resize_factor", type=float, default=1.0,
+        help="divide the picture's sides by this; boxes and pads are then in pixels of the smaller one")
+    add("--side_by_side", action="store_true", help="put the source to the left of the result")
     add("--silence_gate", action=argparse.BooleanOptionalAction, default=True,
         help="bring the mouth to rest where the sound is silent for over 0.3 s")
     add("--box_cache", action=argparse.BooleanOptionalAction, default=True,
@@ -136,8 +142,10 @@ def make_video(args, generators=None):
         warn_of_other_crops(stored, detector, pads)
         detector = faces.FaceDetector(detector, args.face_det_checkpoint)
         if args.list_faces:
-            return show_faces(detector, args.face, args.list_faces)
-        choice = chosen_face(detector, args.face, args.face_index, args.face_box, args.ref_face)
+            frame = first_picture(args.face, args.start, args.resize_factor)
+            return show_faces(detector, args.face, frame, args.list_faces)
+        frame = first_picture(args.face, args.start, args.resize_factor) if args.face_box else None
+        choice = chosen_face(detector, frame, args.face_index, args.face_box, args.ref_face)
         clip = lipsync.prepare(
             args.face,
             args.audio,
@@ -146,6 +154,9 @@ def make_video(args, generators=None):
             pads=pads,
             boxes=None if choice else args.face_box,
             choice=choice,
+            start_s=args.start,
+            end_s=args.end,
+            resize_factor=args.resize_factor,
             static=args.static,
             max_s=args.max_sec,
             box_cache=out.parent / ".boxes" if args.box_cache else None,
@@ -170,6 +181,7 @@ def make_video(args, generators=None):
             lossless=args.lossless,
             comment=None if args.no_metadata else synthetic(args.checkpoint_path),
             preview=out.with_suffix(".png") if args.preview else None,
+            side_by_side=args.side_by_side,
             progress=True,
         )
     if result.num_without_face:
@@ -179,17 +191,17 @@ def make_video(args, generators=None):
     return 0
 
 
-def first_picture(path):
-    """The picture, or the first frame of the video."""
+def first_picture(path, start_s, resize_factor):
+    """The picture, or the first frame of the video that is used, as large as it is used."""
     still = video.read_picture(path)
-    return next(video.read_frames(path)) if still is None else still
+    frame = next(open_footage(path, start_s).frames(1)) if still is None else still
+    return resized(frame, resize_factor)
 
 
-def show_faces(detector, face, out):
-    """Write the first picture with its faces numbered, and print their places. Returns the exit status."""
+def show_faces(detector, face, frame, out):
+    """Write this first picture of `face` with its faces numbered, and print their places. Returns the exit status."""
     from choice import draw_faces, list_faces
 
-    frame = first_picture(face)
     squares = list_faces(detector, frame)
     with whole_file(out) as temporary:
         temporary.write_bytes(cv2.imencode(".png", draw_faces(frame, squares))[1])
@@ -200,12 +212,12 @@ def show_faces(detector, face, out):
     return 0
 
 
-def chosen_face(detector, face, index, box, ref_face):
+def chosen_face(detector, frame, index, box, ref_face):
     """The FaceChoice that the options name; None where no face is found at the box, which is then used itself."""
     from choice import SAME_PLACE, FaceChoice, list_faces
 
     if box:
-        squares = list_faces(detector, first_picture(face))
+        squares = list_faces(detector, frame)
         if not any(faces.overlap(square, box) >= SAME_PLACE for square in squares):
             note(f"no face is found at --face_box {' '.join(map(str, box))}: the box itself is used throughout")
             return None
@@ -232,6 +244,9 @@ def check_numbers(args):
         ("max_sec", 0.001, 1e6),
         ("sync_offset_ms", -5000, 5000),
         ("crf", 0, 51),
+        ("start", 0, 1e6),
+        ("end", 0.001, 1e6),
+        ("resize_factor", 0.25, 32),
         ("face_index", 0, 1000),
         ("lipgan_batch_size", 1, 4096),
         ("n_gpu", 0, 1024),

@@ -22,6 +22,7 @@ from audio_hparams import hparams
 from box_cache import cache_path, load_boxes, save_boxes
 from choice import FaceChoice
 from errors import UserError, whole_file
+from footage import Footage, open_footage, resized
 from paste import paste_back
 from silence import rest
 from stream import FrameStore, ahead, timed
@@ -39,13 +40,20 @@ class Clip:
     audio: pathlib.Path
     max_s: float | None  # seconds of sound that are used; None: all
     still: np.ndarray | None  # (H, W, 3) BGR uint8, shown throughout; None where `face` is a moving picture
-    info: video.VideoInfo | None  # of a video
+    footage: Footage | None  # of a moving picture
+    colour: video.Colour | None  # of a video
     fps: Fraction
     num_frames: int  # of the result
     mel: np.ndarray  # (80, T) float32
     boxes: np.ndarray  # (N, 4) int32, one for each of the N frames of the source (1 of a still) that are used
     found: np.ndarray  # (N,) bool: frames that have a face
     seconds: dict  # spent so far, by phase
+
+    @property
+    def shape(self):
+        """(height, width) of its frames."""
+        info = self.footage and self.footage.info
+        return (info.height, info.width) if info else self.still.shape[:2]
 
 
 class Result(typing.NamedTuple):
@@ -75,7 +83,7 @@ def lipsync(
     mels (B, 80, 27, 1) float32) that returns (B, S, S, 3) in [0, 1]; S is the model's own, or else `img_size`.
     sync_offset_ms: see `lipsync_frames`. progress: show bars on stderr. source: the further arguments of `prepare`.
     made: those of the result: silence_gate (default True), see `lipsync_frames`; crf, lossless and comment, see
-    `video.VideoWriter`; preview, the path of a PNG of 8 moments of the result.
+    `video.VideoWriter`; preview, the path of a PNG of 8 moments; side_by_side, the source to the left of the result.
     Returns a Result. Raises UserError. A file that lies at `out` is replaced, by a whole one or not at all.
     """
     clip = prepare(face, audio, progress=progress, **source)
@@ -98,6 +106,9 @@ def prepare(
     max_s=None,
     box_cache=None,
     choice=None,
+    start_s=0.0,
+    end_s=None,
+    resize_factor=1.0,
     progress=False,
 ) -> Clip:
     """Read the sound, find the face, and settle how many frames there will be: round(duration_s * fps), at least 1.
@@ -107,7 +118,9 @@ def prepare(
     boxes: where the face is, instead of a search: (4,) for all frames or (N, 4), zeros where there is none; pads are
     added. max_s: use only so many seconds of the sound. box_cache: folder in which the boxes of videos are kept, so
     that the next call for the same video searches nothing. choice: which face, a `choice.FaceChoice` (default: the
-    largest). Raises UserError, also where no frame has a face.
+    largest). start_s, end_s: the stretch of the video that is used (the sound is used from its beginning).
+    resize_factor: by which the picture's sides are divided; boxes and pads are in pixels of the smaller picture.
+    Raises UserError, also where no frame has a face.
     """
     face, audio, seconds = pathlib.Path(face), pathlib.Path(audio), {}
     with timed(seconds, "sound"):
@@ -116,51 +129,53 @@ def prepare(
         mel = melspectrogram(wav)
         del wav
     with timed(seconds, "faces"):
-        still, info, rate = _source(face, fps, static)
+        still, footage, rate = _source(face, fps, static, start_s, end_s, resize_factor)
         num_frames = max(1, round(duration_s * rate))
         kept = None
         if boxes is None:
             detector, choice = detector or faces.FaceDetector(), choice or FaceChoice()
             if box_cache and still is None:
                 settings = {"detector": detector.name, "pads": list(pads), "fps": rate, "bridge": BRIDGE}
-                settings |= choice.settings
+                settings |= choice.settings | {"first": footage.first, "resize_factor": resize_factor}
                 kept = cache_path(pathlib.Path(box_cache), face, **settings)
         cached = load_boxes(kept, num_frames) if kept else None
         if cached:
             boxes, found = cached
         else:
-            boxes, found = _searched(face, still, info, rate, num_frames, detector, pads, boxes, choice, progress)
+            boxes, found = _searched(still, footage, rate, num_frames, detector, pads, boxes, choice, progress)
             if kept:
-                save_boxes(kept, boxes, found, whole=len(boxes) < num_frames)
+                save_boxes(kept, boxes, found, whole=len(boxes) < num_frames and end_s is None)
     if not found.any():
         searched = f"any of the {len(found)} frames of" if len(found) > 1 else "the picture"
         how = f"detector {detector.kind}" if detector else "the given boxes"
         raise UserError(f"no face found in {searched} {face} ({how}); try --face_box T B L R or a larger face")
-    _check_boxes(boxes[found], *(still.shape[:2] if still is not None else (info.height, info.width)))
-    return Clip(face, audio, max_s, still, info, rate, num_frames, mel, boxes, found, seconds)
+    height, width = still.shape[:2] if still is not None else (footage.info.height, footage.info.width)
+    _check_boxes(boxes[found], height, width)
+    colour = footage.info.colour if footage else None
+    footage = footage if still is None else None
+    return Clip(face, audio, max_s, still, footage, colour, rate, num_frames, mel, boxes, found, seconds)
 
 
-def _searched(face, still, info, rate, num_frames, detector, pads, boxes, choice, progress):
+def _searched(still, footage, rate, num_frames, detector, pads, boxes, choice, progress):
     """The boxes of the picture, or of as much of the video as the sound needs: (boxes, found). Only they are kept."""
-    frames = [still] if still is not None else itertools.islice(video.read_frames(face), num_frames)
+    frames = [still] if still is not None else footage.frames(num_frames)
     with contextlib.closing(ahead(frames, 8)) as read:
-        total = 1 if still is not None else min(num_frames, info.num_frames)
+        total = 1 if still is not None else min(num_frames, footage.info.num_frames)
         bar = tqdm.tqdm(read, "faces", total, disable=not progress)
         if boxes is None:
             return faces.find_boxes(bar, rate, detector, pads, BRIDGE, choice)
         return _given_boxes(boxes, sum(1 for _ in bar), pads)
 
 
-def _source(face, fps, static):
-    """The still picture (or None), the VideoInfo (or None), and the frames a second that the result will have."""
+def _source(face, fps, static, start_s, end_s, resize_factor):
+    """The still picture (or None), the Footage of a video (or None), and the frames a second of the result."""
     still = video.read_picture(face)
     if still is not None:
-        return still, None, video.as_rate(fps or STILL_FPS)
-    info = video.probe(face)
+        return resized(still, resize_factor), None, video.as_rate(fps or STILL_FPS)
+    footage = open_footage(face, start_s, end_s, resize_factor)
     if not static:
-        return None, info, info.fps
-    still = next(video.read_frames(face), None)
-    return still, info, video.as_rate(fps or info.fps)
+        return None, footage, footage.info.fps
+    return next(footage.frames(1)), footage, video.as_rate(fps or footage.info.fps)
 
 
 def _given_boxes(boxes, num_frames, pads):
@@ -200,21 +215,24 @@ def write(
     lossless=False,
     comment=None,
     preview=None,
+    side_by_side=False,
     progress=False,
 ) -> Result:
     """Make the video of a prepared clip; arguments and result as of `lipsync`."""
     out, seconds, shown = pathlib.Path(out), dict(clip.seconds), []
-    height, width = clip.still.shape[:2] if clip.still is not None else (clip.info.height, clip.info.width)
+    height, width = clip.shape
     without_face = 0
     moments = np.linspace(0, clip.num_frames - 1, PREVIEW_MOMENTS).round().tolist() if preview else []
-    target = {"audio": clip.audio, "max_s": clip.max_s, "colour": clip.info and clip.info.colour}
+    target = {"audio": clip.audio, "max_s": clip.max_s, "colour": clip.colour}
     target |= {"crf": crf, "lossless": lossless, "comment": comment}
+    width *= 1 + side_by_side
     with timed(seconds, "write"), video.VideoWriter(out, width, height, clip.fps, **target) as writer:
         options = {"img_size": img_size, "batch_size": batch_size, "sync_offset_ms": sync_offset_ms}
         options |= {"silence_gate": silence_gate, "folder": out.parent, "seconds": seconds}
-        with contextlib.closing(lipsync_frames(clip, generator, **options)) as frames:
+        with contextlib.closing(_made_frames(clip, generator, **options)) as frames:
             bar = tqdm.tqdm(frames, "frames", clip.num_frames, disable=not progress)
-            for number, (frame, has_face) in enumerate(bar):
+            for number, (frame, has_face, source) in enumerate(bar):
+                frame = np.hstack([source, frame]) if side_by_side else frame
                 with timed(seconds, "encode"):
                     writer.write(frame)
                 shown += [_thumbnail(frame)] * moments.count(number)
@@ -231,17 +249,24 @@ def _thumbnail(frame):
     return cv2.resize(frame, (PREVIEW_WIDTH, height), interpolation=cv2.INTER_AREA)
 
 
-def lipsync_frames(
-    clip, generator, *, img_size=96, batch_size=8, sync_offset_ms=0, silence_gate=True, folder=None, seconds=None
-):
+def lipsync_frames(clip, generator, **options):
     """Yield the clip's num_frames frames, as ((H, W, 3) BGR uint8, has_face). A frame without a face is the source's.
 
     sync_offset_ms: the middle of a frame's window of sound lies so much after the middle of the frame; weights that
     were trained on windows that are late by d need d. Too large a value makes the lips early, too small late.
     silence_gate: where the sound is silent for over 0.3 s the generator hears nothing at all (see `silence.rest`).
     folder: for the frames of a video that come again (default: the system's folder for temporary files).
-    seconds: a dict to which the time at work is added, by phase. The other arguments are those of `lipsync`.
+    seconds: a dict to which the time at work is added, by phase. The other options are those of `lipsync`.
     """
+    with contextlib.closing(_made_frames(clip, generator, **options)) as frames:
+        for frame, has_face, _ in frames:
+            yield frame, has_face
+
+
+def _made_frames(
+    clip, generator, *, img_size=96, batch_size=8, sync_offset_ms=0, silence_gate=True, folder=None, seconds=None
+):
+    """As `lipsync_frames`, with the source's frame beside each: (frame, has_face, source)."""
     seconds = {} if seconds is None else seconds
     generate = generator
     if hasattr(generator, "predict_on_batch"):  # a keras.Model
@@ -293,7 +318,7 @@ def _to_and_fro(clip, folder):
     # The earliest frame that comes again; where the video is as long as the sound, none does.
     first_again = max(0, 2 * last + 1 - clip.num_frames)
     with FrameStore(folder) as store:
-        for index, frame in enumerate(itertools.islice(video.read_frames(clip.face), last + 1)):
+        for index, frame in enumerate(clip.footage.frames(last + 1)):
             yield index, frame
             if index >= first_again and clip.num_frames > last + 1:
                 store.put(index, frame)
@@ -338,11 +363,11 @@ def _generated(batches, generate, seconds):
 
 
 def _pasted(generated, seconds):
-    """Yield (frame, has_face), the generated crops pasted into the frames that have a face."""
+    """Yield (frame, has_face, source), the generated crops pasted into the frames that have a face."""
     with contextlib.closing(generated):
         for batch, crops in generated:
             crops = iter(crops)
-            for frame, box in zip(batch.frames, batch.boxes, strict=True):
+            for source, box in zip(batch.frames, batch.boxes, strict=True):
                 with timed(seconds, "paste"):
-                    frame = frame if box is None else paste_back(frame, next(crops), box)
-                yield frame, box is not None
+                    frame = source if box is None else paste_back(source, next(crops), box)
+                yield frame, box is not None, source

@@ -292,3 +292,22 @@ def test_gaps_of_up_to_five_frames_without_a_face_are_bridged_and_longer_ones_ar
     bridged = faces._bridged(squares, [0, 15], 5)
     assert [s is not None for s in bridged] == [n <= 6 or n in (13, 14, 16) for n in range(20)]
     np.testing.assert_allclose(bridged[3], np.array([10.0, 50, 10, 50]) + 3)
+
+
+def test_a_stretch_of_a_video_is_used_smaller_and_beside_its_source(tmp_path):
+    face, sound = moving(tmp_path / "face.mp4", 20), tone(tmp_path / "tone.wav", 0.4)
+    out, box = tmp_path / "out.mp4", (4, 28, 4, 28)
+    made = {"side_by_side": True, "lossless": True}
+    lipsync(face, sound, out, white, boxes=box, start_s=0.2, end_s=0.48, resize_factor=2, made=made)
+    frames = list(video.read_frames(out))
+    assert len(frames) == 10 and frames[0].shape == (32, 64, 3)
+    order = [5, 6, 7, 8, 9, 10, 11, 10, 9, 8]  # to the end of the stretch, and back
+    assert [abs(frame[:, :32].mean() - level(k)) < 3 for frame, k in zip(frames, order, strict=True)] == [True] * 10
+    assert all(frame[20:24, 44:52].mean() > frame[20:24, 12:20].mean() + 10 for frame in frames)
+
+
+def test_a_stretch_outside_of_the_video_is_refused_with_its_length(tmp_path):
+    face, sound = moving(tmp_path / "face.mp4", 20), tone(tmp_path / "tone.wav", 0.4)
+    for stretch in ({"start_s": 2.0}, {"start_s": 0.5, "end_s": 0.2}):
+        with pytest.raises(UserError, match=r"--start .* lasts 0\.80 s"):
+            prepare(face, sound, boxes=BOX, **stretch)
