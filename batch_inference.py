@@ -1,7 +1,7 @@
 """Make the face of a picture or a video say what a sound says.
 
     python batch_inference.py --checkpoint_path weights.weights.h5 --face face.jpg --audio speech.wav
-    python batch_inference.py --checkpoint_path lipgan_residual_mel.h5 --model residual --face V.mp4 --audio A.wav \
+    python batch_inference.py --checkpoint_path lipgan_residual_mel.h5 --model residual --face V.mp4 --audio A.wav \\
         --results_dir results/ --fps 25 --pads 0 0 0 0
     python batch_inference.py --checkpoint_path weights.weights.h5 --jobs list.csv
 
