@@ -7,7 +7,7 @@ from audio_hparams import hparams
 BELOW_LOUD_DB = 40.0  # silence is so far under the recording's loud level: 95 % of its mel frames are under that one
 NOTHING_DB = -95.0  # and so is anything under this, which is the scale's lower end but for rounding
 SHORTEST_S = 0.3  # shorter pauses are part of speech
-EASE_S = 0.1  # in which the mouth comes to rest, and in which it wakes, inside of the silence
+EASE_S = 0.16  # in which the mouth comes to rest, and in which it wakes, inside of the silence
 BLOCK = 8192  # mel frames at a time
 
 
