@@ -22,11 +22,6 @@ def other_person():
 
 
 @pytest.fixture(scope="module")
-def hog():
-    return FaceDetector("hog")
-
-
-@pytest.fixture(scope="module")
 def pair():
     """Two faces side by side, the left one smaller: (256, 512, 3)."""
     small = np.full_like(ASTRONAUT, 90)

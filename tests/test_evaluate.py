@@ -109,11 +109,6 @@ def test_one_clip_is_too_few(data, tmp_path, capsys):
     assert "another clip's sound needs two" in capsys.readouterr().err
 
 
-@pytest.fixture(scope="module")
-def astronaut():
-    return ASTRONAUT[0:256, 96:352]
-
-
 def write(path, frames):
     with video.VideoWriter(path, frames[0].shape[1], frames[0].shape[0], 25) as writer:
         for frame in frames:

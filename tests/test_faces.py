@@ -1,5 +1,4 @@
 import bz2
-import pathlib
 
 import cv2
 import numpy as np
@@ -8,19 +7,6 @@ import pytest
 import faces
 from errors import UserError
 from faces import FaceDetector, crop, final_box, find_boxes, generator_input, overlap
-
-ASTRONAUT = pathlib.Path(__file__).parent.parent / "examples" / "astronaut.jpg"
-
-
-@pytest.fixture(scope="module")
-def astronaut():
-    """(256, 256, 3): the face and its surroundings, the face about 100 pixels high."""
-    return cv2.imread(str(ASTRONAUT))[0:256, 96:352]
-
-
-@pytest.fixture(scope="module")
-def hog():
-    return FaceDetector("hog")
 
 
 def shifted(picture, x, y=0, scale=1.0):

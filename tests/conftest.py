@@ -1,0 +1,21 @@
+"""What several tests share: the photo and a detector."""
+
+import pathlib
+
+import cv2
+import pytest
+
+from faces import FaceDetector
+
+ASTRONAUT = pathlib.Path(__file__).parent.parent / "examples" / "astronaut.jpg"
+
+
+@pytest.fixture(scope="session")
+def astronaut():
+    """(256, 256, 3): the face and its surroundings, the face about 100 pixels high."""
+    return cv2.imread(str(ASTRONAUT))[0:256, 96:352]
+
+
+@pytest.fixture(scope="session")
+def hog():
+    return FaceDetector("hog")
