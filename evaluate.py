@@ -110,17 +110,14 @@ def scored_clips(checkpoint_path, model, disc_checkpoint_path, data_root, fileli
 def sync_line(dataset, discriminator, batch_size):
     """How often real faces with their own sound are nearer than with another clip's, at the same frames, as a line."""
     from metrics import area_under_curve, interval
-    from scoring import other_clip, predicted
+    from scoring import other_clip, predicted, windows
 
     areas = []
     for number, clip in enumerate(dataset.clips):
         frames = [int(frame) for frame in clip.targets]
         crops = np.stack([dataset.read_crop(number, frame) for frame in frames]).astype("float32") / 255
         other, other_frames = other_clip(dataset, number, frames)
-        mels = (
-            np.stack([dataset.mel_window(number, frame) for frame in frames])[..., None],
-            np.stack([dataset.mel_window(other, frame) for frame in other_frames])[..., None],
-        )
+        mels = windows(dataset, number, frames), windows(dataset, other, other_frames)
         areas.append(area_under_curve(*(predicted(discriminator, crops, m, batch_size)[:, 0] for m in mels)))
     mean, low, high = interval(areas)
     what = f"area under the curve, own against another clip's sound, {len(areas)} clips"

@@ -50,8 +50,7 @@ def score_clips(dataset, generator, batch_size=16, discriminator=None):
         truth = np.stack([dataset.read_crop(number, frame) for frame in frames])
         points = np.stack([true_landmarks(number)[frame] for frame in frames])
         other, other_frames = other_clip(dataset, number, frames)
-        own_mels = np.stack([dataset.mel_window(number, frame) for frame in frames])[..., None]
-        other_mels = np.stack([dataset.mel_window(other, frame) for frame in other_frames])[..., None]
+        own_mels, other_mels = windows(dataset, number, frames), windows(dataset, other, other_frames)
         far = far_frames(dataset, number, frames)
         inputs = {OWN: (far, own_mels), OTHER: (far, other_mels), LEAK: (truth, own_mels)}
         results = {
@@ -76,6 +75,11 @@ def other_clip(dataset, number, frames):
     other = (number + 1) % len(dataset.clips)
     inside = dataset.clips[other].inside
     return other, [inside[i % len(inside)] for i in range(len(frames))]
+
+
+def windows(dataset, number, frames):
+    """A clip's mel windows of these frames, (N, 80, 27, 1) float32."""
+    return np.stack([dataset.mel_window(number, frame) for frame in frames])[..., None]
 
 
 def far_frames(dataset, number, frames):
