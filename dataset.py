@@ -26,6 +26,7 @@ import simplejpeg
 
 import audio
 from audio_hparams import hparams
+from augment import augmented, other_voice
 from errors import UserError, whole_file, whole_folder
 
 SPLITS = ("train", "pretrain", "val", "test")
@@ -198,47 +199,6 @@ def inside_frames(num_mels: int, fps=hparams.fps) -> range:
     frames = range(num_mels)
     first = bisect.bisect_left(frames, 0, key=start)
     return range(first, max(first, bisect.bisect_right(frames, num_mels - hparams.mel_window, key=start)))
-
-
-def augmented(batch, rng):
-    """The batch with faces mirrored, turned, shifted, stretched and coloured anew, and other voices; in place.
-
-    Reference and target of a sample are changed alike, and so are its two sounds. Without the shifts a network learns
-    from few people that a mouth is always at the same place, and paints it there in every face.
-    """
-    levels, size = np.arange(256, dtype="float32") / 255, batch["target"].shape[1]
-    for sample, (reference, target) in enumerate(zip(batch["reference"], batch["target"], strict=True)):
-        mels = np.stack([batch["mel"][sample, ..., 0], batch["wrong_mel"][sample, ..., 0]])
-        batch["mel"][sample, ..., 0], batch["wrong_mel"][sample, ..., 0] = other_voice(mels, rng)
-        gains, gammas = rng.uniform(0.75, 1.25, 3), np.exp(rng.normal(0, 0.15) + rng.normal(0, 0.06, 3))
-        table = np.stack([255 * np.clip(g * levels**y, 0, 1) for g, y in zip(gains, gammas, strict=True)], axis=-1)
-        table = table[None].round().astype("uint8")
-        warp = _warp(size, rng)
-        for crop in (reference, target):
-            crop[...] = cv2.LUT(cv2.warpAffine(crop, warp, (size, size), borderMode=cv2.BORDER_REPLICATE), table)
-    return batch
-
-
-def other_voice(mels, rng):
-    """Mel windows (..., 80, W) as of another speaker and microphone: formants moved, louder or softer, over noise.
-
-    The bands are moved by some two of them (Jaitly and Hinton 2013 perturb the length of the vocal tract so).
-    """
-    source = np.clip(np.arange(hparams.num_mels) + rng.normal(0, 2), 0, hparams.num_mels - 1)
-    below = np.minimum(source.astype(int), hparams.num_mels - 2)
-    share = (source - below)[:, None]
-    moved = (1 - share) * mels[..., below, :] + share * mels[..., below + 1, :]
-    noise = rng.uniform(-5, -1) + rng.normal(0, 0.2, mels.shape)  # often under the scale's lower end, that is, none
-    return np.clip(np.maximum(moved + rng.normal(0, 0.4), noise), -4, 4).astype("float32")
-
-
-def _warp(size, rng):
-    """A small affine change of a crop of `size` pixels, (2, 3) float64; half of the time a mirrored one."""
-    turn, middle = rng.normal(0, 0.04), (size - 1) / 2
-    stretch = np.exp(rng.normal(0, 0.04, 2)) * (rng.choice((-1, 1)), 1)
-    linear = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]) * stretch
-    shift = rng.normal(0, 0.02 * size, 2) + middle - linear @ (middle, middle)
-    return np.column_stack([linear, shift])
 
 
 class FaceDataset:

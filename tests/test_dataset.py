@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import audio
+import augment
 import dataset
 from audio_hparams import hparams
 from errors import UserError
@@ -256,14 +257,14 @@ def test_a_batch_depends_on_seed_epoch_and_number_only(clips, faces):
 def test_another_voice_moves_formants_and_level_and_keeps_time():
     mel = np.full((80, 27), -4, "float32")
     mel[38:43, 5:9] = 1  # one formant, for four frames
-    voices = [dataset.other_voice(mel, np.random.default_rng(seed)) for seed in range(50)]
+    voices = [augment.other_voice(mel, np.random.default_rng(seed)) for seed in range(50)]
     assert all(v.dtype == np.float32 and v.shape == mel.shape and np.abs(v).max() <= 4 for v in voices)
     loudest = np.array([v.max(axis=0).argsort()[-4:].min() for v in voices])
     assert (loudest == 5).all()
     bands = np.array([v[:, 6].argmax() for v in voices])
     assert 0.5 < bands.std() < 4 and abs(bands.mean() - 40) < 1.5
     assert np.ptp([v.max() for v in voices]) > 0.5
-    pair = dataset.other_voice(np.stack([mel, mel]), np.random.default_rng(0))
+    pair = augment.other_voice(np.stack([mel, mel]), np.random.default_rng(0))
     np.testing.assert_array_equal(pair[0].argmax(axis=0)[5:9], pair[1].argmax(axis=0)[5:9])
 
 
