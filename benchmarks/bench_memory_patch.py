@@ -38,7 +38,7 @@ def measure(width, batch_size, steps, keep):
     from step import TrainingStep
 
     class Noise(keras.utils.PyDataset):
-        """Batches as training.Batches gives them."""
+        """Batches as batches.Batches gives them."""
 
         def __len__(self):
             return WARM_UP + steps

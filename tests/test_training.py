@@ -7,13 +7,14 @@ import pytest
 import mouth
 import train
 import train_unet
-import training
 from audio_hparams import hparams
+from batches import as_inputs
 from checkpoint import load_discriminator, load_generator
 from dataset import FaceDataset, write_clip
 from discriminator import build_discriminator
 from generator import MEETING, build_generator
-from step import TrainingStep, in_sync_loss, out_of_sync_loss
+from run_folder import STATE_NAME
+from step import TrainingStep, in_sync_loss, out_of_sync_loss, settle_statistics
 
 TINY = 0.02  # every layer has its least number of filters, 8
 
@@ -22,7 +23,7 @@ def random_batch(rng, size):
     shape = (size, 96, 96, 3)
     batch = {name: rng.integers(0, 256, shape, dtype="uint8") for name in ("reference", "target")}
     windows = {name: rng.uniform(-4, 4, (size, 80, 27, 1)).astype("float32") for name in ("mel", "wrong_mel")}
-    return training.as_inputs(batch | windows)
+    return as_inputs(batch | windows)
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +136,7 @@ def test_before_it_meets_a_face_only_the_audio_encoder_learns(data, capsys):
 def test_samples_of_64_targets_are_learned_by_heart(data):
     keras.utils.set_random_seed(3)
     dataset = FaceDataset([data / "main" / "speaker" / f"{number:05d}" for number in range(4)])
-    batches = [training.as_inputs(dataset.batch((0, 0, number), 16)) for number in range(4)]
+    batches = [as_inputs(dataset.batch((0, 0, number), 16)) for number in range(4)]
     step = TrainingStep(build_generator("basic", width=TINY))
     step.compile(optimizer=keras.optimizers.Adam(5e-3))
     errors = [[step.train_on_batch(x, y, return_dict=True)["loss"] for x, y in batches] for _ in range(15)]
@@ -146,7 +147,7 @@ def test_settled_statistics_are_those_of_all_batches():
     generator = build_generator("basic", width=TINY)
     batches = [random_batch(np.random.default_rng(number), 4) for number in range(3)]
     kernels = [keras.ops.convert_to_numpy(v).copy() for v in generator.trainable_variables]
-    training.settle_statistics(generator, batches)
+    settle_statistics(generator, batches)
     first = next(layer for layer in generator.layers if isinstance(layer, keras.layers.Conv2D))
     norm = next(layer for layer in generator.layers if isinstance(layer, keras.layers.BatchNormalization))
     source = "face" if first.input.shape[-1] == 6 else "mel"
@@ -161,7 +162,7 @@ def test_training_is_resumed_as_if_it_had_never_stopped(data, tmp_path, capsys):
     more = ("--steps_per_epoch", 4, "--seed", 5, "--checkpoint_freq", 2)
     assert train.main(options_for(data, tmp_path / "whole", *more, "--steps", 7)) == 0
     assert train.main(options_for(data, tmp_path / "parts", *more, "--steps", 3)) == 0
-    state = tmp_path / "parts" / training.STATE_NAME
+    state = tmp_path / "parts" / STATE_NAME
     assert train.main(options_for(data, tmp_path / "parts", *more, "--steps", 7, "--resume", state)) == 0
     assert "epoch 1, batch 3" in capsys.readouterr().out
     for load, name in ((load_generator, "lipgan"), (load_discriminator, "lipgan_disc")):
