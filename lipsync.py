@@ -249,15 +249,20 @@ def _thumbnail(frame):
     return cv2.resize(frame, (PREVIEW_WIDTH, height), interpolation=cv2.INTER_AREA)
 
 
-def lipsync_frames(clip, generator, **options):
+def lipsync_frames(
+    clip, generator, *, img_size=96, batch_size=8, sync_offset_ms=0, silence_gate=True, folder=None, seconds=None
+):
     """Yield the clip's num_frames frames, as ((H, W, 3) BGR uint8, has_face). A frame without a face is the source's.
 
     sync_offset_ms: the middle of a frame's window of sound lies so much after the middle of the frame; weights that
     were trained on windows that are late by d need d. Too large a value makes the lips early, too small late.
     silence_gate: where the sound is silent for over 0.3 s the generator hears nothing at all (see `silence.rest`).
     folder: for the frames of a video that come again (default: the system's folder for temporary files).
-    seconds: a dict to which the time at work is added, by phase. The other options are those of `lipsync`.
+    seconds: a dict to which the time at work is added, by phase. img_size, batch_size: see `lipsync`. Frames come out a
+    batch at a time: a batch_size of 1 gives the first one soonest, larger ones more frames a second.
     """
+    options = {"img_size": img_size, "batch_size": batch_size, "sync_offset_ms": sync_offset_ms}
+    options |= {"silence_gate": silence_gate, "folder": folder, "seconds": seconds}
     with contextlib.closing(_made_frames(clip, generator, **options)) as frames:
         for frame, has_face, _ in frames:
             yield frame, has_face

@@ -112,7 +112,8 @@ def test_a_preview_is_not_overwritten_either(world, tmp_path, capsys):
     assert "one.png exists already" in capsys.readouterr().err
 
 
-def test_sigterm_leaves_no_file_and_a_status_that_tells(world, tmp_path):
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_leaves_no_file_and_a_status_that_tells(world, tmp_path, sent):
     write_wav(tmp_path / "long.wav", 600)
     options = ["--face", str(world / "A face.jpg"), "--audio", str(tmp_path / "long.wav")]
     results = tmp_path / "results"
@@ -121,10 +122,26 @@ def test_sigterm_leaves_no_file_and_a_status_that_tells(world, tmp_path):
     while not (results.exists() and any(results.iterdir())):
         assert run.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
-    run.send_signal(signal.SIGTERM)
+    run.send_signal(sent)
     run.communicate(timeout=60)
     assert run.returncode != 0
     assert not any(results.iterdir())
+
+
+def test_a_full_disk_leaves_no_file_and_gets_one_line_and_status_1(world, tmp_path):
+    options = ["--face", str(world / "A face.jpg"), "--audio", str(world / "a.wav")]
+    full = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); import batch_inference as b; "
+    )
+    run_command = command(world, tmp_path / "results", *options)
+    python, arguments = run_command[0], run_command[2:]
+    run = subprocess.run(
+        [python, "-c", full + "sys.exit(b.main())", *arguments],
+        capture_output=True, text=True, timeout=60, env=environment(), cwd=ROOT,
+    )  # fmt: skip
+    assert run.returncode == 1 and "Traceback" not in run.stderr
+    assert "File too large" in run.stderr.strip().splitlines()[-1]
+    assert not any((tmp_path / "results").iterdir())
 
 
 @pytest.mark.parametrize(

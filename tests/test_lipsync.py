@@ -209,7 +209,8 @@ def test_the_generator_is_always_fed_batches_of_one_size(tmp_path):
     assert sizes == {((4, 16, 16, 6), np.dtype("f4"), (4, 80, 27, 1), np.dtype("f4"))}
 
 
-def test_a_still_picture_is_looked_at_once_and_gives_what_the_whole_network_gives(tmp_path):
+@pytest.mark.parametrize("kind", ["residual", "basic", "warp"])
+def test_a_still_picture_is_looked_at_once_and_gives_what_the_whole_network_gives(tmp_path, kind):
     import keras  # loaded for this test only
 
     from generator import build_generator
@@ -217,7 +218,7 @@ def test_a_still_picture_is_looked_at_once_and_gives_what_the_whole_network_give
     if keras.config.backend() == "openvino":
         pytest.skip("OpenVINO may compute in bfloat16, which an untrained network blows up")
     keras.utils.set_random_seed(0)
-    model = build_generator(width=1 / 64)
+    model = build_generator(kind, width=1 / 64)
     for weights in model.weights:
         if weights.path.endswith("kernel"):
             weights.assign(1.4 * weights)  # as it is made, the sound hardly changes its picture
