@@ -14,7 +14,6 @@ import tempfile
 import cv2
 import dlib
 import numpy as np
-from scipy.signal import savgol_filter
 
 from audio_hparams import hparams
 from errors import UserError, whole_file
@@ -308,6 +307,8 @@ def _final(squares, found, shots, fps, pads):
             continue
         track, odd = squares[start:end], min(window, (end - start - 1) // 2 * 2 + 1)
         if odd >= 3:  # a moving average, and at both ends the line that fits them best
+            from scipy.signal import savgol_filter  # a second to import, and only videos need it
+
             track = savgol_filter(track, odd, 1, axis=0, mode="interp")
         boxes[start:end] = [final_box(square, pads) for square in track]
     return boxes
