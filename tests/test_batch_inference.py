@@ -128,6 +128,14 @@ def test_a_signal_leaves_no_file_and_a_status_that_tells(world, tmp_path, sent):
     assert not any(results.iterdir())
 
 
+def test_openvino_makes_a_video_without_loading_tensorflow(world, tmp_path):
+    _, _, *options = command(world, tmp_path, "--face", str(world / "A face.jpg"))
+    told = "import sys, batch_inference as b; assert b.main() == 0; sys.exit(3 if 'tensorflow' in sys.modules else 0)"
+    run = subprocess.run([sys.executable, "-c", told, *options], env=environment(), cwd=ROOT, timeout=60)
+    assert run.returncode == 0
+    assert (tmp_path / "A face_a.mp4").exists()
+
+
 def test_a_full_disk_leaves_no_file_and_gets_one_line_and_status_1(world, tmp_path):
     options = ["--face", str(world / "A face.jpg"), "--audio", str(world / "a.wav")]
     full = (
