@@ -12,7 +12,7 @@ demo: $(VENV)/installed-requirements
 		--audio examples/speech.wav --outfile results/demo.mp4 --overwrite
 
 test: $(VENV)/installed-requirements-dev
-	$(IN_VENV) -m pytest
+	$(IN_VENV) -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/installed-requirements-dev
 	$(IN_VENV) -m ruff check .

@@ -1,11 +1,16 @@
-"""What several tests share: the photo and a detector."""
+"""What several tests share: the photo and a detector, and the cores of the machine."""
 
+import os
 import pathlib
 
 import cv2
 import pytest
 
 from faces import FaceDetector
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # several test processes (make test): TensorFlow keeps to one core in each
+    for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+        os.environ.setdefault(name, "1")
 
 ASTRONAUT = pathlib.Path(__file__).parent.parent / "examples" / "astronaut.jpg"
 
