@@ -26,6 +26,11 @@ class Deformation(typing.NamedTuple):
     radii: np.ndarray  # (K,)
     moves: np.ndarray  # (K, 2)
 
+    @property
+    def mirrored(self) -> bool:
+        """Whether left and right are exchanged."""
+        return np.linalg.det(self.linear) < 0
+
     def source(self, points):
         """Where the result's points were before."""
         return points @ self.linear.T + self.shift + self._bumps(points)

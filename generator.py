@@ -1,22 +1,20 @@
 """The LipGAN generators (K R et al., ACM MM 2019): a face and 337.5 ms of sound become that face saying that sound.
 
-`residual` and `basic` paint every pixel. `warp` is `residual` with another end: it moves the reference's own pixels (an
-appearance flow: Zhou et al., View Synthesis by Appearance Flow, ECCV 2016), and paints only what they do not show.
+`residual` and `basic` are the paper's, and paint every pixel. `warp` moves the reference's own pixels: see warp.py.
 """
 
 import functools
 
 import keras
-from keras import layers, ops
+from keras import layers
 
 from audio_hparams import hparams
 from errors import UserError
+from warp import build_warp
 
 KINDS = ("residual", "basic", "warp")
 IMG_SIZES = range(96, 257, 32)
 MEETING = "face_and_sound"  # the layer at which the two embeddings, in this order, are joined
-FLOW_STEP = 4  # pixels between the points at which `warp` knows its flow
-FARTHEST = 0.25  # of the crop's side: how far `warp` can move a pixel in either direction
 
 
 def check_size(img_size: int, width: float) -> None:
@@ -74,6 +72,9 @@ def build_generator(
 
     face = keras.Input((img_size, img_size, 6), name="face")
     mel = keras.Input((hparams.num_mels, hparams.mel_window, 1), name="mel")
+    if kind == "warp":
+        output = build_warp(face, _residual_mel(mel, conv, res), functools.partial(scaled, width=width), MEETING)
+        return keras.Model([face, mel], output, name="warp_generator")
     encode_face, encode_mel, decode = (
         (_basic_face, _basic_mel, _basic_decoder)
         if kind == "basic"
@@ -85,58 +86,9 @@ def build_generator(
     x = layers.Concatenate(name=MEETING)([face_embedding, mel_embedding])  # (1, 1, 1024), basic 768
     x = decode(x, skips, smallest, up, res)  # (96, 96, 64)
     x = conv(conv(x, 16), 16)  # (96, 96, 16)
-    painted = layers.Conv2D(3, 1, dtype="float32")(x)  # (96, 96, 3)
-    if kind != "warp":
-        output = layers.Activation("sigmoid", dtype="float32", name="prediction")(painted)
-        return keras.Model([face, mel], output, name=f"{kind}_generator")
-    painted = layers.Activation("sigmoid", dtype="float32", name="painted")(painted)
-    # Neighbours move together: the flow is coarse. At first nothing moves and little is painted: the reference itself.
-    coarse = layers.AveragePooling2D(FLOW_STEP)(x)  # (24, 24, 16)
-    flow = layers.Conv2D(2, 3, 1, "same", kernel_initializer="zeros", activation="tanh", dtype="float32", name="flow")(
-        coarse
-    )
-    flow = layers.UpSampling2D(FLOW_STEP, interpolation="bilinear", dtype="float32")(flow)  # (96, 96, 2)
-    share = layers.Conv2D(
-        1,
-        1,
-        bias_initializer=keras.initializers.Constant(2.0),
-        kernel_initializer="zeros",
-        activation="sigmoid",
-        dtype="float32",
-        name="share",
-    )(x)  # (96, 96, 1) of moved pixels
-    output = WarpAndPaint(dtype="float32", name="prediction")([face, flow, share, painted])
-    return keras.Model([face, mel], output, name="warp_generator")
-
-
-class WarpAndPaint(layers.Layer):
-    """The reference's pixels, each fetched from where the flow says, mixed with painted ones.
-
-    call: [face (B, S, S, 6), flow (B, S, S, 2) as (y, x) in [-1, 1] of FARTHEST, share (B, S, S, 1) of the moved pixels
-    in [0, 1], painted (B, S, S, 3)] -> (B, S, S, 3).
-    """
-
-    def call(self, inputs):
-        face, flow, share, painted = inputs
-        return share * warp(face[..., :3], FARTHEST * face.shape[1] * flow) + (1.0 - share) * painted
-
-
-def warp(picture, flow):
-    """The picture (B, H, W, C) sampled bilinearly at each pixel's place plus flow (B, H, W, 2), in pixels (y, x).
-
-    Past the edges the edge is repeated. Its gradient reaches the flow, not the picture's pixels.
-    """
-    batch, (height, width, channels) = ops.shape(picture)[0], picture.shape[1:]
-    y = ops.clip(ops.arange(height, dtype="float32")[None, :, None] + flow[..., 0], 0.0, height - 1.001)
-    x = ops.clip(ops.arange(width, dtype="float32")[None, None] + flow[..., 1], 0.0, width - 1.001)
-    top, left = ops.floor(ops.stop_gradient(y)), ops.floor(ops.stop_gradient(x))  # (B, H, W)
-    down, right = (y - top)[..., None], (x - left)[..., None]
-    first = ops.reshape(ops.arange(batch, dtype="int32") * height * width, (-1, 1, 1))
-    corner = first + ops.cast(top, "int32") * width + ops.cast(left, "int32")
-    pixels = ops.reshape(ops.stop_gradient(picture), (-1, channels))
-    upper = (1 - right) * ops.take(pixels, corner, 0) + right * ops.take(pixels, corner + 1, 0)
-    lower = (1 - right) * ops.take(pixels, corner + width, 0) + right * ops.take(pixels, corner + width + 1, 0)
-    return (1 - down) * upper + down * lower
+    x = layers.Conv2D(3, 1, dtype="float32")(x)  # (96, 96, 3)
+    output = layers.Activation("sigmoid", dtype="float32", name="prediction")(x)
+    return keras.Model([face, mel], output, name=f"{kind}_generator")
 
 
 def _residual_face(face, smallest, conv, res):

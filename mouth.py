@@ -6,6 +6,9 @@ as a frozen expert sees them in the generated crop and in the true one. (Wav2Lip
 of sync for the same reason.)
 """
 
+import collections
+import math
+
 import cv2
 import keras
 import numpy as np
@@ -13,29 +16,18 @@ from keras import layers, ops
 
 import faces
 from audio_hparams import hparams
+from augment import draw_deformation
 from errors import UserError, whole_file
 from generator import MEETING
 from memory import KeepsMemory
+from warp import LIPS_UNIT, NUM_LIPS, build_expert
 
 LIPS = slice(48, 68)  # of dlib's 68 landmarks
-SEEN_HEIGHT = 24  # rows of the lower half that the expert sees: finer ones would let it be fooled by single pixels
+MIRRORED = [6, 5, 4, 3, 2, 1, 0, 11, 10, 9, 8, 7, 16, 15, 14, 13, 12, 19, 18, 17]  # which of them is which in a mirror
 MOUTH = (0.54, 0.94, 0.21, 0.79)  # top, bottom, left, right of the mouth in the crop, open or shut, by hparams' placing
 NUM_CROPS = 8_000  # crops with dlib's landmarks that the expert learns from
 BATCH_SIZE = 64
-STEPS = 1_200
-
-
-def build_expert(img_size):
-    """Build the network from a crop (img_size, img_size, 3) BGR in [0, 1] to the standardised (x, y) of 20 points."""
-    crop = keras.Input((img_size, img_size, 3), name="crop", dtype="float32")
-    x = layers.Cropping2D(((img_size // 2, 0), (0, 0)), dtype="float32")(crop)  # (48, 96, 3)
-    x = layers.AveragePooling2D(img_size // 2 // SEEN_HEIGHT, dtype="float32")(x)  # (24, 48, 3)
-    for filters, strides in ((32, 1), (32, 2), (64, 2), (128, 2)):  # (3, 6, 128) at last
-        x = layers.Conv2D(filters, 3, strides, "same", dtype="float32")(x)
-        x = layers.BatchNormalization(momentum=0.9, dtype="float32")(x)
-        x = layers.ReLU(dtype="float32")(x)
-    x = layers.Dense(128, activation="relu", dtype="float32")(layers.Flatten(dtype="float32")(x))
-    return keras.Model(crop, layers.Dense(40, name="lips", dtype="float32")(x), name="mouth_expert")
+STEPS = 2_000
 
 
 class LipLandmarks:
@@ -76,12 +68,13 @@ def prepare_expert(dataset, path, seed=0):
     held_out = set(clips[: max(1, len(clips) // 10)].tolist()) if len(clips) > 1 else set()
     crops, lips, shown = _labelled(dataset, clips, rng, held_out)
     mean, deviation = lips[shown].mean(0), lips[shown].std(0) + 1e-6
-    targets = ((lips - mean) / deviation).astype("float32")
     expert.compile(optimizer=keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(1e-3, STEPS)), loss="mae")
-    batches = _Augmented(crops[shown], targets[shown], seed)
+    batches = _Augmented(crops[shown], lips[shown], (mean, deviation), seed)
     expert.fit(batches, epochs=1, shuffle=False, verbose=0, callbacks=[KeepsMemory()])
+    last = expert.get_layer("points")  # it learned standardised points
+    last.set_weights([last.get_weights()[0] * deviation, last.get_weights()[1] * deviation + mean])
     rest = ~shown if held_out else shown
-    seen = expert.predict(crops[rest].astype("float32") / 255, batch_size=BATCH_SIZE, verbose=0) * deviation + mean
+    seen = expert.predict(crops[rest].astype("float32") / 255, batch_size=BATCH_SIZE, verbose=0)
     pair = [opening(points.reshape(-1, 20, 2)) for points in (seen, lips[rest])]
     agreement = np.corrcoef(*pair)[0, 1]
     print(f"mouth expert: correlation of mouth opening with dlib's on clips held out: {agreement:.3f}", flush=True)
@@ -96,12 +89,17 @@ def prepare_expert(dataset, path, seed=0):
 
 
 def _labelled(dataset, clips, rng, held_out):
-    """Crops of all clips in turn, (N, S, S, 3) uint8; their lips (N, 40); and whether they are for training (N,)."""
+    """Crops of all clips in turn, (N, S, S, 3) uint8; their lips (N, 40); and whether they are for training (N,).
+
+    A speaker (the folder of the clip) weighs as the root of how many clips there are: rare shapes of lips count more.
+    """
     landmarks, crops, lips, shown = LipLandmarks(), [], [], []
-    each = -(-NUM_CROPS // len(clips))
-    for clip in clips:
+    speakers = [dataset.clips[clip].folder.parent for clip in clips]
+    clips_of = collections.Counter(speakers)
+    weights = np.array([clips_of[speaker] ** -0.5 for speaker in speakers])
+    for clip, share in zip(clips, weights / weights.sum(), strict=True):
         frames = dataset.clips[clip].frame_ids
-        for frame in rng.choice(frames, min(each, len(frames)), replace=False):
+        for frame in rng.choice(frames, min(math.ceil(NUM_CROPS * share), len(frames)), replace=False):
             crop = dataset.read_crop(int(clip), int(frame))
             crops.append(crop)
             lips.append(landmarks(crop).ravel())
@@ -117,7 +115,7 @@ def pretrain_audio_encoder(generator, expert, dataset, val_set, steps, seed=0):
     the clips of val_set. A network that meets face and sound at once learns to ignore the sound for long.
     """
     embedding = generator.get_layer(MEETING).input[1]
-    guess = layers.Dense(40, dtype="float32")(layers.Flatten()(embedding))
+    guess = layers.Dense(2 * NUM_LIPS, dtype="float32")(layers.Flatten()(embedding))
     listener = keras.Model(generator.inputs[1], guess)
     listener.compile(optimizer=keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(1e-3, steps)), loss="mae")
     lips = _lips_of_clips(expert, dataset)
@@ -136,12 +134,12 @@ def pretrain_audio_encoder(generator, expert, dataset, val_set, steps, seed=0):
 
 
 def _lips_of_clips(expert, dataset):
-    """For each clip {frame: lips (40,) float32}, as the expert sees them, less their mean over the clip."""
+    """For each clip {frame: lips (40,) float32}, as the expert sees them, less the clip's mean, in LIPS_UNIT."""
     lips = []
     for number, clip in enumerate(dataset.clips):
         crops = np.stack([dataset.read_crop(number, int(frame)) for frame in clip.frame_ids]).astype("float32") / 255
         seen = expert.predict(crops, batch_size=BATCH_SIZE, verbose=0)
-        lips.append(dict(zip(clip.frame_ids.tolist(), seen - seen.mean(0), strict=True)))
+        lips.append(dict(zip(clip.frame_ids.tolist(), (seen - seen.mean(0)) / LIPS_UNIT, strict=True)))
     return lips
 
 
@@ -163,11 +161,11 @@ class _Listening(keras.utils.PyDataset):
 
 
 class _Augmented(keras.utils.PyDataset):
-    """Crops with colours, sharpness and noise changed: generated crops are softer than true ones."""
+    """Crops deformed, with colours, sharpness and noise changed (generated crops are softer), and standardised lips."""
 
-    def __init__(self, crops, targets, seed):
+    def __init__(self, crops, lips, standard, seed):
         super().__init__(workers=1)
-        self.crops, self.targets, self.seed = crops, targets, seed
+        self.crops, self.lips, (self.mean, self.deviation), self.seed = crops, lips, standard, seed
 
     def __len__(self):
         return STEPS
@@ -175,15 +173,20 @@ class _Augmented(keras.utils.PyDataset):
     def __getitem__(self, index):
         rng = np.random.default_rng((self.seed, index))
         picks = rng.integers(len(self.crops), size=BATCH_SIZE)
-        batch = np.zeros((BATCH_SIZE, *self.crops.shape[1:]), "float32")
-        lower = batch[:, batch.shape[1] // 2 :]  # all that the expert looks at
+        batch, size = np.zeros((BATCH_SIZE, *self.crops.shape[1:]), "float32"), self.crops.shape[1]
+        lower = batch[:, size // 2 :]  # all that the expert looks at
+        lips = np.empty((BATCH_SIZE, NUM_LIPS, 2))
         for row, pick in enumerate(picks):
-            size = int(rng.integers(1, 6))
-            lower[row] = cv2.blur(self.crops[pick, batch.shape[1] // 2 :], (size, size))
+            blur, deformation = int(rng.integers(1, 6)), draw_deformation(size, rng)
+            lower[row] = cv2.blur(deformation.apply(self.crops[pick])[size // 2 :], (blur, blur))
+            lips[row] = deformation.target(self.lips[pick].reshape(NUM_LIPS, 2) * size - 0.5)
+            if deformation.mirrored:
+                lips[row] = lips[row, MIRRORED]
         lower *= rng.uniform(0.7, 1.3, (BATCH_SIZE, 1, 1, 3)).astype("float32") / 255
         lower += rng.uniform(-0.1, 0.1, (BATCH_SIZE, 1, 1, 3)).astype("float32")
         lower += 0.03 * rng.standard_normal(lower.shape, "float32")
-        return batch, self.targets[picks]
+        lips = (lips.reshape(BATCH_SIZE, -1) + 0.5) / size
+        return batch, ((lips - self.mean) / self.deviation).astype("float32")
 
 
 class MouthLoss:
@@ -201,12 +204,12 @@ class MouthLoss:
         )
 
     def __call__(self, truth, generated):
-        """Crops (B, S, S, 3) float32 in [0, 1]. Returns the losses by name; landmarks are in standard deviations."""
+        """Crops (B, S, S, 3) float32 in [0, 1]. Returns the losses by name; landmarks are in LIPS_UNIT."""
         losses = {}
         if self.weights["mouth_mae"]:
             error = ops.abs(truth - generated)
             losses["mouth_mae"] = ops.mean(error[:, self._rows, self._columns])
         if self.weights["landmarks"]:
             seen = self._expert(generated, training=False)
-            losses["landmarks"] = ops.mean(ops.abs(self._expert(truth, training=False) - seen))
+            losses["landmarks"] = ops.mean(ops.abs(self._expert(truth, training=False) - seen)) / LIPS_UNIT
         return losses

@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from warp import EXPERT, LIPS, LIPS_UNIT, listener, painter
+
 
 class TrainingStep(keras.Model):
     """The generator, and with it the discriminator where there is one, as one model that `fit()` trains.
@@ -18,16 +20,28 @@ class TrainingStep(keras.Model):
         self.adversarial_weight, self.num_replicas = adversarial_weight, num_replicas
         self._mouth = mouth
         names = ["mae", *(mouth.names if mouth else [])]
+        self._listener = self._painter = self._expert = None
+        if any(layer.name == LIPS for layer in generator.layers):
+            names.append(LIPS)
+            self._listener, self._painter = listener(generator), painter(generator)
+            self._expert = generator.get_layer(EXPERT)
         names += ["adversarial", "disc_real", "disc_wrong", "disc_fake"] if discriminator else []
         self.means = {name: keras.metrics.Mean(name) for name in names}
         self.built = True  # both networks come with their variables: weights can be loaded before the first batch
 
     def call(self, x, training=None):
-        return self.generator([x["face"], x["mel"]], training=training)
+        """The face; of a generator with a listener, only the lips (B, 40): its painter waits for the true ones."""
+        return (self._listener or self.generator)([x["face"], x["mel"]], training=training)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        losses = {"mae": ops.mean(ops.abs(y - y_pred))}
-        total = losses["mae"]
+        losses, total = {}, 0.0
+        if self._listener:  # one learns what lips a sound has, the other to paint a face with given lips
+            lips = ops.stop_gradient(self._expert(y, training=False))
+            losses[LIPS] = ops.mean(ops.abs(lips - y_pred)) / LIPS_UNIT
+            total += losses[LIPS]
+            y_pred = self._painter([x["face"], lips], training=training)
+        losses["mae"] = ops.mean(ops.abs(y - y_pred))
+        total += losses["mae"]
         if self._mouth:
             mouth_losses = self._mouth(y, y_pred)
             total += sum(self._mouth.weights[name] * loss for name, loss in mouth_losses.items())
