@@ -18,7 +18,7 @@ import numpy as np
 from audio_hparams import hparams
 from discriminator import build_discriminator
 from errors import UserError, whole_file
-from generator import IMG_SIZES, KINDS, build_generator, scaled
+from generator import IMG_SIZES, KINDS, MEETING, build_generator, scaled
 
 ENDING = ".weights.h5"
 
@@ -46,7 +46,7 @@ def save_generator(path, model: keras.Model, info: dict, half: bool = False) -> 
     path = pathlib.Path(path)
     if not path.name.endswith(ENDING):
         raise UserError(f"{path}: the name of a file of weights must end in {ENDING}")
-    if scaled(512, info["width"]) != model.get_layer("face_to_vector").filters:
+    if scaled(512, info["width"]) != _embedding_size(model):
         raise ValueError(f"info says width {info['width']}, the model is of another")
     backend = keras.backend.backend()
     described = {
@@ -221,6 +221,13 @@ def _assign(path, model, stored):
 # Which network a file is of
 
 
+def _embedding_size(model):
+    """How many numbers the sound's embedding has: 512 at width 1, in every network."""
+    if model.name == "discriminator":
+        return model.get_layer("face_to_vector").filters
+    return model.get_layer(MEETING).input[1].shape[-1]
+
+
 def _shapes(model):
     return collections.Counter(tuple(w.shape) for w in model.weights)
 
@@ -233,16 +240,17 @@ def _recognised(stored):
     """((kind, img_size, width), such a network) of arrays of these shapes, or (None, None)."""
     kernels = [d.shape for d in stored if d.ndim == 4]
     # The first layer of the face's encoder is the only one with so many input channels.
-    first = {(7, 6): "residual", (11, 6): "basic", (7, 3): "discriminator"}
-    kind = next((first[s[0], s[2]] for s in kernels if (s[0], s[2]) in first), None)
-    if kind == "residual" and any(d.shape == (2,) for d in stored):  # the flow's two biases
-        kind = "warp"
+    first = {(7, 6): "residual", (11, 6): "basic", (7, 3): "discriminator", (4, 8): "warp"}
+    kind, cells = next(((first[s[0], s[2]], s[3]) for s in kernels if (s[0], s[2]) in first), (None, 0))
     filters = {d.shape[0] for d in stored if d.ndim == 1 and d.shape[0] > 3}  # no gains, nor the output's
-    width = _width(filters, (32, 64, 128, 256, 512) if kind == "discriminator" else (16, 32, 64, 128, 256, 512))
-    if not kind or not width:
-        return None, None
-    # Only in the widest layers, the kernels that span the smallest map are the largest.
-    found = (kind, 32 * max(s[0] for s in kernels if s[2] >= max(filters)), width)
+    if kind == "warp":  # its arrays are the same for every size
+        found = (kind, IMG_SIZES[0], cells / 64)
+    else:
+        width = _width(filters, (32, 64, 128, 256, 512) if kind == "discriminator" else (16, 32, 64, 128, 256, 512))
+        if not kind or not width:
+            return None, None
+        # Only in the widest layers, the kernels that span the smallest map are the largest.
+        found = (kind, 32 * max(s[0] for s in kernels if s[2] >= max(filters)), width)
     model = _build(*found) if found[1] in IMG_SIZES else None
     return (found, model) if model and _shapes(model) == _counted(stored) else (None, None)
 

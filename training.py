@@ -21,6 +21,7 @@ from mouth import MouthLoss, prepare_expert, pretrain_audio_encoder
 from report import EpochReport
 from run_folder import Checkpoints, Stopped, open_folder, read_state, write_record
 from step import TrainingStep, settle_statistics
+from warp import EXPERT
 
 SETTLING_BATCHES = 120  # over which batch norm's statistics are taken for the users' weights
 RESUME_ME = 75  # exit status of a run that was stopped and can be resumed (EX_TEMPFAIL)
@@ -97,7 +98,7 @@ def _mouth_expert(dataset, data_root):
     """The mouth expert of these training clips, kept in data_root; other clips have another one."""
     names = "\n".join("/".join(clip.folder.parts[-2:]) for clip in dataset.clips)
     which = f"{dataset.img_size}_{zlib.crc32(names.encode()):08x}"
-    return prepare_expert(dataset, pathlib.Path(data_root) / f"mouth_expert_{which}{ENDING}")
+    return prepare_expert(dataset, pathlib.Path(data_root) / f"lips_expert_{which}{ENDING}")
 
 
 def train(*, with_discriminator, data_root, filelists, logdir, model, width, img_size, checkpoint_name, checkpoint_freq,
@@ -119,8 +120,15 @@ def train(*, with_discriminator, data_root, filelists, logdir, model, width, img
     keras.config.set_dtype_policy(precision)
     wanted = (model, img_size, width)
     generator, discriminator, state = _start(wanted, resume, resume_gen, resume_disc, with_discriminator)
-    expert = _mouth_expert(train_set, data_root) if landmark_weight or pretrain_audio else None
-    if pretrain_audio and not (state or resume or resume_gen):
+    anew = not (state or resume or resume_gen)
+    expert = None
+    if model == "warp" and not anew:
+        expert = generator.get_layer(EXPERT)  # its own, by which its painter and its listener understand each other
+    elif model == "warp" or landmark_weight or pretrain_audio:
+        expert = _mouth_expert(train_set, data_root)
+    if model == "warp" and anew:
+        generator.get_layer(EXPERT).set_weights(expert.get_weights())
+    if pretrain_audio and anew:
         pretrain_audio_encoder(generator, expert, train_set, val_set, pretrain_audio, seed)
     mouth_loss = MouthLoss(expert, img_size, mouth_weight, landmark_weight) if mouth_weight or landmark_weight else None
     step = TrainingStep(generator, discriminator, mouth=mouth_loss)

@@ -145,7 +145,7 @@ def _joined(*maps):
 
 
 class InnerMouth(layers.Layer):
-    """A soft mask of the mouth between the inner lips: lips (B, 40) -> (B, S, S, 1) in [0, 1], 0.25 where they touch."""
+    """A soft mask of the inside of the mouth: lips (B, 40) -> (B, S, S, 1) in [0, 1], 0.25 where lips touch."""
 
     def __init__(self, img_size, **kwargs):
         super().__init__(**kwargs)
