@@ -7,7 +7,8 @@ import pytest
 
 from discriminator import SampleNormalization, UnitLength, build_discriminator, embeddings
 from errors import UserError
-from generator import FARTHEST, IMG_SIZES, MEETING, build_generator, scaled, warp
+from generator import IMG_SIZES, MEETING, build_generator, scaled
+from warp import LIPS, listener, painter, warp
 
 WIDTH = 1 / 8
 
@@ -130,16 +131,13 @@ def test_warp_fetches_every_pixel_from_where_the_flow_says():
     np.testing.assert_allclose(keras.ops.convert_to_numpy(found), expected, atol=0.02)  # cv2 rounds to 1/32 of a pixel
 
 
-def test_the_warp_generator_can_show_the_reference_s_own_pixels_moved():
-    generator = build_generator("warp", width=WIDTH)
-    far = 6 / (FARTHEST * 96)
-    for name, bias in (("flow", [0, np.arctanh(far)]), ("share", [50])):  # 6 pixels from the right, nothing painted
-        layer = generator.get_layer(name)
-        layer.set_weights([np.zeros_like(layer.get_weights()[0]), np.float32(bias)])
-    found, (face, _) = output(generator, 6), inputs(96, 6)
-    np.testing.assert_allclose(
-        found[:, :, :89], face[:, :, 6:95, :3], atol=2e-3
-    )  # the last row reads a 1000th of the one before
+def test_warp_is_its_listener_and_then_its_painter():
+    generator, given = build_generator("warp", width=WIDTH), inputs(96, 6)
+    lips = listener(generator).predict_on_batch(given)
+    painted = painter(generator).predict_on_batch([given[0], lips])
+    assert generator.get_layer(LIPS).output.shape == (None, 40)
+    np.testing.assert_allclose(painted, output(generator, 6), atol=1e-5)
+    np.testing.assert_array_equal(painted[:, :48], given[0][:, :48, :, 3:])  # the upper half is the frame's own
 
 
 @pytest.mark.parametrize("kind", ["residual", "basic", "warp"])
