@@ -287,17 +287,18 @@ def _made_frames(
 def _looking_once(generator):
     """The generator for a still picture: (faces, mels) -> pictures, but it looks at the first batch of faces only.
 
-    What its layers make of the face alone is half of the work (27 instead of 53 ms of CPU time a frame, full size).
+    What it makes of the face alone is half of the residual one's work (27 instead of 53 ms of CPU time a frame, full
+    size).
     """
     import keras
 
     face, mel = generator.inputs
     heard, before_sound = {id(mel)}, []  # tensors that depend on the sound; those that meet it and do not
-    for layer in generator.layers:  # from the inputs to the output
-        inputs = [] if isinstance(layer, keras.layers.InputLayer) else keras.tree.flatten(layer.input)
+    for step in generator.operations:  # layers and bare operations, from the inputs to the output
+        inputs = [] if isinstance(step, keras.layers.InputLayer) else keras.tree.flatten(step.input)
         if any(id(tensor) in heard for tensor in inputs):
             before_sound += [t for t in inputs if id(t) not in heard and all(t is not b for b in before_sound)]
-            heard.update(id(tensor) for tensor in keras.tree.flatten(layer.output))
+            heard.update(id(tensor) for tensor in keras.tree.flatten(step.output))
     look = keras.Model(face, before_sound)
     speak = keras.Model([*before_sound, mel], generator.output)
     seen = []

@@ -117,7 +117,14 @@ def test_a_signal_leaves_no_file_and_a_status_that_tells(world, tmp_path, sent):
     write_wav(tmp_path / "long.wav", 600)
     options = ["--face", str(world / "A face.jpg"), "--audio", str(tmp_path / "long.wav")]
     results = tmp_path / "results"
-    run = subprocess.Popen(command(world, results, *options), stderr=subprocess.PIPE, env=environment())
+    run = subprocess.Popen(
+        command(world, results, *options),
+        stderr=subprocess.PIPE,
+        env=environment(),
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        ),  # a job in the background ignores it
+    )
     deadline = time.monotonic() + 60
     while not (results.exists() and any(results.iterdir())):
         assert run.poll() is None and time.monotonic() < deadline
