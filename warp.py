@@ -199,7 +199,7 @@ class Move(layers.Layer):
 
 def _pixels(img_size):
     """The pixels' centres in parts of the side, as landmarks count: (S,) float32."""
-    return (np.arange(img_size, dtype="float32") + np.float32(0.5)) / img_size
+    return (ops.arange(img_size, dtype="float32") + 0.5) / img_size
 
 
 def warp(picture, flow, top=0):
@@ -209,9 +209,9 @@ def warp(picture, flow, top=0):
     not the picture's pixels.
     """
     batch, (height, width, channels) = ops.shape(picture)[0], picture.shape[1:]
-    rows = np.arange(top, top + flow.shape[1], dtype="float32")[None, :, None]
+    rows = ops.arange(top, top + flow.shape[1], dtype="float32")[None, :, None]
     y = ops.clip(rows + flow[..., 0], 0.0, height - 1.001)
-    x = ops.clip(np.arange(width, dtype="float32")[None, None] + flow[..., 1], 0.0, width - 1.001)
+    x = ops.clip(ops.arange(width, dtype="float32")[None, None] + flow[..., 1], 0.0, width - 1.001)
     above, left = ops.floor(ops.stop_gradient(y)), ops.floor(ops.stop_gradient(x))  # (B, h, W)
     down, right = (y - above)[..., None], (x - left)[..., None]
     first = ops.reshape(ops.arange(batch, dtype="int32") * height * width, (-1, 1, 1))
