@@ -13,8 +13,9 @@ import numpy as np
 
 from audio_hparams import hparams
 from errors import whole_file
+from faces import Track
 
-VERSION = 1  # to be raised when `faces` finds other boxes in the same video
+VERSION = 2  # to be raised when `faces` finds other boxes in the same video
 
 
 def cache_path(folder, video, **settings):
@@ -25,27 +26,28 @@ def cache_path(folder, video, **settings):
     return folder / f"{digest.hexdigest()[:32]}.npz"
 
 
-def load_boxes(path, num_frames):
-    """The boxes (N, 4) int32 and found (N,) bool of the first num_frames frames (or all of a shorter video), or None.
+def load_track(path, num_frames):
+    """The faces.Track of the first num_frames frames (or all of a shorter video), or None.
 
     A file that cannot be read is passed over with a line on stderr.
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            boxes, found, whole = arrays["boxes"], arrays["found"], bool(arrays["whole"])
-        if boxes.shape != (len(found), 4) or boxes.dtype != np.int32 or found.dtype != bool:
-            raise ValueError(f"boxes of shape {boxes.shape}")
+            track, whole = Track(*(arrays[name] for name in Track._fields)), bool(arrays["whole"])
+        expected = (((count := len(track.found)), 4), np.int32), ((count,), bool), ((count, 68, 2), np.float32)
+        if [(array.shape, array.dtype) for array in track] != [*expected]:
+            raise ValueError(f"boxes of shape {track.boxes.shape}")
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
         print(f"{path} is no file of boxes ({e}); faces are searched anew", file=sys.stderr)
         return None
-    return (boxes[:num_frames], found[:num_frames]) if whole or len(found) >= num_frames else None
+    return Track(*(array[:num_frames] for array in track)) if whole or count >= num_frames else None
 
 
-def save_boxes(path, boxes, found, whole):
-    """Keep boxes. whole: they are of all frames of the video. Where nothing can be written, nothing is kept."""
+def save_track(path, track, whole):
+    """Keep a faces.Track. whole: it is of all frames of the video. Where nothing can be written, nothing is kept."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, boxes=boxes, found=found, whole=whole)
+            np.savez(file, **track._asdict(), whole=whole)

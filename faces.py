@@ -5,11 +5,13 @@ Frames and crops are BGR uint8.
 """
 
 import bz2
+import functools
 import hashlib
 import importlib.util
 import itertools
 import pathlib
 import tempfile
+import typing
 
 import cv2
 import dlib
@@ -24,6 +26,21 @@ KEYFRAME_S = 0.6  # the detector looks this often; between, landmarks are follow
 CUT_LEVELS = 28.0  # mean absolute difference of two thumbnails, in grey levels, that is a cut
 WHOLE_SIDES = (320, 640, 1280, 1920)  # longer sides at which a whole picture is searched, until a face is found
 RIGID = slice(17, 48)  # of dlib's 68 landmarks: brows, nose and eyes, which do not move with the mouth
+
+
+class Face(typing.NamedTuple):
+    """One face in one frame, in the frame's pixels."""
+
+    square: np.ndarray  # (4,) float64: its box before that is lengthened
+    points: np.ndarray  # (68, 2) float32: dlib's landmarks, x and y
+
+
+class Track(typing.NamedTuple):
+    """One face through N frames, smoothed over time; zeros where there is none."""
+
+    boxes: np.ndarray  # (N, 4) int32, final: lengthened, pads added
+    found: np.ndarray  # (N,) bool
+    points: np.ndarray  # (N, 68, 2) float32: dlib's landmarks, x and y in the frame's pixels
 
 
 def model_file(name):
@@ -129,19 +146,26 @@ class FaceDetector:
         shape = self._landmarks(region, dlib.rectangle(left - x, top - y, right - x, bottom - y))
         return np.array([(p.x + x, p.y + y) for p in shape.parts()], np.float64)
 
-    def place(self, frame, box):
-        """The square (before it is lengthened) of the face in `box`, from its rigid landmarks; None if lost.
+    def face(self, frame, box):
+        """The Face in `box`, its square (before it is lengthened) placed by its rigid landmarks; None if lost.
 
-        It is nearly the same from either detector, and holds still while the mouth moves. Returns (4,) float64.
+        The square is nearly the same from either detector, and holds still while the mouth moves.
         """
         try:
-            points = self.landmarks(frame, box)[RIGID]
+            points = self.landmarks(frame, box)
         except ValueError:
             return None
-        (x, y), unit = points.mean(0), np.sqrt(((points - points.mean(0)) ** 2).sum(1).mean())
+        rigid = points[RIGID]
+        (x, y), unit = rigid.mean(0), np.sqrt(((rigid - rigid.mean(0)) ** 2).sum(1).mean())
         half, y = hparams.crop_side / 2 * unit, y + hparams.crop_down * unit
         inside = 0 < y < frame.shape[0] and 0 < x < frame.shape[1]
-        return np.array([y - half, y + half, x - half, x + half]) if inside and half > 4 else None
+        square = np.array([y - half, y + half, x - half, x + half])
+        return Face(square, points.astype(np.float32)) if inside and half > 4 else None
+
+    def place(self, frame, box):
+        """The square of `face` alone: (4,) float64, or None."""
+        face = self.face(frame, box)
+        return None if face is None else face.square
 
 
 def _area(box):
@@ -161,29 +185,29 @@ class _Tracker:
         self.detector, self.choice = detector, choice
 
     def first(self, frame, twice=True):
-        """The chosen face of a shot's first frame (without a choice the largest), as a placed square, or None."""
+        """The chosen Face of a shot's first frame (without a choice the largest), or None."""
         if self.choice is not None:
             named = self.choice.named  # who names a face may mean a small one
             boxes = self.detector.detect_all(frame) if named else self.detector.detect_whole(frame, twice=twice)
             return self._chosen(frame, boxes)
         for box in self.detector.detect_whole(frame, twice=twice):
-            square = self._placed(frame, box)
-            if square is not None:
-                return square
+            face = self._placed(frame, box)
+            if face is not None:
+                return face
         return None
 
     def _chosen(self, frame, boxes):
-        squares = [square for square in (self._placed(frame, box) for box in boxes) if square is not None]
-        number = self.choice.pick(self.detector, frame, squares)
-        return None if number is None else squares[number]
+        found = [face for face in (self._placed(frame, box) for box in boxes) if face is not None]
+        number = self.choice.pick(self.detector, frame, [face.square for face in found])
+        return None if number is None else found[number]
 
     def near(self, frame, square):
-        """The face that overlaps the given square most, or None."""
+        """The Face that overlaps the given square most, or None."""
         boxes = [b for b in self.detector.detect_near(frame, square) if overlap(b, square) > 0.2]
         return self._placed(frame, max(boxes, key=lambda b: overlap(b, square))) if boxes else None
 
     def again(self, frame, square):
-        """A face lost from its place, searched in the whole picture: the nearest to where it was, if it is as large."""
+        """A Face lost from its place, searched in the whole picture: the nearest to where it was, if it is as large."""
         boxes = self.detector.detect_whole(frame, sides=WHOLE_SIDES[:2], twice=False)
         if self.choice is not None:
             return self._chosen(frame, boxes)
@@ -195,15 +219,15 @@ class _Tracker:
         return None
 
     def _placed(self, frame, box):
-        square = self.detector.place(frame, box)
-        if square is None or overlap(square, box) < 0.3:  # the landmarks have gone astray
+        face = self.detector.face(frame, box)
+        if face is None or overlap(face.square, box) < 0.3:  # the landmarks have gone astray
             return None
         # Once more from the better box: the landmarks depend a little on the box that they start from.
-        refined = self.detector.place(frame, square)
-        return square if refined is None or overlap(refined, square) < 0.5 else refined
+        refined = self.detector.face(frame, face.square)
+        return face if refined is None or overlap(refined.square, face.square) < 0.5 else refined
 
     def settle(self, frames, left, right):
-        """Squares for the frames between two keyframes whose squares (or None) are known.
+        """Faces of the frames between two keyframes whose Face (or None) is known.
 
         Landmarks are followed from left to right. Where they do not arrive at the right one, or only one end has a
         face, the detector looks at the middle frame, and both halves are settled.
@@ -211,20 +235,20 @@ class _Tracker:
         if not frames or (left is None and right is None):
             return [None] * len(frames)
         if left is not None and right is not None:
-            squares, square = [], left
+            between, face = [], left
             for frame in frames:
-                moved = self.detector.place(frame, square)
-                if moved is None or overlap(moved, square) < 0.6:
+                moved = self.detector.face(frame, face.square)
+                if moved is None or overlap(moved.square, face.square) < 0.6:
                     break
-                squares.append(square := moved)
-            if len(squares) == len(frames) and overlap(square, right) > 0.6:
-                return squares
-        middle, known = len(frames) // 2, left if left is not None else right
-        square = self.near(frames[middle], known)
-        if square is None:  # gone, or in a pan farther than the region that was searched
-            square = self.again(frames[middle], known)
-        before = self.settle(frames[:middle], left, square)
-        return [*before, square, *self.settle(frames[middle + 1 :], square, right)]
+                between.append(face := moved)
+            if len(between) == len(frames) and overlap(face.square, right.square) > 0.6:
+                return between
+        middle, known = len(frames) // 2, (left if left is not None else right).square
+        face = self.near(frames[middle], known)
+        if face is None:  # gone, or in a pan farther than the region that was searched
+            face = self.again(frames[middle], known)
+        before = self.settle(frames[:middle], left, face)
+        return [*before, face, *self.settle(frames[middle + 1 :], face, right)]
 
 
 def _thumbnail(frame):
@@ -232,29 +256,33 @@ def _thumbnail(frame):
 
 
 def find_boxes(frames, fps, detector, pads=(0, 0, 0, 0), bridge=0, choice=None):
-    """Follow a face through the frames: the largest at the start of a shot, from then on the same.
+    """`follow_face` without landmarks: boxes (N, 4) int32, zeros where there is no face, and found (N,) bool."""
+    track = follow_face(frames, fps, detector, pads, bridge, choice)
+    return track.boxes, track.found
+
+
+def follow_face(frames, fps, detector, pads=(0, 0, 0, 0), bridge=0, choice=None):
+    """Follow a face through the frames: the largest at the start of a shot, from then on the same. Returns a Track.
 
     frames: iterable of BGR frames, read once and not kept (at most KEYFRAME_S seconds of them at a time).
     choice: a `choice.FaceChoice`: another one than the largest, and after a cut the same person only.
     bridge: gaps of up to so many frames without a face, within a shot, get boxes between those of their ends.
-    Returns boxes (N, 4) int32, smoothed and final (lengthened, pads added), zeros where there is no face; and
-    found (N,) bool.
     """
-    tracker, squares, shots = _Tracker(detector, choice), [], []
+    tracker, found, shots = _Tracker(detector, choice), [], []
     pending, last, before, searched = [], None, None, False
     step = max(1, round(KEYFRAME_S * float(fps)))
 
     def close(right):  # settle what lies between the last keyframe and a new one (or the end of the shot)
         nonlocal pending
-        squares.extend(tracker.settle(pending, last, right))
+        found.extend(tracker.settle(pending, last, right))
         pending = []
 
     def end_shot():
         if pending:
             final = pending.pop()
-            found = tracker.near(final, last) if last is not None else None
-            close(found)
-            squares.append(found)
+            face = tracker.near(final, last.square) if last is not None else None
+            close(face)
+            found.append(face)
 
     for n, frame in enumerate(frames):
         thumbnail = _thumbnail(frame)
@@ -265,53 +293,57 @@ def find_boxes(frames, fps, detector, pads=(0, 0, 0, 0), bridge=0, choice=None):
             shots.append(n)
             last, lost_at = tracker.first(frame, twice=not searched), None
             searched = True
-            squares.append(last)
+            found.append(last)
         elif len(pending) + 1 < step:
             pending.append(frame)
         else:
-            near = tracker.near(frame, last) if last is not None else None
+            near = tracker.near(frame, last.square) if last is not None else None
             if last is not None:
-                lost_at = last
-            found = near if near is not None else tracker.again(frame, lost_at)
-            close(found)
-            squares.append(found)
-            last = found
+                lost_at = last.square
+            face = near if near is not None else tracker.again(frame, lost_at)
+            close(face)
+            found.append(face)
+            last = face
     end_shot()
-    squares = _bridged(squares, shots, bridge)
-    found = np.array([s is not None for s in squares], bool)
-    boxes = np.array([s if s is not None else (0,) * 4 for s in squares], np.float64).reshape(-1, 4)
-    return _final(boxes, found, shots, fps, pads), found
+    return _final(_bridged(found, shots, bridge), shots, fps, pads)
 
 
-def _bridged(squares, shots, longest):
-    """The squares with gaps of at most `longest` frames, which have a face at both ends in the same shot, filled."""
-    squares = list(squares)
-    for start, end in itertools.pairwise([*shots, len(squares)]):
-        known = [n for n in range(start, end) if squares[n] is not None]
+def _bridged(found, shots, longest):
+    """The Faces with gaps of at most `longest` frames, which have a face at both ends in the same shot, filled."""
+    found = list(found)
+    for start, end in itertools.pairwise([*shots, len(found)]):
+        known = [n for n in range(start, end) if found[n] is not None]
         for before, after in itertools.pairwise(known):
             if after - before - 1 <= longest:
                 for n in range(before + 1, after):
                     share = (n - before) / (after - before)
-                    squares[n] = (1 - share) * squares[before] + share * squares[after]
-    return squares
+                    ends = zip(found[before], found[after], strict=True)
+                    found[n] = Face(*((1 - share) * a + share * b for a, b in ends))
+    return found
 
 
-def _final(squares, found, shots, fps, pads):
-    """Squares smoothed over time within each unbroken track, lengthened, padded, rounded."""
-    boxes = np.zeros(squares.shape, np.int32)
+def _final(faces, shots, fps, pads):
+    """The Track of Faces (or None): smoothed over time within each unbroken stretch, lengthened, padded, rounded."""
+    found = np.array([face is not None for face in faces], bool)
+    boxes, points = np.zeros((len(faces), 4), np.int32), np.zeros((len(faces), 68, 2), np.float32)
     starts = set(shots) | {i for i in range(1, len(found)) if found[i] != found[i - 1]} | {0, len(found)}
-    starts = sorted(starts)
     window = round(hparams.smooth_s * float(fps)) // 2 * 2 + 1
-    for start, end in itertools.pairwise(starts):
-        if not found[start]:
+    for start, end in itertools.pairwise(sorted(starts)):
+        if start == end or not found[start]:
             continue
-        track, odd = squares[start:end], min(window, (end - start - 1) // 2 * 2 + 1)
+        squares = np.stack([face.square for face in faces[start:end]])
+        for n, face in enumerate(faces[start:end], start):
+            points[n] = face.points
+        odd = min(window, (end - start - 1) // 2 * 2 + 1)
         if odd >= 3:  # a moving average, and at both ends the line that fits them best
             from scipy.signal import savgol_filter  # a second to import, and only videos need it
 
-            track = savgol_filter(track, odd, 1, axis=0, mode="interp")
-        boxes[start:end] = [final_box(square, pads) for square in track]
-    return boxes
+            smooth = functools.partial(savgol_filter, window_length=odd, polyorder=1, axis=0, mode="interp")
+            squares = smooth(squares)
+            for k in range(points.shape[1]):  # one by one: a long video's are large
+                points[start:end, k] = smooth(points[start:end, k])
+        boxes[start:end] = [final_box(square, pads) for square in squares]
+    return Track(boxes, found, points)
 
 
 def final_box(square, pads=(0, 0, 0, 0)):

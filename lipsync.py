@@ -19,7 +19,7 @@ import faces
 import video
 from audio import load_wav, mel_window, melspectrogram
 from audio_hparams import hparams
-from box_cache import cache_path, load_boxes, save_boxes
+from box_cache import cache_path, load_track, save_track
 from choice import FaceChoice
 from errors import UserError, whole_file
 from footage import Footage, open_footage, resized
@@ -47,6 +47,7 @@ class Clip:
     mel: np.ndarray  # (80, T) float32
     boxes: np.ndarray  # (N, 4) int32, one for each of the N frames of the source (1 of a still) that are used
     found: np.ndarray  # (N,) bool: frames that have a face
+    points: np.ndarray | None  # (N, 68, 2) float32: dlib's landmarks of the face; None where boxes were given
     seconds: dict  # spent so far, by phase
 
     @property
@@ -70,6 +71,7 @@ class _Batch(typing.NamedTuple):
 
     frames: list  # of (H, W, 3) BGR uint8
     boxes: list  # of (4,) int32, or None for a frame without a face
+    points: list  # of (68, 2) float32, or None where no landmarks are known
     faces: np.ndarray  # (B, S, S, 6) float32; rows past the faces are zero
     mels: np.ndarray  # (B, 80, 27, 1) float32
 
@@ -138,33 +140,32 @@ def prepare(
                 settings = {"detector": detector.name, "pads": list(pads), "fps": rate, "bridge": BRIDGE}
                 settings |= choice.settings | {"first": footage.first, "resize_factor": resize_factor}
                 kept = cache_path(pathlib.Path(box_cache), face, **settings)
-        cached = load_boxes(kept, num_frames) if kept else None
-        if cached:
-            boxes, found = cached
-        else:
-            boxes, found = _searched(still, footage, rate, num_frames, detector, pads, boxes, choice, progress)
+        track = load_track(kept, num_frames) if kept else None
+        if track is None:
+            track = _searched(still, footage, rate, num_frames, detector, pads, boxes, choice, progress)
             if kept:
-                save_boxes(kept, boxes, found, whole=len(boxes) < num_frames and end_s is None)
+                save_track(kept, track, whole=len(track.found) < num_frames and end_s is None)
+    found = track.found
     if not found.any():
         searched = f"any of the {len(found)} frames of" if len(found) > 1 else "the picture"
         how = f"detector {detector.kind}" if detector else "the given boxes"
         raise UserError(f"no face found in {searched} {face} ({how}); try --face_box T B L R or a larger face")
     height, width = still.shape[:2] if still is not None else (footage.info.height, footage.info.width)
-    _check_boxes(boxes[found], height, width)
+    _check_boxes(track.boxes[found], height, width)
     colour = footage.info.colour if footage else None
     footage = footage if still is None else None
-    return Clip(face, audio, max_s, still, footage, colour, rate, num_frames, mel, boxes, found, seconds)
+    return Clip(face, audio, max_s, still, footage, colour, rate, num_frames, mel, *track, seconds)
 
 
 def _searched(still, footage, rate, num_frames, detector, pads, boxes, choice, progress):
-    """The boxes of the picture, or of as much of the video as the sound needs: (boxes, found). Only they are kept."""
+    """The faces.Track of the picture, or of as much of the video as the sound needs. Only that is kept."""
     frames = [still] if still is not None else footage.frames(num_frames)
     with contextlib.closing(ahead(frames, 8)) as read:
         total = 1 if still is not None else min(num_frames, footage.info.num_frames)
         bar = tqdm.tqdm(read, "faces", total, disable=not progress)
         if boxes is None:
-            return faces.find_boxes(bar, rate, detector, pads, BRIDGE, choice)
-        return _given_boxes(boxes, sum(1 for _ in bar), pads)
+            return faces.follow_face(bar, rate, detector, pads, BRIDGE, choice)
+        return faces.Track(*_given_boxes(boxes, sum(1 for _ in bar), pads), None)
 
 
 def _source(face, fps, static, start_s, end_s, resize_factor):
@@ -354,7 +355,8 @@ def _batches(clip, frames, img_size, batch_size, sync_offset_ms, silence_gate, s
                     face_crop = faces.crop(group[row][1], clip.boxes[index], img_size)
                     six[n] = faces.generator_input(face_crop, face_crop)
         boxes = [clip.boxes[index] if clip.found[index] else None for index, _ in group]
-        yield _Batch([frame for _, frame in group], boxes, six, mels)
+        points = [None if clip.points is None else clip.points[index] for index, _ in group]
+        yield _Batch([frame for _, frame in group], boxes, points, six, mels)
 
 
 def _generated(batches, generate, seconds):
@@ -373,7 +375,7 @@ def _pasted(generated, seconds):
     with contextlib.closing(generated):
         for batch, crops in generated:
             crops = iter(crops)
-            for source, box in zip(batch.frames, batch.boxes, strict=True):
+            for source, box, points in zip(batch.frames, batch.boxes, batch.points, strict=True):
                 with timed(seconds, "paste"):
-                    frame = source if box is None else paste_back(source, next(crops), box)
+                    frame = source if box is None else paste_back(source, next(crops), box, points)
                 yield frame, box is not None, source

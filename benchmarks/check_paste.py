@@ -36,7 +36,6 @@ def made(path, generator, detector, max_s, with_landmarks):
 
     import faces
     from audio import mel_window
-    from audio_hparams import hparams
     from lipsync import prepare
     from paste import frame_mask, paste_back
     from video import read_frames
@@ -51,9 +50,7 @@ def made(path, generator, detector, max_s, with_landmarks):
         pictures = np.asarray(generator.predict_on_batch([faces.generator_input(crops, crops), mels]))
         pictures = np.clip(pictures * 255 + 0.5, 0, 255).astype("uint8")
         for (n, frame), picture in zip(group, pictures, strict=True):
-            top, bottom, left, right = clip.boxes[n]
-            square = (top, top + (bottom - top) / (1 + hparams.crop_lengthen), left, right)
-            landmarks = detector.landmarks(frame, square) if with_landmarks else None
+            landmarks = clip.points[n] if with_landmarks else None
             start = resource.getrusage(resource.RUSAGE_THREAD).ru_utime
             result = paste_back(frame, picture, clip.boxes[n], landmarks)
             spent = resource.getrusage(resource.RUSAGE_THREAD).ru_utime - start

@@ -81,7 +81,7 @@ def test_a_result_says_that_it_is_synthetic_and_the_next_one_searches_no_face(wo
         comment = container.metadata["comment"]
     assert comment.startswith("Synthetic") and "w.weights.h5" in comment and batch_inference.VERSION in comment
 
-    monkeypatch.setattr("faces.find_boxes", lambda *_: pytest.fail("the face was searched again"))
+    monkeypatch.setattr("faces.follow_face", lambda *_: pytest.fail("the face was searched again"))
     assert batch_inference.main([*line, str(tmp_path / "two.mp4"), "--no_metadata"]) == 0
     with av.open(str(tmp_path / "two.mp4")) as container:
         assert "comment" not in container.metadata

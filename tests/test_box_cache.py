@@ -3,10 +3,14 @@
 import numpy as np
 import pytest
 
-from box_cache import cache_path, load_boxes, save_boxes
+from box_cache import cache_path, load_track, save_track
+from faces import Track
 
-BOXES = np.arange(40, dtype=np.int32).reshape(10, 4)
-FOUND = np.arange(10) % 3 > 0
+TRACK = Track(
+    np.arange(40, dtype=np.int32).reshape(10, 4),
+    np.arange(10) % 3 > 0,
+    np.arange(1360, dtype=np.float32).reshape(10, 68, 2),
+)
 
 
 @pytest.fixture
@@ -16,12 +20,11 @@ def clip(tmp_path):
     return path
 
 
-def test_boxes_come_back_whatever_the_video_is_called(clip, tmp_path):
-    save_boxes(cache_path(tmp_path / "boxes", clip, kind="cnn"), BOXES, FOUND, whole=True)
+def test_boxes_and_landmarks_come_back_whatever_the_video_is_called(clip, tmp_path):
+    save_track(cache_path(tmp_path / "boxes", clip, kind="cnn"), TRACK, whole=True)
     copy = clip.rename(tmp_path / "other name.mp4")
-    boxes, found = load_boxes(cache_path(tmp_path / "boxes", copy, kind="cnn"), 10)
-    np.testing.assert_array_equal(boxes, BOXES)
-    np.testing.assert_array_equal(found, FOUND)
+    for kept, array in zip(load_track(cache_path(tmp_path / "boxes", copy, kind="cnn"), 10), TRACK, strict=True):
+        np.testing.assert_array_equal(kept, array)
 
 
 def test_another_video_or_another_setting_is_searched_anew(clip, tmp_path):
@@ -34,24 +37,24 @@ def test_another_video_or_another_setting_is_searched_anew(clip, tmp_path):
 
 
 def test_a_longer_sound_needs_more_boxes_unless_the_video_has_no_more(tmp_path):
-    save_boxes(tmp_path / "part.npz", BOXES, FOUND, whole=False)
-    save_boxes(tmp_path / "whole.npz", BOXES, FOUND, whole=True)
-    assert load_boxes(tmp_path / "part.npz", 11) is None
-    assert len(load_boxes(tmp_path / "part.npz", 4)[0]) == 4
-    assert len(load_boxes(tmp_path / "whole.npz", 11)[0]) == 10
+    save_track(tmp_path / "part.npz", TRACK, whole=False)
+    save_track(tmp_path / "whole.npz", TRACK, whole=True)
+    assert load_track(tmp_path / "part.npz", 11) is None
+    assert len(load_track(tmp_path / "part.npz", 4)[0]) == 4
+    assert len(load_track(tmp_path / "whole.npz", 11)[0]) == 10
 
 
 def test_a_damaged_file_is_passed_over_with_a_line(tmp_path, capsys):
     path = tmp_path / "boxes.npz"
-    assert load_boxes(path, 1) is None
-    save_boxes(path, BOXES, FOUND, whole=True)
+    assert load_track(path, 1) is None
+    save_track(path, TRACK, whole=True)
     for damaged in (path.read_bytes()[:100], b"", b"text"):
         path.write_bytes(damaged)
-        assert load_boxes(path, 1) is None
+        assert load_track(path, 1) is None
         assert "searched anew" in capsys.readouterr().err
 
 
 def test_where_nothing_can_be_written_nothing_is_kept(tmp_path):
     (tmp_path / "file").write_text("no folder")
-    save_boxes(tmp_path / "file" / "boxes.npz", BOXES, FOUND, whole=True)
+    save_track(tmp_path / "file" / "boxes.npz", TRACK, whole=True)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -6,7 +6,7 @@ import pytest
 
 import faces
 from errors import UserError
-from faces import FaceDetector, crop, final_box, find_boxes, generator_input, overlap
+from faces import FaceDetector, crop, final_box, find_boxes, follow_face, generator_input, overlap
 
 
 def shifted(picture, x, y=0, scale=1.0):
@@ -133,3 +133,12 @@ def test_a_packed_detector_file_is_taken_and_a_wrong_one_refused_in_one_line(tmp
         with pytest.raises(UserError, match=path.name) as error:
             FaceDetector("cnn", path)
         assert "\n" not in str(error.value)
+
+
+def test_a_face_that_is_followed_has_its_landmarks_smoothed_like_its_box(astronaut, hog):
+    path = [0, 3, -2, 2, -3, 1, 2, -1, 0, 2, -2, 1, 0, 1, -1, 0]  # a camera that shakes
+    track = follow_face((shifted(astronaut, x) for x in path), 25, hog)
+    again = hog.landmarks(shifted(astronaut, path[8]), track.boxes[8])
+    assert track.points.shape == (16, 68, 2) and np.abs(track.points[8] - again).max() < 8
+    steps = np.abs(np.diff(track.points[:, 30, 0]))  # the tip of the nose
+    assert steps.max() < 1.5

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import faces
+import lipsync as lipsync_module
 import video
 from audio import load_wav
 from audio_hparams import hparams
@@ -290,11 +291,24 @@ def test_in_a_pause_the_generator_hears_nothing_unless_the_gate_is_off(tmp_path)
     assert gated[:24] == open_[:24] and gated[51:] == open_[51:]
 
 
+def test_the_paste_is_given_the_landmarks_that_the_search_has_found(tmp_path, astronaut, hog, monkeypatch):
+    cv2.imwrite(str(tmp_path / "a.png"), astronaut)
+    clip = prepare(tmp_path / "a.png", tone(tmp_path / "tone.wav", 0.04), detector=hog)
+    given, paste_back = [], lipsync_module.paste_back
+    monkeypatch.setattr(lipsync_module, "paste_back", lambda *args: given.append(args[3]) or paste_back(*args))
+    list(lipsync_frames(clip, white))
+    top, bottom, left, right = clip.boxes[0]
+    square = (top, top + (bottom - top) / (1 + hparams.crop_lengthen), left, right)
+    assert np.abs(given[0] - hog.landmarks(astronaut, square)).max() < 5
+
+
 def test_gaps_of_up_to_five_frames_without_a_face_are_bridged_and_longer_ones_are_not():
-    squares = [np.array([10.0, 50, 10, 50]) + n if n in (0, 6, 13, 14, 16) else None for n in range(20)]
-    bridged = faces._bridged(squares, [0, 15], 5)
+    square, points = np.array([10.0, 50, 10, 50]), np.zeros((68, 2), np.float32)
+    found = [faces.Face(square + n, points + n) if n in (0, 6, 13, 14, 16) else None for n in range(20)]
+    bridged = faces._bridged(found, [0, 15], 5)
     assert [s is not None for s in bridged] == [n <= 6 or n in (13, 14, 16) for n in range(20)]
-    np.testing.assert_allclose(bridged[3], np.array([10.0, 50, 10, 50]) + 3)
+    np.testing.assert_allclose(bridged[3].square, square + 3)
+    np.testing.assert_allclose(bridged[3].points, points + 3)
 
 
 def test_a_stretch_of_a_video_is_used_smaller_and_beside_its_source(tmp_path):
