@@ -8,7 +8,7 @@ PYTHON := python3.11 python3.12 python3.13 python3
 .PHONY: demo test lint clean
 
 demo: $(VENV)/installed-requirements
-	$(IN_VENV) batch_inference.py --checkpoint_path weights/lipgan.weights.h5 --face examples/astronaut.jpg \
+	$(IN_VENV) batch_inference.py --checkpoint_path weights/warp.weights.h5 --face examples/astronaut.jpg \
 		--audio examples/speech.wav --outfile results/demo.mp4 --overwrite
 
 test: $(VENV)/installed-requirements-dev
