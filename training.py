@@ -94,11 +94,21 @@ def read_datasets(data_root, filelists, img_size, **sampling):
     return datasets
 
 
-def _mouth_expert(dataset, data_root):
-    """The mouth expert of these training clips, kept in data_root; other clips have another one."""
+def _mouth_expert(generator, dataset, data_root, anew):
+    """The mouth expert of these training clips, kept in data_root (other clips have another one).
+
+    A generator that holds an expert keeps its own, by which its painter and its listener understand each other; one
+    that is made anew takes this one over.
+    """
+    own = next((layer for layer in generator.layers if layer.name == EXPERT), None)
+    if own and not anew:
+        return own
     names = "\n".join("/".join(clip.folder.parts[-2:]) for clip in dataset.clips)
     which = f"{dataset.img_size}_{zlib.crc32(names.encode()):08x}"
-    return prepare_expert(dataset, pathlib.Path(data_root) / f"lips_expert_{which}{ENDING}")
+    expert = prepare_expert(dataset, pathlib.Path(data_root) / f"lips_expert_{which}{ENDING}")
+    if own:
+        own.set_weights(expert.get_weights())
+    return expert
 
 
 def train(*, with_discriminator, data_root, filelists, logdir, model, width, img_size, checkpoint_name, checkpoint_freq,
@@ -121,13 +131,8 @@ def train(*, with_discriminator, data_root, filelists, logdir, model, width, img
     wanted = (model, img_size, width)
     generator, discriminator, state = _start(wanted, resume, resume_gen, resume_disc, with_discriminator)
     anew = not (state or resume or resume_gen)
-    expert = None
-    if model == "warp" and not anew:
-        expert = generator.get_layer(EXPERT)  # its own, by which its painter and its listener understand each other
-    elif model == "warp" or landmark_weight or pretrain_audio:
-        expert = _mouth_expert(train_set, data_root)
-    if model == "warp" and anew:
-        generator.get_layer(EXPERT).set_weights(expert.get_weights())
+    wants_expert = model == "warp" or landmark_weight or pretrain_audio
+    expert = _mouth_expert(generator, train_set, data_root, anew) if wants_expert else None
     if pretrain_audio and anew:
         pretrain_audio_encoder(generator, expert, train_set, val_set, pretrain_audio, seed)
     mouth_loss = MouthLoss(expert, img_size, mouth_weight, landmark_weight) if mouth_weight or landmark_weight else None

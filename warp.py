@@ -28,7 +28,7 @@ float32 = {"dtype": "float32"}
 def build_expert(img_size: int) -> keras.Model:
     """Build the network from a crop (img_size, img_size, 3) BGR in [0, 1] to its lips, (40,): x and y of 20 points.
 
-    The points are dlib's 48 to 67, in parts of the crop's side. Untrained, it finds them all at the crop's corner.
+    The points are dlib's 48 to 67, in parts of the crop's side.
     """
     crop = keras.Input((img_size, img_size, 3), name="crop", **float32)
     x = layers.Cropping2D(((img_size // 2, 0), (0, 0)), **float32)(crop)  # (48, 96, 3)
@@ -71,7 +71,8 @@ def build_warp(face, mel_embedding, scale, meeting):
     correction = layers.UpSampling2D(PATCH, interpolation="bilinear", **float32)(correction)  # (48, 96, 2)
     moved = Move(**float32)([picture, pull + FARTHEST * correction])  # (48, 96, 4)
     fine = layers.UpSampling2D(PATCH, interpolation="bilinear")(layers.Conv2D(scale(32), 1)(maps))  # (48, 96, 32)
-    fine = layers.ReLU()(layers.Conv2D(scale(32), 3, padding="same")(_joined(fine, moved, inner[:, half:])))
+    fine = layers.Concatenate()([fine, moved, inner[:, half:]])
+    fine = layers.ReLU()(layers.Conv2D(scale(32), 3, padding="same")(fine))
     fine = layers.ReLU()(layers.Conv2D(scale(32), 3, padding="same")(fine))
     paint = layers.Conv2D(3, 3, padding="same", activation="sigmoid", name="paint", **float32)(fine)  # (48, 96, 3)
     share = layers.Conv2D(
@@ -135,10 +136,6 @@ def _look(x, code, scale):
     b = block(block(narrowed(a, 128)))  # (12, 12, 128)
     c = block(block(narrowed(b, 256)))  # (6, 6, 256)
     return block(widened(block(widened(c, b)), a))
-
-
-def _joined(*maps):
-    return layers.Concatenate()(list(maps))
 
 
 # Geometry -------------------------------------------------------------------------------------------------------------
