@@ -1,10 +1,13 @@
 """Where nobody speaks: the mouth comes to rest there, whatever a generator makes of noise."""
 
 import numpy as np
+from scipy.ndimage import uniform_filter1d
 
 from audio_hparams import hparams
 
 BELOW_LOUD_DB = 40.0  # silence is so far under the recording's loud level: 95 % of its mel frames are under that one
+ABOVE_NOISE_DB = 8.0  # or so little above its noise, which is what 5 % of its frames (means of 9) do not exceed
+SURELY_SPEECH_DB = 20.0  # what is nearer than this to the loud level is speech, however even the recording
 NOTHING_DB = -95.0  # and so is anything under this, which is the scale's lower end but for rounding
 SHORTEST_S = 0.3  # shorter pauses are part of speech
 EASE_S = 0.16  # in which the mouth comes to rest, and in which it wakes, inside of the silence
@@ -22,7 +25,9 @@ def loudness_db(mel):
 def silent_runs(mel):
     """The stretches of silence of at least SHORTEST_S, as (first, end) mel frames."""
     level = loudness_db(mel)
-    silent = level < max(np.percentile(level, 95) - BELOW_LOUD_DB, NOTHING_DB)
+    loud, noise = np.percentile(level, 95), np.percentile(uniform_filter1d(level, 9), 5)
+    in_noise = min(noise + ABOVE_NOISE_DB, loud - SURELY_SPEECH_DB)
+    silent = level < max(loud - BELOW_LOUD_DB, in_noise, NOTHING_DB)
     edges = np.flatnonzero(np.diff(np.concatenate([[0], silent.astype("int8"), [0]])))
     return [(a, b) for a, b in edges.reshape(-1, 2).tolist() if b - a >= SHORTEST_S * hparams.mels_per_second]
 

@@ -12,13 +12,13 @@ SPEECH = pathlib.Path(__file__).parent.parent / "examples" / "speech.wav"
 
 
 def mel_of(*parts, noise=0.0):
-    """The mel of tones and pauses: (seconds, loudness) each."""
+    """The mel of tones and pauses: (seconds, loudness) each, in white noise of this standard deviation."""
     rng = np.random.default_rng(0)
     wav = np.concatenate([level * np.sin(np.arange(round(s * 16_000)) * 0.2) for s, level in parts])
     return melspectrogram((wav + noise * rng.standard_normal(len(wav))).astype("float32"))
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.0005])
+@pytest.mark.parametrize("noise", [0.0, 0.0005, 0.005])  # none, -66 and -46 dB of full scale
 def test_a_pause_is_found_where_it_is(noise):
     ((first, end),) = silent_runs(mel_of((1, 0.5), (0.8, 0), (1, 0.5), noise=noise))
     assert first / 80 == pytest.approx(1.0, abs=0.04) and end / 80 == pytest.approx(1.8, abs=0.04)
@@ -26,7 +26,17 @@ def test_a_pause_is_found_where_it_is(noise):
 
 def test_short_pauses_and_soft_speech_are_speech():
     assert silent_runs(mel_of((1, 0.5), (0.2, 0), (1, 0.5))) == []
-    assert silent_runs(mel_of((1, 0.5), (0.8, 0.02), (1, 0.5))) == []  # 28 dB softer
+    syllables = [(0.12, 0.02), (0.08, 0.004)] * 6  # 28 to 42 dB softer
+    assert silent_runs(mel_of((1, 0.5), *syllables, (1, 0.5))) == []
+
+
+def test_an_even_sound_without_pauses_is_speech():
+    assert silent_runs(mel_of((3, 0.5), noise=0.1)) == []
+
+
+def test_the_pauses_of_soft_speech_in_noise_are_found():
+    ((first, end),) = silent_runs(mel_of((1, 0.02), (0.8, 0), (1, 0.02), noise=0.0002))
+    assert first / 80 == pytest.approx(1.0, abs=0.04) and end / 80 == pytest.approx(1.8, abs=0.04)
 
 
 def test_the_mouth_rests_in_the_pause_and_moves_there_and_back_without_a_jump():
