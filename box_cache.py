@@ -15,7 +15,7 @@ from audio_hparams import hparams
 from errors import whole_file
 from faces import Track
 
-VERSION = 2  # to be raised when `faces` finds other boxes in the same video
+VERSION = 3  # to be raised when `faces` finds other boxes in the same video
 
 
 def cache_path(folder, video, **settings):

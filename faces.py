@@ -5,7 +5,6 @@ Frames and crops are BGR uint8.
 """
 
 import bz2
-import functools
 import hashlib
 import importlib.util
 import itertools
@@ -17,6 +16,7 @@ import cv2
 import dlib
 import numpy as np
 
+import mmod
 from audio_hparams import hparams
 from errors import UserError, whole_file
 
@@ -85,13 +85,10 @@ class FaceDetector:
         if kind == "cnn":
             path = _unpacked(checkpoint) if checkpoint else model_file("mmod_human_face_detector.dat")
             self.name = f"cnn {path.name} {path.stat().st_size}"
-            try:
-                self._net = dlib.cnn_face_detection_model_v1(str(path))
-            except RuntimeError as e:
-                reason = str(e).strip().splitlines()[0]
-                raise UserError(f"--face_det_checkpoint {path}: not a dlib CNN face detector ({reason})") from e
+            self._search = mmod.load_detector(path)
         else:
-            self._hog = dlib.get_frontal_face_detector()
+            hog = dlib.get_frontal_face_detector()
+            self._search = lambda rgb: [mmod.sides(rect) for rect in hog(rgb, 0)]
         self._landmarks = dlib.shape_predictor(str(model_file("shape_predictor_68_face_landmarks.dat")))
 
     def detect(self, frame, scale=1.0):
@@ -100,8 +97,7 @@ class FaceDetector:
             size = [max(1, round(n * scale)) for n in frame.shape[1::-1]]
             frame = cv2.resize(frame, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
         rgb = np.ascontiguousarray(frame[:, :, ::-1])
-        rects = [d.rect for d in self._net(rgb, 0)] if self.kind == "cnn" else self._hog(rgb, 0)
-        boxes = np.array([(r.top(), r.bottom(), r.left(), r.right()) for r in rects], np.float64).reshape(-1, 4) / scale
+        boxes = np.array(self._search(rgb), np.float64).reshape(-1, 4) / scale
         return boxes[np.argsort([-_area(b) for b in boxes], kind="stable")]
 
     def detect_whole(self, frame, sides=WHOLE_SIDES, twice=True):
@@ -335,15 +331,27 @@ def _final(faces, shots, fps, pads):
         for n, face in enumerate(faces[start:end], start):
             points[n] = face.points
         odd = min(window, (end - start - 1) // 2 * 2 + 1)
-        if odd >= 3:  # a moving average, and at both ends the line that fits them best
-            from scipy.signal import savgol_filter  # a second to import, and only videos need it
-
-            smooth = functools.partial(savgol_filter, window_length=odd, polyorder=1, axis=0, mode="interp")
-            squares = smooth(squares)
+        if odd >= 3:
+            squares = _smoothed(squares, odd)
             for k in range(points.shape[1]):  # one by one: a long video's are large
-                points[start:end, k] = smooth(points[start:end, k])
+                points[start:end, k] = _smoothed(points[start:end, k], odd)
         boxes[start:end] = [final_box(square, pads) for square in squares]
     return Track(boxes, found, points)
+
+
+def _smoothed(values, window):
+    """The moving average over an odd window of rows; half a window at both ends, the line that fits a window best.
+
+    values: (N, C), N >= window. scipy's savgol_filter of order 1 is the same, but takes a second to import.
+    """
+    half, sums = window // 2, np.cumsum(np.pad(values, ((1, 0), (0, 0))), axis=0, dtype=np.float64)
+    smooth = np.empty(values.shape)
+    smooth[half : len(values) - half] = (sums[window:] - sums[:-window]) / window
+    time = np.arange(-half, half + 1)[:, None]
+    for rows, line in ((slice(0, window), slice(0, half)), (slice(len(values) - window, None), slice(half + 1, None))):
+        slope = (time * values[rows]).sum(0) / (time**2).sum()
+        smooth[rows][line] = (values[rows].mean(0, dtype=np.float64) + time * slope)[line]
+    return smooth
 
 
 def final_box(square, pads=(0, 0, 0, 0)):

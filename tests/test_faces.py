@@ -142,3 +142,12 @@ def test_a_face_that_is_followed_has_its_landmarks_smoothed_like_its_box(astrona
     assert track.points.shape == (16, 68, 2) and np.abs(track.points[8] - again).max() < 8
     steps = np.abs(np.diff(track.points[:, 30, 0]))  # the tip of the nose
     assert steps.max() < 1.5
+
+
+def test_smoothing_keeps_a_straight_movement_and_averages_over_the_window():
+    line = np.linspace((0, 5), (39, -3), 40)
+    noisy = line + np.where(np.arange(40) % 2, 1, -1)[:, None]
+    np.testing.assert_allclose(faces._smoothed(line, 15), line, atol=1e-12)
+    smooth = faces._smoothed(noisy, 15)
+    np.testing.assert_allclose(smooth[20], noisy[13:28].mean(0))
+    assert np.abs(smooth - line).max() < 0.2
