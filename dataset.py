@@ -10,28 +10,26 @@
 A batch is a pure function of (seed, epoch, batch number): the same for any number of workers, resumable anywhere.
 """
 
-import bisect
 import collections
+import collections.abc
 import functools
 import json
 import pathlib
 import typing
 import wave
-import zipfile
-import zlib
 
 import cv2
 import numpy as np
 import simplejpeg
 
-import audio
 from audio_hparams import hparams
 from augment import augmented, other_voice
 from errors import UserError, whole_file, whole_folder
+from index import MELS_NAME, index_of, open_index
+from shards import shard_files
 
 SPLITS = ("train", "pretrain", "val", "test")
 SETTINGS_NAME = "preprocess.json"
-MELS_NAME = "mels.npz"
 JPEG_QUALITY = 95
 
 
@@ -60,39 +58,48 @@ def is_clip(folder) -> bool:
     return (pathlib.Path(folder) / MELS_NAME).is_file()
 
 
-def find_clips(data_root, split: str, filelists) -> tuple[list[pathlib.Path], list[str]]:
+def find_clips(data_root, split: str, filelists, index=None) -> tuple[list[pathlib.Path], list[str]]:
     """The folders of a split's preprocessed clips, and lines to print about lists and clips that are missing.
 
     train, val and test live in main/ and are told apart by <filelists>/<split>.txt only; pretrain lives in pretrain/,
     and train has its clips too. Where a list is missing, all clips of its folder are taken, and a line says so.
+    index: of `data_root`, from `open_index`, where it is at hand: then no folder is looked into.
     Raises UserError when `data_root` holds no clip at all.
     """
     data_root, filelists = pathlib.Path(data_root), pathlib.Path(filelists)
     folders = {"train": ["main", "pretrain"], "pretrain": ["pretrain"]}.get(split, ["main"])
-    if not any(data_root.glob(f"*/*/*/{MELS_NAME}")):
+    if index is None and shard_files(data_root):
+        index = open_index(data_root)
+    there = index.names if index else _clips_below(data_root)
+    there = dict.fromkeys(sorted(there, key=lambda name: name.split("/")))
+    if not there:
         raise UserError(
             f"no preprocessed clips in {data_root}; make them with preprocess.py --final_data_root {data_root}"
         )
     clips, notes = [], []
     for subset in folders:
         filelist = filelists / f"{'pretrain' if subset == 'pretrain' else split}.txt"
-        if subset == "pretrain" and split == "train" and not (data_root / subset).is_dir():
+        below = [name for name in there if name.startswith(f"{subset}/")]
+        if subset == "pretrain" and split == "train" and not below:
             continue
         if not filelist.is_file():
-            found = sorted(path.parent for path in (data_root / subset).glob(f"*/*/{MELS_NAME}"))
-            clips += found
-            notes.append(f"WARNING: no {filelist}: ALL {len(found)} clips of {data_root / subset} are used for {split}")
+            clips += below
+            notes.append(f"WARNING: no {filelist}: ALL {len(below)} clips of {data_root / subset} are used for {split}")
             continue
         names = read_filelist(filelist)
-        found = [data_root / subset / name for name in names if is_clip(data_root / subset / name)]
+        found = [f"{subset}/{name}" for name in names if f"{subset}/{name}" in there]
         clips += found
         if len(found) < len(names):
-            first = next(name for name in names if not is_clip(data_root / subset / name))
+            first = next(name for name in names if f"{subset}/{name}" not in there)
             notes.append(
                 f"{len(names) - len(found)} of the {len(names)} clips of {filelist} are not in {data_root / subset} "
                 f"(the first: {first}); they are left out"
             )
-    return clips, notes
+    return [data_root / name for name in clips], notes
+
+
+def _clips_below(root):
+    return [path.parent.relative_to(root).as_posix() for path in root.glob(f"*/*/*/{MELS_NAME}")]
 
 
 def read_settings(data_root) -> dict:
@@ -151,95 +158,81 @@ def write_clip(folder, crops, frame_ids, boxes, mel, wav, fps=hparams.fps) -> No
 
 
 class Clip(typing.NamedTuple):
-    """One indexed clip: all that is kept in memory of it."""
+    """One clip of a dataset."""
 
-    folder: pathlib.Path
-    mel: np.ndarray  # (80, T)
+    folder: pathlib.Path  # where it is, or would be if it were not packed
     frame_ids: np.ndarray  # (N,) int32, ascending: the frames that have a crop
     inside: range  # the frames whose whole mel window lies inside the sound
     targets: np.ndarray  # (M,) int32: the frames of both that have a reference far enough away
 
 
-class SkippedClip(Exception):
-    """A clip that cannot be trained on; the message is the reason by which it is counted."""
+class Clips(collections.abc.Sequence):
+    """The clips of an index's rows, each made when it is asked for: what stays in memory are the index's arrays."""
 
+    def __init__(self, index, rows):
+        self._index, self._rows = index, rows
 
-def read_clip(folder, mel_dtype="float16") -> Clip:
-    """Index one preprocessed clip. Raises SkippedClip with the reason when it cannot be trained on."""
-    folder = pathlib.Path(folder)
-    try:
-        with np.load(folder / MELS_NAME, allow_pickle=False) as arrays:
-            mel, frame_ids, fps = arrays["spec"], arrays["frame_ids"], float(arrays["fps"])
-    except FileNotFoundError:
-        raise SkippedClip(f"no {MELS_NAME}") from None
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
-        raise SkippedClip(f"unreadable {MELS_NAME}") from None
-    if mel.ndim != 2 or mel.shape[0] != hparams.num_mels or frame_ids.ndim != 1:
-        raise SkippedClip(f"unreadable {MELS_NAME}")
-    if fps != hparams.fps:
-        raise SkippedClip(f"not at {hparams.fps} frames a second")
-    if len(frame_ids) < hparams.min_crops:
-        raise SkippedClip(f"fewer than {hparams.min_crops} crops")
-    if not {f"{frame}.jpg" for frame in frame_ids} <= {path.name for path in folder.iterdir()}:
-        raise SkippedClip("missing crops")
-    frame_ids = np.sort(frame_ids.astype("int32"))
-    inside = inside_frames(mel.shape[1])
-    if len(inside) < 2 * hparams.min_wrong_gap:  # with so many, every frame has a wrong window in its own clip
-        raise SkippedClip("sound too short")
-    far = np.maximum(frame_ids - frame_ids[0], frame_ids[-1] - frame_ids) >= hparams.min_reference_gap
-    targets = frame_ids[far & (frame_ids >= inside.start) & (frame_ids < inside.stop)]
-    if not len(targets):
-        raise SkippedClip("no target with a reference and its whole sound")
-    return Clip(folder, mel.astype(mel_dtype), frame_ids, inside, targets)
+    def __len__(self):
+        return len(self._rows)
 
-
-def inside_frames(num_mels: int, fps=hparams.fps) -> range:
-    """The frames whose whole mel window lies inside a sound of `num_mels` mel frames."""
-    start = functools.partial(hparams.mel_start, fps=fps)  # grows with the frame
-    frames = range(num_mels)
-    first = bisect.bisect_left(frames, 0, key=start)
-    return range(first, max(first, bisect.bisect_right(frames, num_mels - hparams.mel_window, key=start)))
+    def __getitem__(self, number):
+        if not -len(self) <= number < len(self):
+            raise IndexError(number)
+        index, row = self._index, int(self._rows[number])
+        crops = slice(index.first_crop[row], index.first_crop[row + 1])
+        frame_ids = index.frame_ids[crops]
+        inside = range(*index.inside[row].tolist())
+        return Clip(index.root / index.names[row], frame_ids, inside, frame_ids[index.is_target[crops]])
 
 
 class FaceDataset:
     """Samples of preprocessed clips: target crop, reference crop of the same clip, the target's sound, a wrong sound.
 
-    Everything but the pictures is read once and kept in memory. `len()` is the number of targets, which is the number
-    of samples of an epoch; `clips` are the indexed Clips; `skipped` counts the clips left out, by reason.
+    Only numbers of clips and frames are in memory. `len()` is the number of targets, which is the number of samples of
+    an epoch; `clips` are Clips; `skipped` counts the clips left out, by reason.
     """
 
-    def __init__(self, clips, img_size=96, mel_dtype="float16", balance=False, augment=False):
-        """clips: folders, as from `find_clips`. mel_dtype: float16 holds mels to 0.001 of [-4, 4] in half the memory.
+    def __init__(self, clips, img_size=96, mel_dtype="float16", balance=False, augment=False, index=None):
+        """clips: folders, as from `find_clips`. index: of the folder they are in, from `open_index`; without it these
+        clips are indexed for this object alone, with mels of mel_dtype (float16 is good to 0.001 of [-4, 4]).
 
         balance: draw targets so that a speaker (the folder of the clip) weighs as the root of what there is of them.
         augment: change faces and sounds as `augmented` does.
         Raises UserError when no clip can be used, or when the crops are not of `img_size`.
         """
-        self.img_size, self.clips, self.skipped = img_size, [], collections.Counter()
-        for folder in clips:
-            try:
-                self.clips.append(read_clip(folder, mel_dtype))
-            except SkippedClip as e:
-                self.skipped[str(e)] += 1
-        if not self.clips:
+        self.img_size, self.skipped = img_size, collections.Counter()
+        self._index, self._augment, self._last_order = index or index_of(clips, mel_dtype), augment, (None, None)
+        row_of = {str(self._index.root / name): row for row, name in enumerate(self._index.names)}
+        rows = []
+        for folder in map(pathlib.Path, clips):
+            row = row_of.get(str(folder if index else folder.absolute()))
+            reason = f"no {MELS_NAME}" if row is None else self._index.reasons[row]
+            if reason:
+                self.skipped[reason] += 1
+            else:
+                rows.append(row)
+        if not rows:
             reasons = "; ".join(f"{count} with {reason}" for reason, count in self.skipped.items())
             raise UserError(
                 f"none of the {self.skipped.total()} clips can be used ({reasons or 'the list is empty'}); "
                 "see what preprocess.py says of them"
             )
+        self._rows = np.array(rows, "int32")
+        self.clips = Clips(self._index, self._rows)
         self.read_crop(0, int(self.clips[0].frame_ids[0]))  # a wrong img_size is known here, not in the first batch
-        sizes = [len(clip.targets) for clip in self.clips]
-        self._clip_of = np.repeat(np.arange(len(self.clips), dtype="int32"), sizes)
-        self._frame_of = np.concatenate([clip.targets for clip in self.clips])
-        self._augment, self._chances = augment, None
-        if balance:
-            speakers = [clip.folder.parent for clip in self.clips]
-            totals = collections.Counter()
-            for speaker, size in zip(speakers, sizes, strict=True):
-                totals[speaker] += size
-            chances = np.repeat([totals[speaker] ** -0.5 for speaker in speakers], sizes)
-            self._chances = chances / chances.sum()
-        self._last_order = (None, None)
+        counts, positions = self._targets()
+        self._clip_of = np.repeat(np.arange(len(rows), dtype="int32"), counts)
+        self._frame_of = self._index.frame_ids[positions]
+        self._chances = _root_chances([clip.folder.parent for clip in self.clips], counts) if balance else None
+
+    def _targets(self):
+        """How many targets each clip has, and the places of all among the index's crops, clip by clip."""
+        first, last = self._index.first_crop[self._rows], self._index.first_crop[self._rows + 1]
+        crops = last - first
+        skipped = np.cumsum(crops) - crops  # crops of the clips before
+        positions = np.arange(crops.sum()) + np.repeat(first - skipped, crops)
+        chosen = self._index.is_target[positions]
+        return np.add.reduceat(chosen, skipped, dtype="int64"), positions[chosen]
 
     def __len__(self):
         return len(self._frame_of)
@@ -248,30 +241,38 @@ class FaceDataset:
         """Batches of an epoch: every target once, and the last batch filled up with the epoch's first ones."""
         return -(-len(self) // size)
 
-    def read_crop(self, clip: int, frame: int) -> np.ndarray:
-        """The face of one frame, (S, S, 3) uint8 BGR. Raises UserError when missing, damaged or of another size."""
-        path = self.clips[clip].folder / f"{frame}.jpg"
+    def read_crop(self, clip: int, frame: int, out=None) -> np.ndarray:
+        """The face of one frame, (S, S, 3) uint8 BGR, written to `out` where that is given.
+
+        Raises UserError when missing, damaged or of another size.
+        """
+        picture = None
         try:
-            data = path.read_bytes()
+            data = self._index.jpeg(self._rows[clip], frame)
+            picture = simplejpeg.decode_jpeg(data, colorspace="BGR", buffer=out)
         except FileNotFoundError:
-            raise UserError(f"{path} is missing; remove its folder and preprocess again") from None
-        try:
-            picture = simplejpeg.decode_jpeg(data, colorspace="BGR")
-        except ValueError:  # not quite a JPEG: OpenCV forgives more
+            raise UserError(f"{self._path(clip, frame)} is missing; remove its folder and preprocess again") from None
+        except ValueError:  # not quite a JPEG (OpenCV forgives more), or larger than `out`
             picture = cv2.imdecode(np.frombuffer(data, "uint8"), cv2.IMREAD_COLOR) if data else None
+            if picture is not None and out is not None and picture.shape == out.shape:
+                out[...] = picture
         if picture is None:
-            raise UserError(f"{path} is not a picture; remove its folder and preprocess again")
+            raise UserError(f"{self._path(clip, frame)} is not a picture; remove its folder and preprocess again")
         if picture.shape != (self.img_size, self.img_size, 3):
             height, width = picture.shape[:2]
             raise UserError(
-                f"{path} is {width}x{height}, not {self.img_size}x{self.img_size}; "
+                f"{self._path(clip, frame)} is {width}x{height}, not {self.img_size}x{self.img_size}; "
                 f"use --img_size {width}, or preprocess again with --img_size {self.img_size}"
             )
         return picture
 
+    def _path(self, clip, frame):
+        return self.clips[clip].folder / f"{frame}.jpg"
+
     def mel_window(self, clip: int, frame: int) -> np.ndarray:
         """The mel window of one frame, (80, 27) float32."""
-        return audio.mel_window(self.clips[clip].mel, frame, hparams.fps).astype("float32")
+        start = _mel_start(frame)
+        return self._index.mel(self._rows[clip], start, start + hparams.mel_window).astype("float32")
 
     def batch(self, key, size: int) -> dict[str, np.ndarray]:
         """A batch of samples: reference and target (B, S, S, 3) uint8 BGR, mel and wrong_mel (B, 80, 27, 1) float32.
@@ -287,7 +288,7 @@ class FaceDataset:
         """The sounds of the batch of the same key: clips (B,) and frames (B,) int32, mels (B, 80, 27, 1) float32."""
         rng, targets = self._drawn(key, size)
         clips, frames = self._clip_of[targets], self._frame_of[targets]
-        mels = np.stack([self.mel_window(int(clip), int(frame)) for clip, frame in zip(clips, frames, strict=True)])
+        mels = np.stack([self.mel_window(*pair) for pair in zip(clips.tolist(), frames.tolist(), strict=True)])
         if self._augment:
             mels = np.stack([other_voice(mel, rng) for mel in mels])
         return clips, frames, mels[..., None]
@@ -328,29 +329,45 @@ class FaceDataset:
         mel_shape = (len(targets), hparams.num_mels, hparams.mel_window, 1)
         batch = {name: np.empty(shape, "uint8") for name in ("reference", "target")}
         batch |= {name: np.empty(mel_shape, "float32") for name in ("mel", "wrong_mel")}
-        for i, target in enumerate(targets):
-            clip, frame = int(self._clip_of[target]), int(self._frame_of[target])
-            batch["target"][i] = self.read_crop(clip, frame)
-            batch["reference"][i] = self.read_crop(clip, self._reference(clip, frame, rng))
+        chances = rng.random((len(targets), 4))  # of reference, whose wrong window, which clip, which frame
+        clips, frames = self._clip_of[targets].tolist(), self._frame_of[targets].tolist()
+        for i, (clip, frame, chance) in enumerate(zip(clips, frames, chances.tolist(), strict=True)):
+            self.read_crop(clip, frame, batch["target"][i])
+            self.read_crop(clip, self._reference(clip, frame, chance[0]), batch["reference"][i])
             batch["mel"][i, ..., 0] = self.mel_window(clip, frame)
-            batch["wrong_mel"][i, ..., 0] = self.mel_window(*self._wrong(clip, frame, rng, only_other_clips))
+            batch["wrong_mel"][i, ..., 0] = self.mel_window(*self._wrong(clip, frame, chance[1:], only_other_clips))
         return batch
 
-    def _reference(self, clip, frame, rng):
-        """A frame of the clip with a crop, at least hparams.min_reference_gap frames away."""
-        frames, gap = self.clips[clip].frame_ids, hparams.min_reference_gap
-        before, after = np.searchsorted(frames, (frame - gap + 1, frame + gap))
-        choice = int(rng.integers(before + len(frames) - after))
+    def _reference(self, clip, frame, chance):
+        """A frame of the clip with a crop, at least hparams.min_reference_gap frames away. chance: in [0, 1)."""
+        frames, gap = self._index.frames(self._rows[clip]), hparams.min_reference_gap
+        before, after = np.searchsorted(frames, (frame - gap + 1, frame + gap)).tolist()
+        choice = int(chance * (before + len(frames) - after))
         return int(frames[choice if choice < before else choice - before + after])
 
-    def _wrong(self, clip, frame, rng, only_other_clips):
-        """(clip, frame) of a window that is not the frame's: half the time of the same clip, half of another."""
-        if len(self.clips) > 1 and (only_other_clips or rng.random() < 0.5):
-            other = int(rng.integers(len(self.clips) - 1))
+    def _wrong(self, clip, frame, chances, only_other_clips):
+        """(clip, frame) of a window that is not the frame's: half the time of the same clip, half of another.
+
+        chances: three numbers in [0, 1).
+        """
+        if len(self._rows) > 1 and (only_other_clips or chances[0] < 0.5):
+            other = int(chances[1] * (len(self._rows) - 1))
             other += other >= clip
-            inside = self.clips[other].inside
-            return other, inside[int(rng.integers(len(inside)))]
-        inside, gap = self.clips[clip].inside, hparams.min_wrong_gap
-        before, after = max(0, frame - gap + 1 - inside.start), max(0, inside.stop - frame - gap)
-        choice = int(rng.integers(before + after))
-        return clip, inside[choice] if choice < before else inside[choice - before - after]
+            start, stop = self._index.inside[self._rows[other]].tolist()
+            return other, start + int(chances[2] * (stop - start))
+        (start, stop), gap = self._index.inside[self._rows[clip]].tolist(), hparams.min_wrong_gap
+        before, after = max(0, frame - gap + 1 - start), max(0, stop - frame - gap)
+        choice = int(chances[2] * (before + after))
+        return clip, start + choice if choice < before else stop - after + choice - before
+
+
+_mel_start = functools.lru_cache(maxsize=None)(functools.partial(hparams.mel_start, fps=hparams.fps))
+
+
+def _root_chances(speakers, counts):
+    """How likely each target is drawn, so that a speaker weighs as the root of their targets. Both are by clip."""
+    totals = collections.Counter()
+    for speaker, count in zip(speakers, counts.tolist(), strict=True):
+        totals[speaker] += count
+    chances = np.repeat([totals[speaker] ** -0.5 for speaker in speakers], counts)
+    return chances / chances.sum()

@@ -91,14 +91,16 @@ def scored_clips(checkpoint_path, model, disc_checkpoint_path, data_root, fileli
     """The ScoredClips of a list, one after another; how many there are; and clips left out, counted by reason."""
     from checkpoint import load_discriminator, load_generator
     from dataset import FaceDataset, find_clips
+    from index import open_index
     from scoring import score_clips
 
     generator, info = load_generator(checkpoint_path, model)
-    clips, notes = find_clips(data_root, split, filelists)
+    index = open_index(data_root)
+    clips, notes = find_clips(data_root, split, filelists, index)
     print("\n".join(notes), end="\n" if notes else "")
     if max_clips and len(clips) > max_clips:
         clips = [clips[i] for i in np.linspace(0, len(clips) - 1, max_clips).astype(int)]
-    dataset = FaceDataset(clips, info["img_size"])
+    dataset = FaceDataset(clips, info["img_size"], index=index)
     if len(dataset.clips) < 2:
         raise UserError(f"{split}.txt has {len(dataset.clips)} clip to score: another clip's sound needs two")
     discriminator = load_discriminator(disc_checkpoint_path)[0] if disc_checkpoint_path else None

@@ -381,6 +381,11 @@ def generator_input(reference, pose):
 
     reference, pose: (..., S, S, 3) BGR uint8. Returns (..., S, S, 6) float32 in [0, 1].
     """
-    six = np.concatenate([reference, pose], axis=-1).astype(np.float32) / np.float32(255)
+    return generator_bytes(reference, pose).astype(np.float32) / np.float32(255)
+
+
+def generator_bytes(reference, pose):
+    """As `generator_input`, but (..., S, S, 6) uint8 in [0, 255], for a network's own device to scale."""
+    six = np.concatenate([reference, pose], axis=-1)
     six[..., six.shape[-2] // 2 :, :, 3:] = 0
     return six

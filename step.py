@@ -9,7 +9,8 @@ from warp import EXPERT, LIPS, LIPS_UNIT, listener, painter
 class TrainingStep(keras.Model):
     """The generator, and with it the discriminator where there is one, as one model that `fit()` trains.
 
-    x: {"face": (B, S, S, 6), "mel": (B, 80, 27, 1), "wrong_mel": the same}; y: (B, S, S, 3).
+    x: {"face": (B, S, S, 6), "mel": (B, 80, 27, 1), "wrong_mel": the same}; y: (B, S, S, 3). Pictures are float32 in
+    [0, 1], or uint8, which are scaled here, on the device.
     The losses are K R et al. 2019's, section 4; they keep their names in the bar, in stats.jsonl and in the README.
     """
 
@@ -31,15 +32,15 @@ class TrainingStep(keras.Model):
 
     def call(self, x, training=None):
         """The face; of a generator with a listener, only the lips (B, 40): its painter waits for the true ones."""
-        return (self._listener or self.generator)([x["face"], x["mel"]], training=training)
+        return (self._listener or self.generator)([unit(x["face"]), x["mel"]], training=training)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        losses, total = {}, 0.0
+        losses, total, y = {}, 0.0, unit(y)
         if self._listener:  # one learns what lips a sound has, the other to paint a face with given lips
             lips = ops.stop_gradient(self._expert(y, training=False))
             losses[LIPS] = ops.mean(ops.abs(lips - y_pred)) / LIPS_UNIT
             total += losses[LIPS]
-            y_pred = self._painter([x["face"], lips], training=training)
+            y_pred = self._painter([unit(x["face"]), lips], training=training)
         losses["mae"] = ops.mean(ops.abs(y - y_pred))
         total += losses["mae"]
         if self._mouth:
@@ -72,6 +73,13 @@ class TrainingStep(keras.Model):
         }
 
 
+def unit(pictures):
+    """Pictures as float32 in [0, 1]: uint8 ones are scaled, others are so already."""
+    if keras.backend.standardize_dtype(pictures.dtype) != "uint8":
+        return pictures
+    return ops.cast(pictures, "float32") / 255.0
+
+
 def in_sync_loss(distance):
     """Contrastive loss of pairs that belong together: the mean of d^2."""
     return ops.mean(ops.square(distance))
@@ -83,7 +91,7 @@ def out_of_sync_loss(distance):
 
 
 def settle_statistics(generator, batches):
-    """Set batch norm's statistics to their mean over these batches of `as_inputs`, in place.
+    """Set batch norm's statistics to their mean over these batches of `as_inputs` or `as_bytes`, in place.
 
     With momentum 0.8 they are those of the last handful of batches, and a result made with them is noisier than it need
     be: on GRID, at batches of 16, the error of validation falls by a tenth. For the users' weights at the end of a run.
@@ -93,6 +101,6 @@ def settle_statistics(generator, batches):
     for number, (x, _) in enumerate(batches):
         for layer in norms:
             layer.momentum = number / (number + 1)  # so that the moving average is a plain one
-        generator([ops.convert_to_tensor(x["face"]), ops.convert_to_tensor(x["mel"])], training=True)
+        generator([unit(ops.convert_to_tensor(x["face"])), ops.convert_to_tensor(x["mel"])], training=True)
     for layer, momentum in zip(norms, momenta, strict=True):
         layer.momentum = momentum

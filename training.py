@@ -16,6 +16,7 @@ from dataset import FaceDataset, find_clips, read_settings, setting_differences
 from discriminator import build_discriminator
 from errors import UserError
 from generator import build_generator
+from index import open_index
 from memory import KeepsMemory
 from mouth import MouthLoss, prepare_expert, pretrain_audio_encoder
 from report import EpochReport
@@ -79,15 +80,15 @@ def read_datasets(data_root, filelists, img_size, **sampling):
     differences = setting_differences(read_settings(data_root), img_size=img_size)
     if differences:
         raise UserError(f"{data_root} was made otherwise ({'; '.join(differences)}); preprocess it again")
-    datasets = []
+    datasets, index = [], open_index(data_root)
     for split in ("train", "val"):
-        clips, notes = find_clips(data_root, split, filelists)
+        clips, notes = find_clips(data_root, split, filelists, index)
         print("\n".join(notes), end="\n" if notes else "")
         if split == "val" and not clips:
             print("WARNING: no clip of val.txt is there: nothing is validated")
             datasets.append(None)
             continue
-        dataset = FaceDataset(clips, img_size, **(sampling if split == "train" else {}))
+        dataset = FaceDataset(clips, img_size, index=index, **(sampling if split == "train" else {}))
         skipped = "".join(f"; {count} left out: {reason}" for reason, count in dataset.skipped.items())
         print(f"{split}: {len(dataset.clips)} clips, {len(dataset)} frames{skipped}", flush=True)
         datasets.append(dataset)

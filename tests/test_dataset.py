@@ -11,6 +11,7 @@ import pytest
 import audio
 import augment
 import dataset
+import index
 from audio_hparams import hparams
 from errors import UserError
 
@@ -192,7 +193,7 @@ def test_settings_come_back_and_differences_are_named(tmp_path):
 
 def test_inside_frames_are_those_whose_window_needs_no_silence():
     for num_mels in (0, 26, 27, 40, 97, 241, 1000):
-        inside = dataset.inside_frames(num_mels)
+        inside = index.inside_frames(num_mels)
         mel = np.zeros((80, num_mels), "float32")  # silence is -4, so zeros show what was filled in
         whole = [f for f in range(num_mels // 3 + 2) if (audio.mel_window(mel, f, hparams.fps) == 0).all()]
         assert list(inside) == whole
@@ -224,9 +225,9 @@ def test_samples_are_what_they_say(clips, faces):
 def test_every_reference_and_every_wrong_window_of_the_own_clip_is_drawn(faces):
     rng = np.random.default_rng(0)
     clip, frame = 2, 20
-    references = {faces._reference(clip, frame, rng) for _ in range(1000)}
+    references = {faces._reference(clip, frame, rng.random()) for _ in range(1000)}
     assert references == {f for f in range(42) if abs(f - frame) >= 6}
-    wrong = {faces._wrong(clip, frame, rng, only_other_clips=False) for _ in range(3000)}
+    wrong = {faces._wrong(clip, frame, rng.random(3), only_other_clips=False) for _ in range(3000)}
     inside = faces.clips[clip].inside
     assert {f for c, f in wrong if c == clip} == {f for f in inside if abs(f - frame) >= 5}
     assert {c for c, _ in wrong} == set(range(6))

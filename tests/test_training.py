@@ -8,7 +8,7 @@ import mouth
 import train
 import train_unet
 from audio_hparams import hparams
-from batches import as_inputs
+from batches import as_bytes, as_inputs
 from checkpoint import load_discriminator, load_generator
 from dataset import FaceDataset, write_clip
 from discriminator import build_discriminator
@@ -199,3 +199,17 @@ def test_wrong_files_to_resume_are_refused_in_one_line(data, tmp_path, capsys):
         assert train_unet.main(options_for(data, tmp_path / "run", "--resume", path)) == 1
         error = capsys.readouterr().err.strip().splitlines()[-1]
         assert error.startswith("train_unet.py: ") and reason in error
+
+
+def test_pictures_of_bytes_give_the_loss_of_scaled_ones():
+    rng = np.random.default_rng(3)
+    batch = {name: rng.integers(0, 256, (4, 96, 96, 3), dtype="uint8") for name in ("reference", "target")}
+    batch |= {name: rng.uniform(-4, 4, (4, 80, 27, 1)).astype("float32") for name in ("mel", "wrong_mel")}
+    step = TrainingStep(build_generator("basic", width=TINY))
+    (x, y), (x_bytes, y_bytes) = as_inputs(batch), as_bytes(batch)
+    assert (x_bytes["face"].dtype, y_bytes.dtype) == ("uint8", "uint8")
+    losses = [
+        float(step.compute_loss(x, keras.ops.convert_to_tensor(y), step(keras.tree.map_structure(np.copy, x))))
+        for x, y in ((x, y), (x_bytes, y_bytes))
+    ]
+    assert abs(losses[0] - losses[1]) < 1e-6
