@@ -59,7 +59,7 @@ def whole_folder(path):
     """Yield a temporary folder beside `path`, renamed to it when the block ends well, removed when not."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = pathlib.Path(tempfile.mkdtemp(prefix=".tmp_", dir=path.parent))
+    temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".tmp_{path.name}.", dir=path.parent))
     try:
         yield temporary
         temporary.chmod(0o755)

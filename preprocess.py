@@ -7,17 +7,12 @@ A second run does only what is missing. What could not be used is counted by rea
 """
 
 import argparse
-import collections
-import contextlib
 import errno
-import importlib.metadata
 import pathlib
-import platform
-import shutil
 import sys
+import threading
 import time
 import traceback
-import typing
 
 import av
 import dask.system
@@ -29,31 +24,15 @@ import audio
 import faces
 import video
 from audio_hparams import hparams
-from dataset import SPLITS, is_clip, read_filelist, read_settings, setting_differences, write_clip, write_settings
+from dataset import SPLITS, is_clip, write_clip
 from errors import UserError, script
+from ledger import Outcome, begin, end, part_name, print_summary, sole_owner, summary
+from listing import all_jobs, listed_jobs, shard_of
 from workers import in_workers
 
-ENDINGS = (".mp4", ".mpg", ".mpeg", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".wmv", ".flv", ".ts", ".mts", ".3gp")
 MIN_WHOLE = 0.9  # of a clip's seconds must be there, and of its frames undamaged
 KILLED = "killed its worker process"
 FATAL = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT}  # what the next clip would meet as well
-
-
-class Job(typing.NamedTuple):
-    """One clip to do: `name` is its folder below final_data_root, main/<speaker>/<clip>."""
-
-    name: str
-    source: str
-
-
-class Outcome(typing.NamedTuple):
-    """What became of a clip: an empty `reason` is a clip that was written."""
-
-    reason: str
-    num_frames: int = 0
-    num_crops: int = 0
-    num_damaged: int = 0  # frames that could not be decoded right
-    seconds: float = 0.0
 
 
 class BadClip(Exception):
@@ -77,7 +56,14 @@ def parse_args(argv=None):
     add(
         "--pads", type=int, nargs=4, default=[0, 0, 0, 0], metavar=tuple("TBLR"), help="pixels added round the face box"
     )
-    add("--num_workers", type=positive, default=dask.system.CPU_COUNT, help="worker processes")
+    add("--num_workers", type=positive, default=dask.system.CPU_COUNT, help="worker processes on this machine")
+    add("--scheduler", help="address of a Dask scheduler, tcp://host:port, whose workers do it (see the README)")
+    add(
+        "--shard",
+        type=i_of_n,
+        metavar="I/N",
+        help="do only the I-th of N parts of the list, I from 1, as job arrays do",
+    )
     return parser.parse_args(argv)
 
 
@@ -89,62 +75,12 @@ def positive(text):
     return number
 
 
-def listed_jobs(videos_root, split, filelists):
-    """The clips of a file list. Returns ([Job], [names of clips without a video])."""
-    if not videos_root.is_dir():
-        raise UserError(f"no folder {videos_root}; give the one that holds main/ with --videos_data_root")
-    names = read_filelist(filelists / f"{split}.txt")
-    if not names:
-        raise UserError(f"{filelists / f'{split}.txt'} lists no clips; use another --split or --filelists, or --all")
-    subset = "pretrain" if split == "pretrain" else "main"
-    folder = videos_root / subset if (videos_root / subset).is_dir() else videos_root
-    jobs, missing = [], []
-    for name in names:
-        candidates = (folder / (name + form) for ending in ENDINGS for form in (ending, ending.upper()))
-        source = next((path for path in candidates if path.is_file()), None)
-        if source is None:
-            missing.append(f"{subset}/{name}")
-        else:
-            jobs.append(Job(f"{subset}/{name}", str(source)))
-    if not jobs:
-        raise UserError(
-            f"none of the {len(names)} clips of {filelists / f'{split}.txt'} is in {folder} (such as {names[0]}.mp4); "
-            "--videos_data_root must hold main/<speaker>/<clip>.mp4"
-        )
-    return jobs, missing
-
-
-def all_jobs(videos_root):
-    """Every video below a folder: <speaker> is the video's folder, <clip> its name without the ending.
-
-    Where two would get one name, both are told apart by the folders above (joined by _), then by their endings.
-    """
-    if not videos_root.is_dir():
-        raise UserError(f"no folder {videos_root}; give the one that holds the videos with --videos_data_root")
-    sources = [
-        p.relative_to(videos_root) for p in videos_root.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file()
-    ]
-    sources = sorted(path for path in sources if not any(part.startswith(".") for part in path.parts))
-    if not sources:
-        raise UserError(f"no video below {videos_root} (looked for {' '.join(ENDINGS)})")
-
-    def named(path, above, ending):
-        subset = path.parts[0] if path.parts[0] in ("main", "pretrain") and len(path.parts) > 1 else None
-        folders = path.parts[1 if subset else 0 : -1] or (videos_root.resolve().name or "video",)
-        speaker = "_".join(folders) if above else folders[-1]
-        clip = path.stem + (path.suffix.replace(".", "_") if ending else "")
-        return f"{subset or 'main'}/{speaker}/{clip}"
-
-    names = {}
-    for above, ending in ((False, False), (True, False), (True, True)):
-        counts = collections.Counter(names.get(path) or named(path, above, ending) for path in sources)
-        for path in sources:
-            if path not in names and counts[named(path, above, ending)] == 1:
-                names[path] = named(path, above, ending)
-    clashing = [str(path) for path in sources if path not in names]
-    if clashing:
-        raise UserError(f"{' and '.join(clashing[:2])} would get the same name; rename one of them")
-    return [Job(names[path], str(videos_root / path)) for path in sources]
+def i_of_n(text):
+    """An argparse type: "3/64" to (3, 64)."""
+    number, slash, count = text.partition("/")
+    if not slash or not 1 <= int(number) <= int(count):
+        raise argparse.ArgumentTypeError(f"{text} is not I/N with I from 1 to N")
+    return int(number), int(count)
 
 
 def look_through(source):
@@ -213,17 +149,20 @@ def preprocess_clip(source, folder, detector, img_size=96, pads=(0, 0, 0, 0)):
 
 
 def do_job(source, folder, detector_kind, checkpoint, img_size, pads):
-    """`preprocess_clip` in a worker process, which keeps its one detector. Returns an Outcome, also for a bad clip."""
+    """`preprocess_clip` in a worker, which keeps one detector a thread. Returns an Outcome, also for a bad clip."""
     worker, begun = distributed.get_worker(), time.perf_counter()
-    if not hasattr(worker, "lipgan_detector"):
-        worker.lipgan_detector = faces.FaceDetector(detector_kind, checkpoint)
+    kept = f"lipgan_detector_{threading.get_ident()}_{detector_kind}_{checkpoint}"  # a cluster outlives a run
+    if not hasattr(worker, kept):
+        setattr(worker, kept, faces.FaceDetector(detector_kind, checkpoint))
     if is_clip(folder):  # written by a worker that was killed before it could say so
         return Outcome("")
     try:
-        outcome = preprocess_clip(source, folder, worker.lipgan_detector, img_size, pads)
+        outcome = preprocess_clip(source, folder, getattr(worker, kept), img_size, pads)
     except BadClip as e:
         return Outcome(str(e), seconds=time.perf_counter() - begun)
     except OSError as e:
+        if is_clip(folder):  # another worker, of a run that was killed meanwhile, was faster
+            return Outcome("")
         if e.errno in FATAL:
             raise
         return Outcome(f"unexpected error ({e.strerror or e})", seconds=time.perf_counter() - begun)
@@ -234,113 +173,36 @@ def do_job(source, folder, detector_kind, checkpoint, img_size, pads):
     return outcome._replace(seconds=time.perf_counter() - begun)
 
 
-@contextlib.contextmanager
-def sole_owner(root):
-    """Hold `root` for this run alone, and remove what killed runs left half-written. Raises UserError when held."""
-    root.mkdir(parents=True, exist_ok=True)
-    with (root / ".preprocess.lock").open("w") as lock:
-        try:
-            import fcntl
-
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # Windows has no such lock
-            pass
-        except BlockingIOError:
-            raise UserError(
-                f"another preprocess.py is at work in {root}; wait for it, or use another --final_data_root"
-            ) from None
-        for leftover in [*root.glob(".tmp_*"), *root.glob("*/*/.tmp_*")]:
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-        yield
-
-
-def check_settings(root, ours):
-    """Refuse to mix data made with different options. Returns what preprocess.json says so far, brought up to date."""
-    settings = read_settings(root)
-    differences = setting_differences(settings, **ours)
-    if differences:
-        raise UserError(
-            f"{root} was made with other options ({'; '.join(differences)}); use the same, or another --final_data_root"
-        )
-    packages = ("numpy", "opencv-python-headless", "dlib-bin", "av", "librosa")
-    versions = {"python": platform.python_version()}
-    for package in packages:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    return {**ours, "hparams": hparams.as_dict(), "versions": versions, "runs": settings.get("runs", {})}
-
-
-def summary(outcomes, missing, num_before, earlier):
-    """What became of all clips of a list, for preprocess.json. outcomes: {name: Outcome} of this run.
-
-    earlier: the summary of the run before, or {}; what it says of the clips that were there before is taken over.
-    """
-    failed = {name: outcome.reason for name, outcome in outcomes.items() if outcome.reason}
-    failed |= dict.fromkeys(missing, "no video file")
-    done = {name: outcome for name, outcome in outcomes.items() if not outcome.reason}
-    earlier = earlier if num_before else {}
-    seconds = [outcome.seconds for outcome in outcomes.values()] or [earlier.get("seconds_a_clip", 0)]
-    damaged = {name: count for name, count in earlier.get("damaged_clips", {}).items() if name not in outcomes}
-    damaged |= {name: outcome.num_damaged for name, outcome in done.items() if outcome.num_damaged}
-    return {
-        "done": len(done),
-        "done_before": num_before,
-        "skipped": dict(collections.Counter(failed.values()).most_common()),
-        "frames": earlier.get("frames", 0) + sum(outcome.num_frames for outcome in done.values()),
-        "crops": earlier.get("crops", 0) + sum(outcome.num_crops for outcome in done.values()),
-        "seconds_a_clip": round(float(np.mean(seconds)), 3),
-        "damaged_clips": dict(sorted(damaged.items())),
-        "failed_clips": dict(sorted(failed.items())),
-    }
-
-
-def print_summary(run, root):
-    """Tell the counts, and the names behind each reason (all of them are in preprocess.json)."""
-    failed = run["failed_clips"]
-    print(f"{run['done']} clips done, {run['done_before']} were there before, {len(failed)} skipped, in {root}")
-    for reason, count in run["skipped"].items():
-        names = [name for name, why in failed.items() if why == reason]
-        print(f"  {count} skipped, {reason}: {' '.join(names[:5])}{' ...' if count > 5 else ''}")
-    if run["damaged_clips"]:
-        names = [f"{name} ({count})" for name, count in run["damaged_clips"].items()]
-        print(
-            f"  {len(names)} done, with a few damaged frames: {' '.join(names[:5])}{' ...' if len(names) > 5 else ''}"
-        )
-    if run["frames"]:
-        share = 100 * run["crops"] / run["frames"]
-        print(f"{run['crops']} of {run['frames']} frames have a crop ({share:.2f} %); {run['seconds_a_clip']} s a clip")
-
-
 @script
 def main(argv=None):
     """Preprocess a file list's videos, or all. Returns the exit status: 1 when not a single clip could be used."""
     args = parse_args(argv)
-    root, run_name = args.final_data_root, "all" if args.all else args.split
+    # Absolute: workers on other machines have other working directories.
+    root, videos_root = args.final_data_root.absolute(), args.videos_data_root.absolute()
+    run_name, shard = "all" if args.all else args.split, args.shard
     ours = {"img_size": args.img_size, "detector": args.detector, "pads": list(args.pads)}
-    detection = (args.detector, args.face_det_checkpoint, args.img_size, tuple(args.pads))
-    if args.face_det_checkpoint:
-        faces.FaceDetector(args.detector, args.face_det_checkpoint)  # a wrong file is known now, not in every worker
-    if args.all:
-        jobs, missing = all_jobs(args.videos_data_root), []
-    else:
-        jobs, missing = listed_jobs(args.videos_data_root, args.split, args.filelists)
-    with sole_owner(root):
-        settings = check_settings(root, ours)
-        write_settings(root, settings)  # before the first clip: a run that is killed must not leave clips unexplained
+    checkpoint = args.face_det_checkpoint and args.face_det_checkpoint.absolute()
+    if checkpoint:
+        faces.FaceDetector(args.detector, checkpoint)  # a wrong file is known now, not in every worker
+    jobs, missing = (all_jobs(videos_root), []) if args.all else listed_jobs(videos_root, args.split, args.filelists)
+    jobs, missing = shard_of(jobs, shard), shard_of(missing, shard)
+    part = part_name(run_name, shard) if shard else None
+    with sole_owner(root, part, [job.name for job in jobs] if shard else None):
+        earlier = begin(root, ours, run_name, shard)
         todo = [job for job in jobs if not is_clip(root / job.name)]
-        work = [(job.source, str(root / job.name), *detection) for job in todo]
+        settings = (args.detector, checkpoint, args.img_size, tuple(args.pads))
+        work = [(job.source, str(root / job.name), *settings) for job in todo]
         num_before, outcomes = len(jobs) - len(todo), {}
         try:
             with tqdm.tqdm(total=len(jobs), initial=num_before, unit="clip", dynamic_ncols=True) as bar:
-                for number, outcome in in_workers(do_job, work, min(args.num_workers, len(todo)), root):
+                for number, outcome in in_workers(do_job, work, min(args.num_workers, len(todo)), root, args.scheduler):
                     outcomes[todo[number].name] = outcome or Outcome(KILLED)
                     bar.update()
         finally:  # also where somebody stops it, so that the next run can take over what this one knows
-            run = summary(outcomes, missing, num_before, settings["runs"].get(run_name, {}))
-            settings["runs"][run_name] = run
-            write_settings(root, settings)
-    print_summary(run, root)
-    return 0 if run["done"] or run["done_before"] else 1
+            run = summary(outcomes, missing, num_before, earlier)
+            end(root, run_name, shard, run)
+    print_summary(run, args.final_data_root)
+    return 0 if run["done"] or run["done_before"] or not (jobs or missing) else 1  # a shard may be empty
 
 
 if __name__ == "__main__":

@@ -1,0 +1,237 @@
+"""Samples a second, the reference's way and ours, on the same files; how long fit() waits for them; memory of an index.
+
+    python benchmarks/bench_dataset.py --data_root grid_preprocessed
+    python benchmarks/bench_dataset.py --index_frames 10000000
+
+The reference's way lists the clip's folder, opens its mels.npz and two pictures with OpenCV for every sample. Each
+way runs in a process of its own, in turn, with the files in the system's cache. The second command makes an index of so
+many frames (of clips without pictures) and tells what a process that trains from it takes.
+"""
+
+import argparse
+import json
+import pathlib
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import cv2
+import numpy as np
+
+ROOT = pathlib.Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+import index  # noqa: E402
+import shards  # noqa: E402
+from audio_hparams import hparams  # noqa: E402
+from dataset import FaceDataset, find_clips, write_clip  # noqa: E402
+
+BATCH = 96
+WAYS = ("reference", "ours", "ours, 2 threads", "ours, packed", "ours, packed, 2 threads")
+CLIP_FRAMES = 75  # of a clip of the made index
+
+
+def parse_args(argv=None):
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--data_root", type=pathlib.Path, help="folder made by preprocess.py")
+    add("--seconds", type=float, default=5, help="of each measurement (default: %(default)s)")
+    add("--rounds", type=int, default=3, help="measurements of each way; the median counts (default: %(default)s)")
+    add("--fit", action="store_true", help="measure a step of fit() with batches read and with one kept batch")
+    add("--width", type=float, default=0.25, help="of the network of --fit (default: %(default)s)")
+    add("--index_frames", type=int, help="measure the memory of an index of so many frames")
+    add("--way", help="measure one way only, and print it as JSON (what each process does)")
+    return parser.parse_args(argv)
+
+
+def reference_batches(folders, seed=0):
+    """Float32 batches as the reference makes them: two pictures, a window of the npz, the folder listed anew."""
+    rng, images = random.Random(seed), [str(path) for folder in folders for path in folder.glob("*.jpg")]
+    while True:
+        rng.shuffle(images)
+        for first in range(0, len(images) - BATCH, BATCH):
+            targets, references, mels = [], [], []
+            for path in images[first : first + BATCH]:
+                folder, frame = pathlib.Path(path).parent, int(pathlib.Path(path).stem)
+                mel = np.load(folder / "mels.npz")["spec"]
+                start = hparams.mel_start(frame, hparams.fps)
+                window = mel[:, max(start, 0) : start + hparams.mel_window]
+                if window.shape[1] != hparams.mel_window:
+                    continue
+                others = [p for p in folder.glob("*.jpg") if abs(int(p.stem) - frame) >= hparams.min_reference_gap]
+                pictures = [cv2.resize(cv2.imread(str(p)), (96, 96)) for p in (path, rng.choice(others))]
+                targets.append(pictures[0])
+                references.append(pictures[1])
+                mels.append(window)
+            targets, references = (np.asarray(p).astype("float32") / 255 for p in (targets, references))
+            masked = targets.copy()
+            masked[:, 48:] = 0
+            yield np.concatenate([references, masked], axis=-1), np.asarray(mels)[..., None], targets
+
+
+def measured(way, data_root, seconds):
+    """Samples a second of one way."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    folders, _ = find_clips(data_root, "train", data_root / "no_lists")
+    if way == "reference":
+        batches = reference_batches(folders)
+        sizes = (len(batch[2]) for batch in batches)
+    else:
+        faces, threads = FaceDataset(folders, index=index.open_index(data_root)), 2 if "2 threads" in way else 1
+
+        def one(number):
+            return len(faces.batch((0, 0, number), BATCH)["target"])
+
+        pool = ThreadPoolExecutor(threads)
+        numbers = range(0, 10**9, 2 * threads)
+        sizes = (sum(pool.map(one, range(number, number + 2 * threads))) for number in numbers)
+    next(sizes)
+    begun, count = time.perf_counter(), 0
+    while time.perf_counter() - begun < seconds:
+        count += next(sizes)
+    return count / (time.perf_counter() - begun)
+
+
+def compare(data_root, seconds, rounds):
+    """Measure every way in turn and print their medians and ratios."""
+    with tempfile.TemporaryDirectory() as scratch:
+        packed = pathlib.Path(scratch) / "packed"
+        clips, count = shards.pack(data_root, packed, 10**9)
+        begun = time.perf_counter()
+        index.open_index(packed)
+        print(f"{clips} clips in {count} shards indexed in {time.perf_counter() - begun:.2f} s", flush=True)
+        found = {way: [] for way in WAYS}
+        for _ in range(rounds):
+            for way in WAYS:
+                root = packed if "packed" in way else data_root
+                options = ["--data_root", root, "--way", way, "--seconds", seconds]
+                found[way].append(own_process(options))
+    base = statistics.median(found["reference"])
+    print("| way | samples a second (median) | times the reference's | all |\n|---|---|---|---|")
+    for way, values in found.items():
+        middle = statistics.median(values)
+        print(f"| {way} | {middle:.0f} | {middle / base:.1f} | {' '.join(f'{value:.0f}' for value in values)} |")
+
+
+def own_process(options):
+    """What this script prints as JSON in a process of its own."""
+    command = [sys.executable, __file__, *map(str, options)]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+
+
+def waiting(data_root, width, rounds, batch_size=16, steps=20):
+    """Print the median step of fit() with batches read from disk, and with one kept batch given again and again."""
+    import keras
+
+    import options
+    from batches import Batches
+    from generator import build_generator
+    from memory import KeepsMemory
+    from step import TrainingStep
+
+    class Kept(keras.utils.PyDataset):
+        """The first batch of another one, so often."""
+
+        def __init__(self, batches):
+            super().__init__(workers=1)
+            self.batch, self.count = batches[0], len(batches)
+
+        def __len__(self):
+            return self.count
+
+        def __getitem__(self, number):
+            return self.batch
+
+    class Clock(keras.callbacks.Callback):
+        """When each step ended."""
+
+        def __init__(self):
+            super().__init__()
+            self.ends = []
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.ends.append(time.perf_counter())
+
+    folders, _ = find_clips(data_root, "train", data_root / "no_lists")
+    faces, seconds = FaceDataset(folders, index=index.open_index(data_root)), {"read": [], "kept": []}
+    step = TrainingStep(build_generator(width=width))
+    step.compile(optimizer=keras.optimizers.Adam(1e-4))
+    for number in range(rounds):
+        read = Batches(faces, batch_size, 0, number, 0, steps)
+        for name, batches in (("read", read), ("kept", Kept(read))):
+            clock = Clock()
+            step.fit(batches, shuffle=False, verbose=0, callbacks=[KeepsMemory(), clock])
+            seconds[name] += np.diff(clock.ends[3:]).tolist()
+    begun = time.thread_time()
+    for number in range(10):
+        faces.batch((0, 0, number), batch_size)
+    reading = (time.thread_time() - begun) / 10
+    read, kept = (statistics.median(seconds[name]) for name in ("read", "kept"))
+    device = "GPU" if options.has_gpu() else "CPU"
+    print(
+        f"{keras.backend.backend()} on {device}, width {width}, batch {batch_size}: a step takes {read:.3f} s with "
+        f"batches that are read, {kept:.3f} s with one kept: {100 * (read - kept) / read:+.1f} % of a step; "
+        f"reading one takes {reading:.4f} s of a core"
+    )
+
+
+def make_index(root, num_frames):
+    """An index of so many frames in `root`: clips of 75 frames and silence, of which only the first has its crops."""
+    count, num_mels = num_frames // CLIP_FRAMES, round(CLIP_FRAMES * hparams.mels_per_second / hparams.fps) + 1
+    names = [f"main/speaker_{number // 100:05d}/{number % 100:05d}" for number in range(count)]
+    crops, boxes = np.zeros((CLIP_FRAMES, 96, 96, 3), "uint8"), np.zeros((CLIP_FRAMES, 4))
+    write_clip(root / names[0], crops, range(CLIP_FRAMES), boxes, np.zeros((hparams.num_mels, num_mels)), np.zeros(9))
+    for name in names[1:]:
+        (root / name).mkdir(parents=True)
+        (root / name / index.MELS_NAME).touch()
+    time.sleep(index.UNSURE_S + 0.5)
+    first, stamps = next(index._tree_entries(root, {names[0]: index.UNKNOWN}, None)), index._tree(root)
+    entries = (first._replace(name=name, stamp=stamp) for name, stamp in stamps.items())
+    index._made(root, entries, count, keep=True)
+
+
+def memory(root):
+    """Peak MB of a process that trains from an index, without and with its imports, and seconds to open the index."""
+    before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3, time.perf_counter()
+    found = index.open_index(root)
+    opened = time.perf_counter() - begun
+    clips, _ = find_clips(root, "train", root / "no_lists", found)
+    faces = FaceDataset(clips, index=found, balance=True)
+    for number in range(100):
+        faces.sounds((0, 0, number), BATCH)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    return {"frames": len(found.frame_ids), "opened": opened, "peak": peak, "more": peak - before}
+
+
+def main(argv=None):
+    """Measure what is asked for."""
+    args = parse_args(argv)
+    if args.way == "memory":
+        print(json.dumps(memory(args.data_root)))
+    elif args.way:
+        print(json.dumps(measured(args.way, args.data_root, args.seconds)))
+    elif args.index_frames:
+        with tempfile.TemporaryDirectory() as scratch:
+            make_index(pathlib.Path(scratch), args.index_frames)
+            sizes = {path.name.split("_")[0]: path.stat().st_size / 1e6 for path in pathlib.Path(scratch).glob("*.*")}
+            found = own_process(["--data_root", scratch, "--way", "memory"])
+        print(
+            f"{found['frames']:,} frames: {' and '.join(f'{k} {v:.0f} MB' for k, v in sizes.items())} on disk; ", end=""
+        )
+        print(f"opened and checked in {found['opened']:.1f} s; ", end="")
+        print(f"peak {found['peak']:.0f} MB, {found['more']:.0f} MB of it more than after the imports")
+    elif args.fit:
+        waiting(args.data_root, args.width, args.rounds)
+    else:
+        compare(args.data_root, args.seconds, args.rounds)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
