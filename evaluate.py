@@ -41,6 +41,7 @@ def parse_args(argv=None):
     add("--data_root", help="folder made by preprocess.py")
     add("--filelists", default="filelists/", help="folder of the lists (default: %(default)s)")
     add("--split", choices=("train", "val", "test"), default="test", help="which list (default: %(default)s)")
+    add("--leave_out", help="file of clips that are not used, such as dataset_report.py's leave_out.txt")
     add("--max_clips", type=options.positive_int, help="score so many clips, evenly spaced (default: all)")
     add("--videos", type=pathlib.Path, help="score the finished videos of this folder instead of a generator")
     add("--originals", type=pathlib.Path, help="folder of their originals, which have the same names before the ending")
@@ -70,7 +71,7 @@ def main(argv=None):
     else:
         clips, total, skipped = scored_clips(
             args.checkpoint_path, args.model, args.disc_checkpoint_path, args.data_root, args.filelists, args.split,
-            args.max_clips, args.batch_size,
+            args.max_clips, args.batch_size, args.leave_out,
         )  # fmt: skip
     scores = {}
     for clip in tqdm(clips, "clips", total, dynamic_ncols=True):
@@ -87,16 +88,18 @@ def main(argv=None):
     return 0
 
 
-def scored_clips(checkpoint_path, model, disc_checkpoint_path, data_root, filelists, split, max_clips, batch_size):
+def scored_clips(checkpoint_path, model, disc_checkpoint_path, data_root, filelists, split, max_clips, batch_size,
+                 leave_out=None):  # fmt: skip
     """The ScoredClips of a list, one after another; how many there are; and clips left out, counted by reason."""
     from checkpoint import load_discriminator, load_generator
-    from dataset import FaceDataset, find_clips
+    from dataset import FaceDataset
     from index import open_index
     from scoring import score_clips
+    from splits import find_clips
 
     generator, info = load_generator(checkpoint_path, model)
     index = open_index(data_root)
-    clips, notes = find_clips(data_root, split, filelists, index)
+    clips, notes = find_clips(data_root, split, filelists, index, leave_out)
     print("\n".join(notes), end="\n" if notes else "")
     if max_clips and len(clips) > max_clips:
         clips = [clips[i] for i in np.linspace(0, len(clips) - 1, max_clips).astype(int)]

@@ -3,10 +3,11 @@
 import collections
 import typing
 
-from dataset import read_filelist
 from errors import UserError
+from splits import read_filelist
 
 ENDINGS = (".mp4", ".mpg", ".mpeg", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".wmv", ".flv", ".ts", ".mts", ".3gp")
+FORMS = tuple(form for ending in ENDINGS for form in (ending, ending.upper()))
 
 
 class Job(typing.NamedTuple):
@@ -24,21 +25,32 @@ def listed_jobs(videos_root, split, filelists):
     if not names:
         raise UserError(f"{filelists / f'{split}.txt'} lists no clips; use another --split or --filelists, or --all")
     subset = "pretrain" if split == "pretrain" else "main"
-    folder = videos_root / subset if (videos_root / subset).is_dir() else videos_root
     jobs, missing = [], []
     for name in names:
-        candidates = (folder / (name + form) for ending in ENDINGS for form in (ending, ending.upper()))
-        source = next((path for path in candidates if path.is_file()), None)
+        candidates = (path + form for path in _places(name, subset, split) for form in FORMS)
+        source = next((path for path in map(videos_root.joinpath, candidates) if path.is_file()), None)
         if source is None:
             missing.append(f"{subset}/{name}")
         else:
             jobs.append(Job(f"{subset}/{name}", str(source)))
     if not jobs:
         raise UserError(
-            f"none of the {len(names)} clips of {filelists / f'{split}.txt'} is in {folder} (such as {names[0]}.mp4); "
-            "--videos_data_root must hold main/<speaker>/<clip>.mp4"
+            f"none of the {len(names)} clips of {filelists / f'{split}.txt'} (such as {names[0]}) is in {videos_root}; "
+            f"--videos_data_root must hold {subset}/<speaker>/<clip>.mp4, or be laid out as LRS3 or LRW"
         )
     return jobs, missing
+
+
+def _places(name, subset, split):
+    """Where the clip <speaker>/<clip> may be, without its ending: as in LRS2, bare, as in LRS3, and as in LRW.
+
+    LRW has videos of the same name in the folders of its splits: the clips' names have the split before them.
+    """
+    if subset == "pretrain":
+        return f"pretrain/{name}", name
+    speaker, clip = name.split("/")
+    lrw = f"{speaker}/{split}/{clip.removeprefix(f'{split}_')}"
+    return f"main/{name}", name, f"{'test' if split == 'test' else 'trainval'}/{name}", lrw
 
 
 def all_jobs(videos_root):

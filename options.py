@@ -28,6 +28,14 @@ def positive_float(text):
     return value
 
 
+def share(text):
+    """An argparse type: a number from 0 to under 1."""
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to under 1")
+    return value
+
+
 def has_gpu():
     """Whether the machine shows an NVIDIA device. Imports nothing."""
     return any(pathlib.Path("/dev").glob("nvidia[0-9]*")) or pathlib.Path("/dev/dxg").exists()
@@ -67,6 +75,7 @@ def add_training_args(parser, *, lr, name):
     add = parser.add_argument
     add("--data_root", required=True, help="folder made by preprocess.py (its --final_data_root)")
     add("--filelists", default="filelists/", help="folder of train.txt and val.txt (default: %(default)s)")
+    add("--leave_out", help="file of clips that are not used, such as dataset_report.py's leave_out.txt")
     add("--logdir", default="logs/", help="folder of the run; one in use gets a number added (default: %(default)s)")
     add("--model", choices=("basic", "residual", "warp"), default="residual", help="generator (default: %(default)s)")
     add("--width", type=positive_float, default=1.0, help="multiplies all filter counts (default: %(default)s)")

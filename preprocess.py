@@ -24,10 +24,11 @@ import audio
 import faces
 import video
 from audio_hparams import hparams
-from dataset import SPLITS, is_clip, write_clip
+from dataset import is_clip, write_clip
 from errors import UserError, script
 from ledger import Outcome, begin, end, part_name, print_summary, sole_owner, summary
 from listing import all_jobs, listed_jobs, shard_of
+from splits import SPLITS
 from workers import in_workers
 
 MIN_WHOLE = 0.9  # of a clip's seconds must be there, and of its frames undamaged

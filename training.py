@@ -12,7 +12,7 @@ import options
 from audio_hparams import hparams
 from batches import Batches
 from checkpoint import ENDING, load_discriminator, load_generator
-from dataset import FaceDataset, find_clips, read_settings, setting_differences
+from dataset import FaceDataset, read_settings, setting_differences
 from discriminator import build_discriminator
 from errors import UserError
 from generator import build_generator
@@ -21,6 +21,7 @@ from memory import KeepsMemory
 from mouth import MouthLoss, prepare_expert, pretrain_audio_encoder
 from report import EpochReport
 from run_folder import Checkpoints, Stopped, open_folder, read_state, write_record
+from splits import find_clips
 from step import TrainingStep, settle_statistics
 from warp import EXPERT
 
@@ -75,14 +76,14 @@ def _from_state(state, wanted):
     return generator
 
 
-def read_datasets(data_root, filelists, img_size, **sampling):
+def read_datasets(data_root, filelists, img_size, leave_out=None, **sampling):
     """The training and the validation samples (None where there are none), with a line for all that is left out."""
     differences = setting_differences(read_settings(data_root), img_size=img_size)
     if differences:
         raise UserError(f"{data_root} was made otherwise ({'; '.join(differences)}); preprocess it again")
     datasets, index = [], open_index(data_root)
     for split in ("train", "val"):
-        clips, notes = find_clips(data_root, split, filelists, index)
+        clips, notes = find_clips(data_root, split, filelists, index, leave_out)
         print("\n".join(notes), end="\n" if notes else "")
         if split == "val" and not clips:
             print("WARNING: no clip of val.txt is there: nothing is validated")
@@ -114,8 +115,8 @@ def _mouth_expert(generator, dataset, data_root, anew):
 
 def train(*, with_discriminator, data_root, filelists, logdir, model, width, img_size, checkpoint_name, checkpoint_freq,
           epochs, steps, steps_per_epoch, batch_size, lr, lr_decay_steps, precision, mouth_weight, landmark_weight,
-          pretrain_audio, balance, augment, workers, val_samples, seed, resume=None, resume_gen=None, resume_disc=None,
-          **recorded):  # fmt: skip
+          pretrain_audio, balance, augment, workers, val_samples, seed, leave_out=None, resume=None,
+          resume_gen=None, resume_disc=None, **recorded):  # fmt: skip
     """Train as the options of the same names say, and return the exit status: 0, or 75 when stopped and resumable."""
     values = {k: v for k, v in locals().items() if k != "recorded"} | recorded
     if recorded.get("all_images"):
@@ -126,7 +127,7 @@ def train(*, with_discriminator, data_root, filelists, logdir, model, width, img
     batch_size = batch_size or (96 if gpu else 16)
     precision = precision or ("mixed_bfloat16" if gpu or options.has_bfloat16() else "float32")
     print(f"{keras.backend.backend()} on {'GPU' if gpu else 'CPU'}, {precision}, batches of {batch_size}")
-    train_set, val_set = read_datasets(data_root, filelists, img_size, balance=balance, augment=augment)
+    train_set, val_set = read_datasets(data_root, filelists, img_size, leave_out, balance=balance, augment=augment)
     keras.utils.set_random_seed(seed)
     keras.config.set_dtype_policy(precision)
     wanted = (model, img_size, width)

@@ -28,7 +28,8 @@ sys.path.insert(0, str(ROOT))
 import index  # noqa: E402
 import shards  # noqa: E402
 from audio_hparams import hparams  # noqa: E402
-from dataset import FaceDataset, find_clips, write_clip  # noqa: E402
+from dataset import FaceDataset, write_clip  # noqa: E402
+from splits import find_clips  # noqa: E402
 
 BATCH = 96
 WAYS = ("reference", "ours", "ours, 2 threads", "ours, packed", "ours, packed, 2 threads")

@@ -3,8 +3,8 @@
     python benchmarks/kill_preprocess.py --videos_data_root grid --num_clips 8 --kills 20
 
 A first run, never killed, says what every clip must be. Then SIGKILL comes at a random moment to all processes of a
-run, to its main one alone, or to one of its workers, in turn, and the next run goes on. After every kill each clip that is
-there must be whole, byte for byte; at the end all of them must be there, and nothing else.
+run, to its main one alone, or to one of its workers, in turn, and the next run goes on. After every kill each clip that
+is there must be whole, byte for byte; at the end all of them must be there, and nothing else.
 """
 
 import argparse

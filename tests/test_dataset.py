@@ -12,6 +12,7 @@ import audio
 import augment
 import dataset
 import index
+import splits
 from audio_hparams import hparams
 from errors import UserError
 
@@ -117,22 +118,22 @@ def test_a_clip_with_other_numbers_of_crops_and_boxes_is_refused(tmp_path):
 
 def test_only_the_first_column_of_a_file_list_counts(tmp_path):
     (tmp_path / "test.txt").write_bytes(b"\xef\xbb\xbfa/1 NF\r\n\r\n  \na/2\tMV\na/1 NF\nb-c/00003\n")
-    assert dataset.read_filelist(tmp_path / "test.txt") == ["a/1", "a/2", "b-c/00003"]
+    assert splits.read_filelist(tmp_path / "test.txt") == ["a/1", "a/2", "b-c/00003"]
 
 
 @pytest.mark.parametrize("line", ["a", "a/b/c", "../a", "a/..", "/a", "a/"])
 def test_a_line_that_is_no_clip_is_refused_by_name(tmp_path, line):
     (tmp_path / "val.txt").write_text(f"a/1\n{line}\n")
     with pytest.raises(UserError, match="is not <speaker>/<clip>"):
-        dataset.read_filelist(tmp_path / "val.txt")
+        splits.read_filelist(tmp_path / "val.txt")
 
 
 def test_a_missing_or_binary_file_list_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match="no file list"):
-        dataset.read_filelist(tmp_path / "val.txt")
+        splits.read_filelist(tmp_path / "val.txt")
     (tmp_path / "val.txt").write_bytes(b"\xff\xd8\xff\xe0")
     with pytest.raises(UserError, match="not a text file"):
-        dataset.read_filelist(tmp_path / "val.txt")
+        splits.read_filelist(tmp_path / "val.txt")
 
 
 @pytest.fixture
@@ -152,7 +153,7 @@ def names(root, found):
 def test_lists_tell_the_splits_apart_and_train_has_the_pretraining_clips(lrs2):
     for split, text in {"train": "a/1\n", "val": "a/2\n", "test": "b/1 NF\n", "pretrain": "p/2\n"}.items():
         (lrs2 / "lists" / f"{split}.txt").write_text(text)
-    found = {split: dataset.find_clips(lrs2 / "data", split, lrs2 / "lists") for split in dataset.SPLITS}
+    found = {split: splits.find_clips(lrs2 / "data", split, lrs2 / "lists") for split in splits.SPLITS}
     assert names(lrs2, found["train"][0]) == ["main/a/1", "pretrain/p/2"]
     assert names(lrs2, found["pretrain"][0]) == ["pretrain/p/2"]
     assert names(lrs2, found["val"][0]) == ["main/a/2"]
@@ -161,23 +162,23 @@ def test_lists_tell_the_splits_apart_and_train_has_the_pretraining_clips(lrs2):
 
 
 def test_without_a_list_all_clips_are_used_and_a_line_says_so(lrs2):
-    found, notes = dataset.find_clips(lrs2 / "data", "val", lrs2 / "nowhere")
+    found, notes = splits.find_clips(lrs2 / "data", "val", lrs2 / "nowhere")
     assert names(lrs2, found) == ["main/a/1", "main/a/2", "main/b/1"]
     assert len(notes) == 1 and "ALL 3 clips" in notes[0] and "val.txt" in notes[0]
-    found, notes = dataset.find_clips(lrs2 / "data", "train", lrs2 / "nowhere")
+    found, notes = splits.find_clips(lrs2 / "data", "train", lrs2 / "nowhere")
     assert len(found) == 5 and len(notes) == 2
 
 
 def test_listed_clips_that_are_missing_are_told_and_not_fatal(lrs2):
     (lrs2 / "lists/val.txt").write_text("a/1\na/9\nz/1\n")
-    found, notes = dataset.find_clips(lrs2 / "data", "val", lrs2 / "lists")
+    found, notes = splits.find_clips(lrs2 / "data", "val", lrs2 / "lists")
     assert names(lrs2, found) == ["main/a/1"]
     assert len(notes) == 1 and "2 of the 3" in notes[0] and "a/9" in notes[0]
 
 
 def test_a_folder_without_clips_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match=r"no preprocessed clips in .*preprocess\.py"):
-        dataset.find_clips(tmp_path, "train", tmp_path)
+        splits.find_clips(tmp_path, "train", tmp_path)
 
 
 def test_settings_come_back_and_differences_are_named(tmp_path):

@@ -11,6 +11,7 @@ import dataset
 import index
 import pack
 import shards
+import splits
 from errors import UserError
 
 LISTED = ("main/a/1", "main/a/2", "main/b/1", "pretrain/p/1")
@@ -37,7 +38,7 @@ def reads(monkeypatch):
 def samples(root):
     """Two batches of all usable clips below a folder."""
     found = index.open_index(root)
-    clips, _ = dataset.find_clips(root, "train", root, found)
+    clips, _ = splits.find_clips(root, "train", root, found)
     faces = dataset.FaceDataset(clips, SIZE, index=found)
     return [faces.batch((0, 1, number), 8) for number in range(2)], dict(faces.skipped)
 
@@ -131,8 +132,8 @@ def test_a_packed_folder_gives_the_same_samples_in_the_same_order(root, tmp_path
     (from_tree, skipped), (from_tar, skipped_too) = samples(root), samples(packed)
     assert same(from_tree, from_tar) and skipped == skipped_too and reads == [*LISTED]  # of the tree: tar's were known
     assert dataset.read_settings(packed) == {"img_size": SIZE}
-    assert [path.relative_to(packed) for path in dataset.find_clips(packed, "val", tmp_path)[0]] == [
-        path.relative_to(root) for path in dataset.find_clips(root, "val", tmp_path)[0]
+    assert [path.relative_to(packed) for path in splits.find_clips(packed, "val", tmp_path)[0]] == [
+        path.relative_to(root) for path in splits.find_clips(root, "val", tmp_path)[0]
     ]
 
 
