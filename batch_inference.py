@@ -10,6 +10,7 @@ audio, and any other option without its dashes. What is there already is left al
 """
 
 import argparse
+import concurrent.futures
 import contextlib
 import hashlib
 import os
@@ -21,11 +22,13 @@ import threading
 import cv2
 
 import faces
+import lipsync
 import video
 from audio import read_blocks
+from description import check_kind, description
 from errors import UserError, script, whole_file
 from footage import open_footage, resized
-from options import BACKENDS, VERSION, has_gpu, set_backend
+from options import BACKENDS, PRECISIONS, VERSION, has_gpu, import_keras, set_backend
 
 
 def yes_or_no(text):
@@ -85,6 +88,9 @@ def parse_args(argv=None):
     add("--lipgan_batch_size", type=int, help="faces for the generator at a time (default: 8, on a GPU 64)")
     add("--face_det_batch_size", type=int, help="accepted and ignored: the detector takes one frame at a time")
     add("--n_gpu", type=int, default=1, help="accepted and ignored: one device makes one video")
+    add("--precision", choices=PRECISIONS, default="auto",
+        help="of the generator's numbers; auto: bfloat16 where the CPU has it and a residual or basic generator is at "
+        "work, else float32 (default: %(default)s)")
     add("--backend", choices=BACKENDS,
         help="what Keras runs on (default: KERAS_BACKEND if set, else tensorflow beside a GPU, openvino without)")
     # fmt: on
@@ -122,21 +128,24 @@ def result_path(args):
 
 
 def make_video(args, generators=None):
-    """Make the video of parsed options. generators: those that earlier calls have loaded. Returns an exit status."""
+    """Make the video of parsed options. generators: futures of what earlier calls loaded. Returns an exit status."""
     generators = {} if generators is None else generators
     out = result_path(args)
     check_numbers(args)
     check_files(args, out)
     check_media(args.face, args.audio)
+    stored = description(args.checkpoint_path)
+    check_kind(args.checkpoint_path, stored, args.model)
     gpu = has_gpu()
     backend = set_backend(args.backend, default="tensorflow" if gpu else "openvino")  # the fastest on this machine
+    still = args.static or video.read_picture(args.face) is not None
+    batch_size = args.lipgan_batch_size or (64 if gpu and backend != "openvino" else 8)
+    which = (args.checkpoint_path, args.model, still, batch_size, args.precision)
 
-    # Keras' backend is settled: from here on it may be imported
-    import checkpoint
-    import lipsync
-
-    with interrupted_by_sigterm():
-        stored = checkpoint.description(args.checkpoint_path) or {}
+    with interrupted_by_sigterm(), concurrent.futures.ThreadPoolExecutor(1) as beside:
+        if not args.list_faces and which not in generators:  # the network is loaded while the face is searched
+            generators[which] = beside.submit(load_network, *which)
+        stored = stored or {}
         pads = tuple(args.pads or stored.get("pads", (0, 0, 0, 0)))
         detector = args.detector or stored.get("detector", "cnn")
         warn_of_other_crops(stored, detector, pads)
@@ -164,17 +173,15 @@ def make_video(args, generators=None):
         )
         if clip.still is None and args.fps not in (None, clip.fps) and abs(args.fps - clip.fps) > 0.01:
             note(f"--fps {args.fps:g} is for still pictures; {args.face} keeps its own {float(clip.fps):.5g}")
+        speaker, info, told = generators[which].result()
+        if told:
+            note(told)
         warn_of_idle_gpu(backend, gpu)
-        which = (args.checkpoint_path, args.model)
-        if which not in generators:
-            generators[which] = checkpoint.load_generator(*which)
-        generator, info = generators[which]
         offset_ms = info["sync_offset_ms"] if args.sync_offset_ms is None else args.sync_offset_ms
         result = lipsync.write(
             clip,
             out,
-            generator,
-            batch_size=args.lipgan_batch_size or (64 if gpu and backend != "openvino" else 8),
+            speaker,
             sync_offset_ms=offset_ms,
             silence_gate=args.silence_gate,
             crf=args.crf,
@@ -189,6 +196,14 @@ def make_video(args, generators=None):
     note(", ".join(f"{phase} {s:.1f} s" for phase, s in result.seconds.items()))
     print(result.path)
     return 0
+
+
+def load_network(*which):
+    """What `inference.load_speaker` gives; runs in a thread beside the search for the face. Imports Keras."""
+    import_keras()
+    from inference import load_speaker
+
+    return load_speaker(*which)
 
 
 def first_picture(path, start_s, resize_factor):

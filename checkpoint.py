@@ -16,17 +16,10 @@ import keras
 import numpy as np
 
 from audio_hparams import hparams
+from description import ENDING, KINDS, description, json_path
 from discriminator import build_discriminator
 from errors import UserError, whole_file
-from generator import IMG_SIZES, KINDS, MEETING, build_generator, scaled
-
-ENDING = ".weights.h5"
-
-
-def json_path(path) -> pathlib.Path:
-    """Where the description of the weights in `path` lies: X.json for X.weights.h5."""
-    path = pathlib.Path(path)
-    return path.with_name(path.name.removesuffix(ENDING) + ".json")
+from generator import IMG_SIZES, MEETING, build_generator, scaled
 
 
 def _build(kind, img_size, width):
@@ -168,21 +161,6 @@ def _opened(path):
         file = h5py.File(path, "r")
     with file:
         yield file
-
-
-def description(path):
-    """What the JSON beside the weights in `path` says, checked; None where there is no JSON. Raises UserError."""
-    text = json_path(path)
-    if not text.exists():
-        return None
-    try:
-        info = json.loads(text.read_text(encoding="utf-8"))
-        info.update(img_size=int(info["img_size"]), width=float(info["width"]))
-        if info["model"] not in (*KINDS, "discriminator") or not isinstance(info.get("hparams", {}), dict):
-            raise ValueError(f"model {info['model']}")
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as e:
-        raise UserError(f"{text} does not describe weights ({e!r}); put back what was saved, or move it away") from e
-    return info
 
 
 def _legacy_group(file):

@@ -9,10 +9,10 @@ import keras
 from keras import layers
 
 from audio_hparams import hparams
+from description import KINDS
 from errors import UserError
 from warp import build_warp
 
-KINDS = ("residual", "basic", "warp")
 IMG_SIZES = range(96, 257, 32)
 MEETING = "face_and_sound"  # the layer at which the two embeddings, in this order, are joined
 

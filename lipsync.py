@@ -4,10 +4,13 @@ Reading, generator, pasting and encoding work at the same time, each a few frame
 grow with the video; with the sound it does, by 92 MB an hour (its mel spectrogram), 230 MB more while it is read.
 """
 
+import collections
+import concurrent.futures
 import contextlib
 import dataclasses
 import itertools
 import pathlib
+import time
 import typing
 from fractions import Fraction
 
@@ -58,7 +61,7 @@ class Clip:
 
 
 class Result(typing.NamedTuple):
-    """What was made. `seconds`: time at work by phase; "write" and its parts overlap."""
+    """What was made. `seconds`: time at work by phase; "write" and its parts overlap, "generate" with itself too."""
 
     path: pathlib.Path
     num_frames: int
@@ -81,8 +84,9 @@ def lipsync(
 ):
     """Write an mp4 to `out` in which the face (picture or video) says the audio (sound file, or a video's sound).
 
-    generator: a keras.Model of `generator.build_generator`, or any function of (faces (B, S, S, 6) float32 in [0, 1],
-    mels (B, 80, 27, 1) float32) that returns (B, S, S, 3) in [0, 1]; S is the model's own, or else `img_size`.
+    generator: a keras.Model of `generator.build_generator`, an `inference.Speaker` (which is one made ready), or any
+    function of (faces (B, S, S, 6) float32 in [0, 1], mels (B, 80, 27, 1) float32) that returns (B, S, S, 3) in [0, 1];
+    S is the model's own, or else `img_size`.
     sync_offset_ms: see `lipsync_frames`. progress: show bars on stderr. source: the further arguments of `prepare`.
     made: those of the result: silence_gate (default True), see `lipsync_frames`; crf, lossless and comment, see
     `video.VideoWriter`; preview, the path of a PNG of 8 moments; side_by_side, the source to the left of the result.
@@ -274,42 +278,18 @@ def _made_frames(
 ):
     """As `lipsync_frames`, with the source's frame beside each: (frame, has_face, source)."""
     seconds = {} if seconds is None else seconds
-    generate = generator
     if hasattr(generator, "predict_on_batch"):  # a keras.Model
-        img_size = generator.input_shape[0][1]
-        generate = _looking_once(generator) if clip.still is not None else lambda *x: generator.predict_on_batch([*x])
+        from inference import Speaker
+
+        generator = Speaker(generator, clip.still is not None, batch_size)
+    if hasattr(generator, "forget"):  # a Speaker
+        img_size, batch_size = generator.img_size, generator.batch_size
+        generator.forget()
     frames = _still_frames(clip) if clip.still is not None else _to_and_fro(clip, folder)
     batches = ahead(_batches(clip, frames, img_size, batch_size, sync_offset_ms, silence_gate, seconds), 1)
-    pasted = ahead(_pasted(ahead(_generated(batches, generate, seconds), 1), seconds), batch_size)
+    pasted = ahead(_pasted(ahead(_generated(batches, generator, seconds), 1), seconds), batch_size)
     with contextlib.closing(pasted):
         yield from pasted
-
-
-def _looking_once(generator):
-    """The generator for a still picture: (faces, mels) -> pictures, but it looks at the first batch of faces only.
-
-    What it makes of the face alone is half of the residual one's work (27 instead of 53 ms of CPU time a frame, full
-    size).
-    """
-    import keras
-
-    face, mel = generator.inputs
-    heard, before_sound = {id(mel)}, []  # tensors that depend on the sound; those that meet it and do not
-    for step in generator.operations:  # layers and bare operations, from the inputs to the output
-        inputs = [] if isinstance(step, keras.layers.InputLayer) else keras.tree.flatten(step.input)
-        if any(id(tensor) in heard for tensor in inputs):
-            before_sound += [t for t in inputs if id(t) not in heard and all(t is not b for b in before_sound)]
-            heard.update(id(tensor) for tensor in keras.tree.flatten(step.output))
-    look = keras.Model(face, before_sound)
-    speak = keras.Model([*before_sound, mel], generator.output)
-    seen = []
-
-    def generate(faces, mels):
-        if not seen:
-            seen.extend(np.repeat(features, len(faces), axis=0) for features in look.predict_on_batch(faces[:1]))
-        return speak.predict_on_batch([*seen, mels])
-
-    return generate
 
 
 def _still_frames(clip):
@@ -360,14 +340,26 @@ def _batches(clip, frames, img_size, batch_size, sync_offset_ms, silence_gate, s
 
 
 def _generated(batches, generate, seconds):
-    """Yield (batch, generated crops (n, S, S, 3) BGR uint8): one for each frame of the batch that has a face."""
-    with contextlib.closing(batches):
-        for batch in batches:
-            count = sum(box is not None for box in batch.boxes)
-            with timed(seconds, "generate"):
-                crops = generate(batch.faces, batch.mels)[:count] if count else ()
-                crops = np.clip(np.asarray(crops, np.float32) * 255 + 0.5, 0, 255).astype(np.uint8)
-            yield batch, crops
+    """Yield (batch, generated crops (n, S, S, 3) BGR uint8): one for each frame of the batch that has a face.
+
+    As many batches are under way at a time as a Speaker says.
+    """
+
+    def work(batch):
+        count, start = sum(box is not None for box in batch.boxes), time.perf_counter()
+        crops = generate(batch.faces, batch.mels)[:count] if count else ()
+        crops = np.clip(np.asarray(crops, np.float32) * 255 + 0.5, 0, 255).astype(np.uint8)
+        return batch, crops, time.perf_counter() - start
+
+    at_once, under_way = getattr(generate, "at_once", 1), collections.deque()
+    with concurrent.futures.ThreadPoolExecutor(at_once) as pool, contextlib.closing(batches):
+        for batch in itertools.chain(batches, [None] * at_once):
+            if batch is not None:
+                under_way.append(pool.submit(work, batch))
+            if under_way and (batch is None or len(under_way) == at_once):
+                batch, crops, taken = under_way.popleft().result()
+                seconds["generate"] = seconds.get("generate", 0.0) + taken
+                yield batch, crops
 
 
 def _pasted(generated, seconds):

@@ -5,11 +5,13 @@ import importlib.util
 import os
 import pathlib
 import sys
+import types
 
 from errors import UserError
 
 VERSION = "0.4"  # of the program; videos tell it
 BACKENDS = ("tensorflow", "jax", "openvino")
+PRECISIONS = ("auto", "float32", "bfloat16")  # of inference
 
 
 def positive_int(text):
@@ -68,6 +70,24 @@ def set_backend(wanted, default):
     os.environ["KERAS_BACKEND"] = backend
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     return backend
+
+
+def import_keras():
+    """Import Keras for inference, the first time without packages that it only draws, wraps and windows with.
+
+    Those (matplotlib, scikit-learn, and on OpenVINO scipy.signal) take four fifths of its start-up: 2.6 of 3.2 s of CPU
+    time. Whoever needs them later imports them as ever.
+    """
+    hidden = {"matplotlib": None, "sklearn": None}  # Keras does without either
+    if os.environ.get("KERAS_BACKEND") == "openvino":
+        hidden["scipy.signal"] = types.ModuleType("scipy.signal")  # scipy finds the real one when it is asked for
+    hidden = {name: module for name, module in hidden.items() if name not in sys.modules and "keras" not in sys.modules}
+    sys.modules.update(hidden)
+    try:
+        import keras  # noqa: F401
+    finally:
+        for name in hidden:
+            del sys.modules[name]
 
 
 def add_training_args(parser, *, lr, name):

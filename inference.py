@@ -1,0 +1,115 @@
+"""A generator made ready for many frames: compiled for this machine, and looking at a still picture only once."""
+
+import queue
+import threading
+
+import keras
+import numpy as np
+
+import checkpoint
+
+HARMLESS = ("residual", "basic")  # kinds whose pictures bfloat16 was measured to change by under half a grey level
+
+
+class Speaker:
+    """Called with faces (B, S, S, 6) and mels (B, 80, 27, 1), gives pictures (B, S, S, 3) in [0, 1]; all float32.
+
+    generator: a keras.Model of `generator.build_generator`. B is always `batch_size`. still: all faces of a clip are
+    the same one, which is looked at once; that is half of the residual generator's work. `forget` before the next one.
+    Up to `at_once` threads may call it at a time: two, each with half of the cores, get more done than one with all
+    (but a `batch_size` of 1 is for those who wait for every frame).
+    """
+
+    def __init__(self, generator, still=False, batch_size=8, precision="float32"):
+        self.img_size, self.batch_size = generator.input_shape[0][1], batch_size
+        self.at_once = 2 if batch_size > 1 and keras.backend.backend() == "openvino" else 1
+        self._still, self._seen, self._lock = still, None, threading.Lock()
+        self._look, speak = _parted(generator) if still else (None, generator)
+        self._look = self._look and _runner(self._look, 1, 1, precision)
+        self._speak = _runner(speak, batch_size, self.at_once, precision)
+
+    def __call__(self, faces, mels):
+        if not self._still:
+            return self._speak([faces, mels])[0]
+        with self._lock:
+            if self._seen is None:
+                seen = self._look([faces[:1]])
+                self._seen = [np.repeat(features, self.batch_size, axis=0) for features in seen]
+        return self._speak([*self._seen, mels])[0]
+
+    def forget(self):
+        """The next faces are those of another clip."""
+        self._seen = None
+
+
+def _parted(generator):
+    """The generator as two keras.Models: face -> what it makes of the face alone; [that, mel] -> picture."""
+    face, mel = generator.inputs
+    heard, before_sound = {id(mel)}, []  # tensors that depend on the sound; those that meet it and do not
+    for step in generator.operations:  # layers and bare operations, from the inputs to the output
+        inputs = [] if isinstance(step, keras.layers.InputLayer) else keras.tree.flatten(step.input)
+        if any(id(tensor) in heard for tensor in inputs):
+            before_sound += [t for t in inputs if id(t) not in heard and all(t is not b for b in before_sound)]
+            heard.update(id(tensor) for tensor in keras.tree.flatten(step.output))
+    return keras.Model(face, before_sound), keras.Model([*before_sound, mel], generator.output)
+
+
+def _runner(model, batch_size, at_once, precision):
+    """A function from the model's inputs, a list of arrays, to the list of its outputs."""
+    if keras.backend.backend() != "openvino":
+
+        def predict(inputs):
+            outputs = model.predict_on_batch(inputs if len(inputs) > 1 else inputs[0])
+            return [np.asarray(x, np.float32) for x in keras.tree.flatten(outputs)]
+
+        return predict
+    # As Model.predict does, but for one batch size, in two streams where two threads call: a third less CPU time, as no
+    # core waits for another at the end of every layer.
+    import openvino as ov
+    import openvino.opset13 as ops
+
+    parameters = [ops.parameter([batch_size, *x.shape[1:]], np.float32) for x in model.inputs]
+    tensors = [keras.ops.convert_to_tensor(p.output(0)) for p in parameters]
+    outputs = keras.tree.flatten(model(tensors if len(tensors) > 1 else tensors[0]))
+    settings = {"INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32"}
+    settings |= {"PERFORMANCE_HINT": "THROUGHPUT" if at_once > 1 else "LATENCY"}
+    settings |= {"PERFORMANCE_HINT_NUM_REQUESTS": str(at_once)}
+    compiled = ov.compile_model(ov.Model([x.output for x in outputs], parameters), "CPU", settings)
+    idle = queue.SimpleQueue()
+    for _ in range(at_once):
+        idle.put(compiled.create_infer_request())
+
+    def run(inputs):
+        request = idle.get()
+        try:
+            made = request.infer(inputs, share_inputs=True)
+            return [made[n] for n in range(len(outputs))]
+        finally:
+            idle.put(request)
+
+    return run
+
+
+def load_speaker(path, kind=None, still=False, batch_size=8, precision="auto"):
+    """(Speaker, info) of the weights in `path`, as `checkpoint.load_generator` finds them, and a line to tell, or None.
+
+    precision: of options.PRECISIONS. "auto" is bfloat16 where OpenVINO says that the CPU multiplies such numbers itself
+    and the generator is known to bear it (HARMLESS), else float32. The line tells where bfloat16 cannot be had.
+    """
+    if keras.backend.backend() != "openvino":
+        before = keras.config.dtype_policy()
+        keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
+        try:
+            generator, info = checkpoint.load_generator(path, kind)
+        finally:
+            keras.config.set_dtype_policy(before)
+        return Speaker(generator, still, batch_size), info, None
+    import openvino as ov
+
+    generator, info = checkpoint.load_generator(path, kind)
+    able = "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    told = None
+    if precision == "bfloat16" and not able:
+        told = "--precision bfloat16: this CPU has no bfloat16 arithmetic; float32 is used"
+    wanted = precision == "bfloat16" or (precision == "auto" and info["model"] in HARMLESS)
+    return Speaker(generator, still, batch_size, "bfloat16" if wanted and able else "float32"), info, told
