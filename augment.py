@@ -66,13 +66,14 @@ def draw_deformation(size, rng) -> Deformation:
     return Deformation(linear, shift, centres, radii, rng.normal(0, 0.025 * size, (NUM_BUMPS, 2)))
 
 
-def augmented(batch, rng):
+def augmented(batch, rngs):
     """A batch of `FaceDataset` with faces mirrored, deformed and coloured anew, and with other voices; in place.
 
-    Reference and target of a sample are changed alike, and so are its two sounds.
+    rngs: a numpy.random.Generator for each sample. Its reference and its target are changed alike, and so are its two
+    sounds.
     """
     levels, size = np.arange(256, dtype="float32") / 255, batch["target"].shape[1]
-    for sample, (reference, target) in enumerate(zip(batch["reference"], batch["target"], strict=True)):
+    for sample, (reference, target, rng) in enumerate(zip(batch["reference"], batch["target"], rngs, strict=True)):
         mels = np.stack([batch["mel"][sample, ..., 0], batch["wrong_mel"][sample, ..., 0]])
         batch["mel"][sample, ..., 0], batch["wrong_mel"][sample, ..., 0] = other_voice(mels, rng)
         gains, gammas = rng.uniform(0.75, 1.25, 3), np.exp(rng.normal(0, 0.15) + rng.normal(0, 0.06, 3))

@@ -12,15 +12,17 @@ class Batches(keras.utils.PyDataset):
     The batch is a pure function of (seed, epoch, number), so an epoch can be taken up anywhere.
     """
 
-    def __init__(self, dataset, size, seed, epoch, first, last, workers=2):
+    def __init__(self, dataset, size, seed, epoch, first, last, workers=2, rows=slice(None)):
+        """rows: those of each batch that are read: of several processes, each takes its own."""
         super().__init__(workers=workers, use_multiprocessing=False, max_queue_size=8)
         self.dataset, self.size, self.key, self.first, self.last = dataset, size, (seed, epoch), first, last
+        self.rows = rows
 
     def __len__(self):
         return self.last - self.first
 
     def __getitem__(self, index):
-        return as_bytes(self.dataset.batch((*self.key, self.first + index), self.size))
+        return as_bytes(self.dataset.batch((*self.key, self.first + index), self.size, self.rows))
 
 
 def as_inputs(batch):

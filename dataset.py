@@ -208,15 +208,15 @@ class FaceDataset:
         start = _mel_start(frame)
         return self._index.mel(self._rows[clip], start, start + hparams.mel_window).astype("float32")
 
-    def batch(self, key, size: int) -> dict[str, np.ndarray]:
+    def batch(self, key, size: int, rows=slice(None)) -> dict[str, np.ndarray]:
         """A batch of samples: reference and target (B, S, S, 3) uint8 BGR, mel and wrong_mel (B, 80, 27, 1) float32.
 
         key: (seed, epoch, number), of which the batch is a pure function and by which an epoch visits every target; or
-        a numpy.random.Generator, which draws targets at random.
+        a numpy.random.Generator, which draws targets at random. rows: those to read, the same as of the whole batch.
         """
         rng, targets = self._drawn(key, size)
-        batch = self._read(targets, rng, only_other_clips=False)
-        return augmented(batch, rng) if self._augment else batch
+        batch = self._read(targets, rng, only_other_clips=False, rows=rows)
+        return augmented(batch, rng.spawn(len(targets))[rows]) if self._augment else batch
 
     def sounds(self, key, size: int):
         """The sounds of the batch of the same key: clips (B,) and frames (B,) int32, mels (B, 80, 27, 1) float32."""
@@ -258,12 +258,13 @@ class FaceDataset:
             self._last_order = ((seed, epoch), order)
         return order
 
-    def _read(self, targets, rng, only_other_clips):
+    def _read(self, targets, rng, only_other_clips, rows=slice(None)):
+        chances = rng.random((len(targets), 4))[rows]  # of reference, whose wrong window, which clip, which frame
+        targets = targets[rows]
         shape = (len(targets), self.img_size, self.img_size, 3)
         mel_shape = (len(targets), hparams.num_mels, hparams.mel_window, 1)
         batch = {name: np.empty(shape, "uint8") for name in ("reference", "target")}
         batch |= {name: np.empty(mel_shape, "float32") for name in ("mel", "wrong_mel")}
-        chances = rng.random((len(targets), 4))  # of reference, whose wrong window, which clip, which frame
         clips, frames = self._clip_of[targets].tolist(), self._frame_of[targets].tolist()
         for i, (clip, frame, chance) in enumerate(zip(clips, frames, chances.tolist(), strict=True)):
             self.read_crop(clip, frame, batch["target"][i])

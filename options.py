@@ -8,6 +8,7 @@ import sys
 import types
 
 from errors import UserError
+from machines import ALONE, Machines, from_slurm
 
 VERSION = "0.4"  # of the program; videos tell it
 BACKENDS = ("tensorflow", "jax", "openvino")
@@ -90,6 +91,21 @@ def import_keras():
             del sys.modules[name]
 
 
+def find_machines(coordinator, num_processes, process_id) -> Machines:
+    """The processes that train together, as these options say; what is None is SLURM's, if srun started this one."""
+    slurm, given = from_slurm(os.environ), (coordinator, num_processes, process_id)
+    if num_processes == 1:
+        return ALONE
+    if slurm.num_processes == 1 and None in given and given != (None, None, None):
+        raise UserError("--coordinator, --num_processes and --process_id go together; give all three, to every process")
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        gpus = len([name for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if name])
+    else:
+        gpus = len(list(pathlib.Path("/dev").glob("nvidia[0-9]*")))
+    chosen = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
+    return slurm._replace(visible_gpus=gpus, **{k: v for k, v in chosen.items() if v is not None})
+
+
 def add_training_args(parser, *, lr, name):
     """The options of train_unet.py and train.py. lr: default learning rate. name: default --checkpoint_name."""
     add = parser.add_argument
@@ -106,7 +122,7 @@ def add_training_args(parser, *, lr, name):
     add("--epochs", type=positive_int, default=100, help="epochs to train in all (default: %(default)s)")
     add("--steps", type=positive_int, help="stop after so many batches in all (default: after --epochs)")
     add("--steps_per_epoch", type=positive_int, help="batches of an epoch at most (default: every target frame once)")
-    add("--batch_size", type=positive_int, help="samples a batch (default: 96 on a GPU, 16 without)")
+    add("--batch_size", type=positive_int, help="samples a batch, in all (default: 96 on GPUs, 16 without)")
     add("--lr", type=positive_float, default=lr, help="Adam's learning rate (default: %(default)s)")
     add(
         "--lr_decay_steps",
@@ -124,7 +140,10 @@ def add_training_args(parser, *, lr, name):
     )
     add("--balance", action="store_true", help="draw rare speakers more often, by the root of what there is of each")
     add("--augment", action="store_true", help="mirror faces, shift them a little, change their colours and voices")
-    add("--n_gpu", type=positive_int, default=1, help="accepted: one device trains, several are not supported yet")
+    add("--n_gpu", type=positive_int, default=1, help="GPUs of each process that share a batch (default: %(default)s)")
+    add("--coordinator", help="HOST:PORT of process 0, when several processes train together (default: SLURM's)")
+    add("--num_processes", type=positive_int, help="processes that train together (default: SLURM's, or 1)")
+    add("--process_id", type=int, help="which of them this one is, from 0 (default: SLURM's)")
     add("--backend", choices=("tensorflow", "jax"), help="default: KERAS_BACKEND, or tensorflow")
     add("--workers", type=positive_int, default=2, help="threads that read data (default: %(default)s)")
     add(

@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from batches import as_inputs
+from devices import alone
 from errors import whole_file
 from metrics import area_under_curve
 
@@ -18,9 +19,10 @@ SAMPLES_SHOWN = 8
 class EpochReport(keras.callbacks.Callback):
     """At every epoch: validation with own and with another clip's sound, a line of stats.jsonl, a picture."""
 
-    def __init__(self, folder, dataset, batch_size, num_samples):
+    def __init__(self, folder, dataset, batch_size, num_samples, placement, networks):
+        """networks: generator and discriminator (or None) on one device, in which it validates."""
         super().__init__()
-        self.folder = folder
+        self.folder, self.placement, self.networks = folder, placement, networks
         # The same samples every time; they are small enough to keep.
         self.batches = list(dataset.validation_batches(batch_size, num_samples)) if dataset else []
 
@@ -28,10 +30,15 @@ class EpochReport(keras.callbacks.Callback):
         self.began = time.monotonic()
 
     def on_epoch_end(self, epoch, logs=None):
+        if not self.placement.leads:
+            return
         row = {"epoch": epoch + 1, "batches": int(ops.convert_to_numpy(self.model.optimizer.iterations))}
         row |= {"learning_rate": float(ops.convert_to_numpy(self.model.optimizer.learning_rate))}
         row |= {name: float(value) for name, value in logs.items()}
-        row |= self.validate(epoch) | {"epoch_s": round(time.monotonic() - self.began, 1)}
+        with alone():
+            self.placement.gather(self.networks, (self.model.generator, self.model.discriminator))
+            row |= self.validate(epoch)
+        row |= {"epoch_s": round(time.monotonic() - self.began, 1)}
         with (self.folder / "stats.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         told = [f"{name} {value:.4f}" for name, value in row.items() if name.startswith("val_")]
@@ -41,16 +48,17 @@ class EpochReport(keras.callbacks.Callback):
         """Errors with own and other sound, and how well the discriminator tells them apart. Returns values by name."""
         if not self.batches:
             return {}
+        generator, discriminator = self.networks
         errors, other_errors, distances, other_distances = [], [], [], []
         for number, batch in enumerate(self.batches):
             x, y = as_inputs(batch)
-            result = self.model.generator.predict_on_batch([x["face"], x["mel"]])
-            other = self.model.generator.predict_on_batch([x["face"], x["wrong_mel"]])
+            result = generator.predict_on_batch([x["face"], x["mel"]])
+            other = generator.predict_on_batch([x["face"], x["wrong_mel"]])
             errors.append(_errors(result, y))
             other_errors.append(_errors(other, y))
-            if self.model.discriminator:
-                distances.append(self.model.discriminator.predict_on_batch([y, x["mel"]])[:, 0])
-                other_distances.append(self.model.discriminator.predict_on_batch([y, x["wrong_mel"]])[:, 0])
+            if discriminator:
+                distances.append(discriminator.predict_on_batch([y, x["mel"]])[:, 0])
+                other_distances.append(discriminator.predict_on_batch([y, x["wrong_mel"]])[:, 0])
             if number == 0:
                 write_samples(self.folder / "samples" / f"epoch_{epoch + 1:04d}.png", x["face"], result, y)
         (mae, lower), (other_mae, other_lower) = np.mean(errors, axis=0), np.mean(other_errors, axis=0)

@@ -20,6 +20,7 @@ from keras import ops
 
 from audio_hparams import hparams
 from checkpoint import ENDING, save_discriminator, save_generator
+from devices import alone
 from errors import UserError, whole_file
 
 STATE_NAME = "state.weights.h5"
@@ -27,11 +28,15 @@ STATE_ATTRIBUTE = "lipgan_state"  # of the HDF5 file: JSON with epoch, batch and
 
 
 class Checkpoints(keras.callbacks.Callback):
-    """Saves the state and the users' weights every `freq` batches, and before the process is ended by a signal."""
+    """Saves the state and the users' weights every `freq` batches, and before the process is ended by a signal.
 
-    def __init__(self, folder, name, described, freq):
+    Of several processes, process 0 writes, and all stop after the same batch.
+    """
+
+    def __init__(self, folder, name, described, freq, placement):
         super().__init__()
         self.folder, self.name, self.described, self.freq = folder, name, described, freq
+        self.placement = placement
         self.position, self.signal = {"epoch": 0, "batch": 0}, None
 
     def on_train_batch_end(self, batch, logs=None):
@@ -43,14 +48,20 @@ class Checkpoints(keras.callbacks.Callback):
                 f"the last good checkpoint is {self.folder / STATE_NAME}: "
                 "resume from it with a smaller --lr, or with --precision float32"
             )
-        if self.signal:
+        if self.placement.stops(self.signal is not None):
             self.save()
-            raise Stopped(f"stopped by signal {self.signal}; go on with --resume {self.folder / STATE_NAME}")
+            signal = self.signal or "to another process"
+            raise Stopped(f"stopped by signal {signal}; go on with --resume {self.folder / STATE_NAME}")
         if self.position["batch"] % self.freq == 0:
             self.save()
 
     def save(self):
         """Write the weights of each network for users, and the state of training."""
+        if self.placement.leads:
+            with alone():  # nothing in here is for the other processes
+                self._save()
+
+    def _save(self):
         step, described = self.model, self.save_generator()
         if step.discriminator:
             described_disc = described | {"model": "discriminator"}
@@ -60,10 +71,10 @@ class Checkpoints(keras.callbacks.Callback):
             with h5py.File(temporary, "a") as file:
                 file.attrs[STATE_ATTRIBUTE] = json.dumps(described | self.position)
 
-    def save_generator(self):
-        """Write the generator for users. Returns what its JSON says."""
+    def save_generator(self, generator=None):
+        """Write the generator (default: the one in training) for users. Returns what its JSON says."""
         described = self.described | {"step": int(ops.convert_to_numpy(self.model.optimizer.iterations))}
-        save_generator(self.folder / f"{self.name}{ENDING}", self.model.generator, described)
+        save_generator(self.folder / f"{self.name}{ENDING}", generator or self.model.generator, described)
         return described
 
 

@@ -21,9 +21,10 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     options.set_backend(args.backend, default="tensorflow")
+    joined = options.find_machines(args.coordinator, args.num_processes, args.process_id)
     import training
 
-    return training.train(with_discriminator=True, **vars(args))
+    return training.train(with_discriminator=True, joined=joined, **vars(args))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import zlib
 
 import keras
 
+import devices
 import options
 from audio_hparams import hparams
 from batches import Batches
@@ -17,13 +18,14 @@ from discriminator import build_discriminator
 from errors import UserError
 from generator import build_generator
 from index import open_index
+from machines import ALONE
 from memory import KeepsMemory
 from mouth import MouthLoss, prepare_expert, pretrain_audio_encoder
 from report import EpochReport
 from run_folder import Checkpoints, Stopped, open_folder, read_state, write_record
 from splits import find_clips
 from step import TrainingStep, settle_statistics
-from warp import EXPERT
+from warp import EXPERT, build_expert
 
 SETTLING_BATCHES = 120  # over which batch norm's statistics are taken for the users' weights
 RESUME_ME = 75  # exit status of a run that was stopped and can be resumed (EX_TEMPFAIL)
@@ -113,57 +115,86 @@ def _mouth_expert(generator, dataset, data_root, anew):
     return expert
 
 
-def train(*, with_discriminator, data_root, filelists, logdir, model, width, img_size, checkpoint_name, checkpoint_freq,
-          epochs, steps, steps_per_epoch, batch_size, lr, lr_decay_steps, precision, mouth_weight, landmark_weight,
-          pretrain_audio, balance, augment, workers, val_samples, seed, leave_out=None, resume=None,
-          resume_gen=None, resume_disc=None, **recorded):  # fmt: skip
-    """Train as the options of the same names say, and return the exit status: 0, or 75 when stopped and resumable."""
-    values = {k: v for k, v in locals().items() if k != "recorded"} | recorded
+def train(*, n_gpu=1, joined=ALONE, **chosen):
+    """Train as the options of the same names say, and return the exit status: 0, or 75 when stopped and resumable.
+
+    joined: the processes that train together.
+    """
+    with devices.placed(n_gpu, joined) as placement:
+        return _train(placement, n_gpu=n_gpu, **chosen)
+
+
+def _train(placement, *, with_discriminator, data_root, filelists, logdir, model, width, img_size, checkpoint_name,
+           checkpoint_freq, epochs, steps, steps_per_epoch, batch_size, lr, lr_decay_steps, precision, mouth_weight,
+           landmark_weight, pretrain_audio, balance, augment, workers, val_samples, seed, leave_out=None, resume=None,
+           resume_gen=None, resume_disc=None, **recorded):  # fmt: skip
+    values = {k: v for k, v in locals().items() if k not in ("recorded", "placement")} | recorded
     if recorded.get("all_images"):
         print("--all_images is ignored: folders are indexed anew")
-    if recorded.get("n_gpu", 1) > 1:
-        print(f"WARNING: --n_gpu {recorded['n_gpu']}: one device trains; several are not supported yet")
-    gpu = options.has_gpu()
+    gpu = placement.found.kind != "CPU"
     batch_size = batch_size or (96 if gpu else 16)
+    devices.check_batch_size(batch_size, placement.num_devices)
     precision = precision or ("mixed_bfloat16" if gpu or options.has_bfloat16() else "float32")
-    print(f"{keras.backend.backend()} on {'GPU' if gpu else 'CPU'}, {precision}, batches of {batch_size}")
-    train_set, val_set = read_datasets(data_root, filelists, img_size, leave_out, balance=balance, augment=augment)
+    print(f"{keras.backend.backend()} on {placement.described}, {precision}, batches of {batch_size}")
+    with placement.first_alone():  # the index is made once
+        train_set, val_set = read_datasets(data_root, filelists, img_size, leave_out, balance=balance, augment=augment)
     keras.utils.set_random_seed(seed)
     keras.config.set_dtype_policy(precision)
     wanted = (model, img_size, width)
     generator, discriminator, state = _start(wanted, resume, resume_gen, resume_disc, with_discriminator)
     anew = not (state or resume or resume_gen)
     wants_expert = model == "warp" or landmark_weight or pretrain_audio
-    expert = _mouth_expert(generator, train_set, data_root, anew) if wants_expert else None
-    if pretrain_audio and anew:
+    expert = None
+    if wants_expert:
+        expert = _mouth_expert(generator, train_set, data_root, anew) if placement.leads else build_expert(img_size)
+    if pretrain_audio and anew and placement.leads:
         pretrain_audio_encoder(generator, expert, train_set, val_set, pretrain_audio, seed)
-    mouth_loss = MouthLoss(expert, img_size, mouth_weight, landmark_weight) if mouth_weight or landmark_weight else None
-    step = TrainingStep(generator, discriminator, mouth=mouth_loss)
+    networks = generator, discriminator  # on one device, in which they are validated and saved
+    generator = placement.spread(generator, lambda: build_generator(*wanted, synchronized=True))
+    discriminator = placement.spread(discriminator, lambda: build_discriminator(img_size, width))
+    mouth_loss = None
+    if mouth_weight or landmark_weight:
+        judge = placement.spread(expert, lambda: build_expert(img_size))
+        mouth_loss = MouthLoss(judge, img_size, mouth_weight, landmark_weight)
     rate = keras.optimizers.schedules.CosineDecay(lr, lr_decay_steps) if lr_decay_steps else lr
-    step.compile(optimizer=keras.optimizers.Adam(rate))
-    step.optimizer.build(step.trainable_variables)  # unbuilt, its state would not be loaded, without a word
-    if state:
-        step.load_weights(state["path"])
+    with placement.building():
+        step = TrainingStep(generator, discriminator, mouth=mouth_loss, num_replicas=placement.num_replicas)
+        step.compile(optimizer=keras.optimizers.Adam(rate))
+        step.optimizer.build(step.trainable_variables)  # unbuilt, its state would not be loaded, without a word
+        if state:
+            step.load_weights(state["path"])
 
     settings = read_settings(data_root)
     described = {"model": model, "img_size": img_size, "width": width, "with_discriminator": with_discriminator}
     described |= {"hparams": hparams.as_dict(), "sync_offset_ms": 0, "seed": seed}
     described |= {name: settings[name] for name in ("detector", "pads") if name in settings}
-    folder = open_folder(logdir, state)
-    write_record(folder, values, state)
+    folder = pathlib.Path(logdir)
+    if placement.leads:
+        folder = open_folder(logdir, state)
+        write_record(folder, values, state)
     print(f"run folder: {folder}", flush=True)
     checkpoints = Checkpoints(
-        folder, checkpoint_name.removesuffix(".h5").removesuffix(".weights"), described, checkpoint_freq
+        folder, checkpoint_name.removesuffix(".h5").removesuffix(".weights"), described, checkpoint_freq, placement
     )
-    report = EpochReport(folder, val_set, batch_size, val_samples)
+    report = EpochReport(folder, val_set, batch_size, val_samples, placement, networks)
     per_epoch = min(train_set.num_batches(batch_size), steps_per_epoch or sys.maxsize)
-    return _loop(step, train_set, checkpoints, report, state, per_epoch, epochs, steps, batch_size, seed, workers)
-
-
-def _loop(step, train_set, checkpoints, report, state, per_epoch, epochs, steps, batch_size, seed, workers):
-    """One `fit()` an epoch, so that an epoch can be taken up in its middle. Returns the exit status."""
-    first = {"epoch": 0, "batch": 0} | {k: v for k, v in (state or {}).items() if k in ("epoch", "batch")}
     steps = min(steps or sys.maxsize, epochs * per_epoch)
+    with placement.fitting():
+        stopped = _loop(step, train_set, checkpoints, report, state, per_epoch, steps, batch_size, seed, workers)
+    if stopped or not placement.leads:
+        return RESUME_ME if stopped else 0
+    # The state keeps the statistics as they are, so that it can be resumed exactly.
+    placement.gather(networks, (step.generator, step.discriminator))
+    settled = Batches(train_set, batch_size, seed, epochs, 0, min(SETTLING_BATCHES, steps), workers)
+    settle_statistics(networks[0], (settled[number] for number in range(len(settled))))
+    checkpoints.save_generator(networks[0])
+    print(checkpoints.folder / f"{checkpoints.name}{ENDING}")
+    return 0
+
+
+def _loop(step, train_set, checkpoints, report, state, per_epoch, steps, batch_size, seed, workers):
+    """One `fit()` an epoch, so that an epoch can be taken up in its middle. Returns whether it was stopped before."""
+    first = {"epoch": 0, "batch": 0} | {k: v for k, v in (state or {}).items() if k in ("epoch", "batch")}
     with _signals(checkpoints):
         for epoch in range(first["epoch"], -(-steps // per_epoch)):
             begin = first["batch"] if epoch == first["epoch"] else 0
@@ -171,7 +202,8 @@ def _loop(step, train_set, checkpoints, report, state, per_epoch, epochs, steps,
             checkpoints.position = {"epoch": epoch, "batch": begin}
             try:
                 if begin < end:
-                    batches = Batches(train_set, batch_size, seed, epoch, begin, end, workers)
+                    rows = checkpoints.placement.part(batch_size)
+                    batches = Batches(train_set, batch_size, seed, epoch, begin, end, workers, rows)
                     shown = "auto" if sys.stdout.isatty() else 2
                     callbacks = [checkpoints, report, KeepsMemory()]
                     step.fit(
@@ -184,15 +216,10 @@ def _loop(step, train_set, checkpoints, report, state, per_epoch, epochs, steps,
                     )
             except Stopped as e:
                 print(e)
-                return RESUME_ME
+                return True
             checkpoints.position = {"epoch": epoch + 1, "batch": 0} if end == per_epoch else checkpoints.position
             checkpoints.save()
-    # The state keeps the statistics as they are, so that it can be resumed exactly.
-    settled = Batches(train_set, batch_size, seed, epochs, 0, min(SETTLING_BATCHES, steps), workers)
-    settle_statistics(step.generator, (settled[number] for number in range(len(settled))))
-    checkpoints.save_generator()
-    print(checkpoints.folder / f"{checkpoints.name}{ENDING}")
-    return 0
+    return False
 
 
 @contextlib.contextmanager

@@ -1,0 +1,115 @@
+"""Training on toy networks and toy data, in processes of their own: several devices want that.
+
+python toys.py train.py --n_gpu 2 ...        SIMULATED_DEVICES=2 and KERAS_BACKEND in the environment
+"""
+
+import importlib
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def toy_generator(kind="basic", img_size=96, width=1.0, synchronized=False):
+    """A generator of a few layers, batch norm among them; [face, mel] -> face as `generator.build_generator`."""
+    import keras
+    from keras import layers
+
+    from generator import MEETING
+
+    synchronized = synchronized and keras.backend.backend() == "tensorflow"
+    face, mel = keras.Input((img_size, img_size, 6), name="face"), keras.Input((80, 27, 1), name="mel")
+    x = layers.Conv2D(4, 8, 8, use_bias=False)(face)  # before batch norm a bias learns nothing but rounding errors
+    x = layers.ReLU()(layers.BatchNormalization(momentum=0.8, synchronized=synchronized)(x))
+    seen = layers.GlobalAveragePooling2D(keepdims=True)(x)
+    heard = layers.Reshape((1, 1, 8))(layers.Dense(8)(layers.Flatten()(layers.AveragePooling2D(9)(mel))))
+    x = layers.Dense(3)(layers.Concatenate(name=MEETING)([seen, heard])) + layers.Conv2D(3, 1)(face)
+    output = layers.Activation("sigmoid", name="prediction")(x)
+    return keras.Model([face, mel], output, name=f"{kind}_generator")
+
+
+def toy_discriminator(img_size=96, width=1.0):
+    """A discriminator of a few layers; [face, mel] -> distance as `discriminator.build_discriminator`."""
+    import keras
+    from keras import layers
+
+    face, mel = keras.Input((img_size, img_size, 3), name="face"), keras.Input((80, 27, 1), name="mel")
+    seen = layers.Dense(8)(layers.Flatten()(layers.AveragePooling2D(16)(face)))
+    heard = layers.Conv2D(8, (80, 27), name="face_to_vector")(mel)
+    distance = keras.ops.mean(keras.ops.square(seen - layers.Flatten()(heard)), axis=-1, keepdims=True)
+    return keras.Model([face, mel], keras.ops.sqrt(distance + 1e-6), name="discriminator")
+
+
+def write_data(root):
+    """Three clips of noise in folders, with lists of two for training and one for validation."""
+    from dataset import write_clip
+
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        crops = rng.integers(0, 256, (30, 12, 12, 3), dtype="uint8").repeat(8, axis=1).repeat(8, axis=2)
+        mel = rng.uniform(-4, 4, (80, 96)).astype("float32")
+        folder = root / "main" / "speaker" / f"{number:05d}"
+        write_clip(folder, crops, np.arange(30), np.zeros((30, 4)), mel, np.zeros(19_200))
+    lists = root / "filelists"
+    lists.mkdir()
+    (lists / "train.txt").write_text("speaker/00000\nspeaker/00001\n")
+    (lists / "val.txt").write_text("speaker/00002\n")
+    return root
+
+
+def options_for(data, logdir, *more):
+    """The options of a run on these data."""
+    line = f"--data_root {data} --filelists {data}/filelists --logdir {logdir} --width 0.02 --model basic"
+    line += " --batch_size 8 --val_samples 8 --precision float32 --workers 1"
+    return [*line.split(), *map(str, more)]
+
+
+def start(script, *options, backend, simulated_devices=1, **environment):
+    """A process (subprocess.Popen) that runs a training script with toy networks."""
+    environment = {"KERAS_BACKEND": backend, "SIMULATED_DEVICES": str(simulated_devices), **environment}
+    environment |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "KERAS_"))}
+    command = [sys.executable, __file__, script, *map(str, options)]
+    return subprocess.Popen(command, env=kept | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def stats(logdir):
+    """The lines of a run's stats.jsonl."""
+    return [json.loads(line) for line in (logdir / "stats.jsonl").read_text().splitlines()]
+
+
+def main(script, runs):
+    """Run a script once for each list of options, on toy networks and simulated devices; returns the last status."""
+    sys.path.insert(0, str(ROOT))
+    number = int(os.environ["SIMULATED_DEVICES"])
+    if os.environ["KERAS_BACKEND"] == "jax":
+        import jax
+
+        jax.config.update("jax_num_cpu_devices", number)
+    elif number > 1:
+        import tensorflow as tf
+
+        (cpu,) = tf.config.list_physical_devices("CPU")
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * number)
+    import training
+
+    training.build_generator, training.build_discriminator = toy_generator, toy_discriminator
+    status = 0
+    for options in runs:
+        status = status or importlib.import_module(script).main(options)
+    return status
+
+
+if __name__ == "__main__":
+    arguments, runs = sys.argv[2:], [[]]
+    for argument in arguments:  # "+" between the options of several runs
+        if argument == "+":
+            runs.append([])
+        else:
+            runs[-1].append(argument)
+    raise SystemExit(main(sys.argv[1], runs))
