@@ -205,8 +205,11 @@ class FaceDataset:
 
     def mel_window(self, clip: int, frame: int) -> np.ndarray:
         """The mel window of one frame, (80, 27) float32."""
+        return self._kept_window(clip, frame).astype("float32")
+
+    def _kept_window(self, clip, frame):
         start = _mel_start(frame)
-        return self._index.mel(self._rows[clip], start, start + hparams.mel_window).astype("float32")
+        return self._index.mel(self._rows[clip], start, start + hparams.mel_window)
 
     def batch(self, key, size: int, rows=slice(None)) -> dict[str, np.ndarray]:
         """A batch of samples: reference and target (B, S, S, 3) uint8 BGR, mel and wrong_mel (B, 80, 27, 1) float32.
@@ -269,8 +272,8 @@ class FaceDataset:
         for i, (clip, frame, chance) in enumerate(zip(clips, frames, chances.tolist(), strict=True)):
             self.read_crop(clip, frame, batch["target"][i])
             self.read_crop(clip, self._reference(clip, frame, chance[0]), batch["reference"][i])
-            batch["mel"][i, ..., 0] = self.mel_window(clip, frame)
-            batch["wrong_mel"][i, ..., 0] = self.mel_window(*self._wrong(clip, frame, chance[1:], only_other_clips))
+            batch["mel"][i, ..., 0] = self._kept_window(clip, frame)
+            batch["wrong_mel"][i, ..., 0] = self._kept_window(*self._wrong(clip, frame, chance[1:], only_other_clips))
         return batch
 
     def _reference(self, clip, frame, chance):
