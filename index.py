@@ -261,9 +261,7 @@ def _made(root, entries, total, keep, dtype="float16", files=(), shard_stamps=()
         keep = False
     elif keep:
         print(f"indexing the clips of {root}, once", flush=True)
-    entries = tqdm.tqdm(
-        entries, "indexing", total, unit="clip", dynamic_ncols=True, disable=bool(total and total < 500)
-    )
+    entries = tqdm.tqdm(entries, "indexing", total, unit="clip", dynamic_ncols=True, delay=3)
     name = f"mels_{time.time_ns():x}.f16"
     with contextlib.ExitStack() as stack:
         # It stays open: whoever makes a newer one may remove it.

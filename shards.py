@@ -97,7 +97,7 @@ def pack(data_root, out, shard_bytes):
         if (root / "preprocess.json").is_file():
             shutil.copyfile(root / "preprocess.json", temporary / "preprocess.json")
         count, tar = 0, None
-        for folder in tqdm.tqdm(folders, "packing", unit="clip", dynamic_ncols=True, disable=len(folders) < 500):
+        for folder in tqdm.tqdm(folders, "packing", unit="clip", dynamic_ncols=True, delay=3):
             if tar is None or tar.offset >= shard_bytes:
                 if tar:
                     tar.close()

@@ -97,39 +97,33 @@ def main(argv=None):
             raise SystemExit("preprocess.py failed by itself")
         seconds, expected = time.monotonic() - begun, contents(whole)
         print(f"{args.num_clips} clips, {len(expected)} files, {seconds:.1f} s when nobody kills it", flush=True)
-        for number in range(args.kills):
-            whom, moment = WHOM[number % len(WHOM)], rng.uniform(0.2, 1.0) * seconds
-            run = start(videos, final, args.num_workers)
+        kills = runs = 0
+        while kills < args.kills:
+            whom, moment = WHOM[kills % len(WHOM)], rng.uniform(0.2, 0.9) * seconds
+            run, runs = start(videos, final, args.num_workers), runs + 1
             time.sleep(moment)
-            ended = run.poll() is not None
-            if not ended:
+            if run.poll() is None:
                 kill(run, whom, rng)
-            if whom != "all" and not ended:
-                time.sleep(1)
-                bad = broken(contents(final), expected)
-                failures += len(bad)
-                status = run.wait() if whom == "worker" else None
-            else:
-                status, bad = run.wait(), broken(contents(final), expected)
-                failures += len(bad)
-            found = contents(final)
-            clips, left = len({name.rpartition("/")[0] for name in found}), len(list(final.glob("*/*/.tmp_*")))
-            cut += left
-            what = "had ended" if ended else f"{whom} killed" + (f", ended with {status}" if whom == "worker" else "")
-            print(
-                f"kill {number + 1}: after {moment:.1f} s, {what}: {clips} clips there, {left} begun, broken: {bad}",
-                flush=True,
-            )
-            if clips == args.num_clips:  # begin anew, so that every kill has something to hit
-                failures += found != expected
+                kills += 1
+                # What is left of a run whose main process died may go on for a moment, beside the next run.
+                status = None if whom == "main" else run.wait()
+                found = contents(final)
+                bad, begun = broken(found, expected), len(list(final.glob("*/*/.tmp_*")))
+                failures, cut = failures + len(bad), cut + begun
+                clips = len({name.rpartition("/")[0] for name in found})
+                told = f"kill {kills}: {whom}, after {moment:.1f} s, status {status}"
+                print(f"{told}: {clips} clips there, {begun} half-written ones aside, broken: {bad}", flush=True)
+            if (found := contents(final)) == expected:  # begin anew, so that every kill has something to hit
                 shutil.rmtree(final)
-        for pid in group(run):
-            os.kill(pid, signal.SIGKILL)
+        run.wait()
         status = start(videos, final, args.num_workers).wait()
         complete = contents(final) == expected
         leftovers = list(final.rglob(".tmp_*"))
         print(f"last run: status {status}, all clips as they must be: {complete}, left over: {leftovers}")
-        print(f"{failures} clips lost or half-written; {cut} were cut off while they were written, and done again")
+        print(
+            f"{kills} kills in {runs} runs: {failures} clips lost or half-written; "
+            f"{cut} were cut off while they were written, and done again"
+        )
     return 0 if not failures and complete and not leftovers and status == 0 else 1
 
 
