@@ -79,7 +79,7 @@ def parse_args(argv=None):
         help="bring the mouth to rest where the sound is silent for over 0.3 s")
     add("--box_cache", action=argparse.BooleanOptionalAction, default=True,
         help="keep where a video's face is in .boxes beside the result, for the next sound or checkpoint")
-    add("--crf", type=float, default=18, help="H.264's quality from 0 to 51, lower is better (default: %(default)s)")
+    add("--crf", type=float, default=16, help="H.264's quality from 0 to 51, lower is better (default: %(default)s)")
     add("--lossless", action="store_true",
         help="H.264 in RGB, bit-exact, for measurements: large, and few players show it")
     add("--preview", action="store_true", help="also write a PNG of 8 moments beside the result")

@@ -96,7 +96,7 @@ class FaceDetector:
         if scale != 1.0:
             size = [max(1, round(n * scale)) for n in frame.shape[1::-1]]
             frame = cv2.resize(frame, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-        rgb = np.ascontiguousarray(frame[:, :, ::-1])
+        rgb = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
         boxes = np.array(self._search(rgb), np.float64).reshape(-1, 4) / scale
         return boxes[np.argsort([-_area(b) for b in boxes], kind="stable")]
 
@@ -136,9 +136,10 @@ class FaceDetector:
         # The predictor looks only round the box: a copy of that part is cheaper than turning the whole frame to RGB.
         margin = (bottom - top) // 2
         y, x = max(0, top - margin), max(0, left - margin)
-        region = np.ascontiguousarray(frame[y : max(0, bottom + margin), x : max(0, right + margin), ::-1])
+        region = frame[y : max(0, bottom + margin), x : max(0, right + margin)]
         if min(region.shape[:2]) < 8:
             raise ValueError(f"box {box} lies outside of the picture {frame.shape[:2]}")
+        region = cv2.cvtColor(region, cv2.COLOR_BGR2RGB)
         shape = self._landmarks(region, dlib.rectangle(left - x, top - y, right - x, bottom - y))
         return np.array([(p.x + x, p.y + y) for p in shape.parts()], np.float64)
 
@@ -248,6 +249,8 @@ class _Tracker:
 
 
 def _thumbnail(frame):
+    step = max(1, min(frame.shape[:2]) // 256)  # of a large picture, some pixels are enough
+    frame = frame[::step, ::step]
     return cv2.resize(frame, (64, 64), interpolation=cv2.INTER_AREA).astype(np.int16)
 
 

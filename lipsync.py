@@ -216,7 +216,7 @@ def write(
     batch_size=8,
     sync_offset_ms=0,
     silence_gate=True,
-    crf=18,
+    crf=16,
     lossless=False,
     comment=None,
     preview=None,

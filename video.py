@@ -22,10 +22,12 @@ STANDARD_RATES = [Fraction(1000 * n, d) for d in (1000, 1001) for n in (24, 25, 
 SLOWEST, FASTEST = 5, 120  # frames a second: lips need some, and hardly any screen shows more
 AAC_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 64_000, 88_200, 96_000)  # Hz
 LIMITED, FULL = 1, 2
-H264, PRESET = "libx264", "fast"
+H264, PRESET = "libx264", "veryfast"  # half of the work of "fast"; at crf 16 as sharp as that at 18, 25 % larger
 THREADS = min(8, os.cpu_count() or 1)
 # Without these swscale rounds down, which makes a picture darker by two levels each way.
-EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
+EXACT = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
+# Colours alone, at half resolution, are scaled where a picture keeps its size: bilinear takes half of bicubic's time.
+SAME_SIZE, OTHER_SIZE = EXACT | Interpolation.BILINEAR, EXACT | Interpolation.BICUBIC
 
 
 class Colour(NamedTuple):
@@ -241,7 +243,7 @@ class _Upright:
             dst_colorspace=matrix,
             src_color_range=FULL if is_rgb or self.colour.range == FULL else LIMITED,
             dst_color_range=FULL,
-            interpolation=EXACT,
+            interpolation=SAME_SIZE if (width, height) == (frame.width, frame.height) else OTHER_SIZE,
         ).to_ndarray()
         if has_alpha:
             picture = _on_white(picture[:, :, :3], picture[:, :, 3] / 255)
@@ -276,7 +278,7 @@ class VideoWriter:
     """
 
     def __init__(
-        self, path, width, height, fps, audio=None, colour=None, crf=18, lossless=False, comment=None, max_s=None
+        self, path, width, height, fps, audio=None, colour=None, crf=16, lossless=False, comment=None, max_s=None
     ):
         self.path, self.width, self.height, self.fps = pathlib.Path(path), width, height, as_rate(fps)
         if self.path.suffix.lower() not in (".mp4", ".m4v", ".mov"):
@@ -354,7 +356,7 @@ class VideoWriter:
                 dst_colorspace=matrix,
                 src_color_range=FULL,
                 dst_color_range=self.colour.range,
-                interpolation=EXACT,
+                interpolation=SAME_SIZE,
             )
         picture.pts, picture.time_base = self.num_frames, 1 / self.fps
         self.num_frames += 1
