@@ -1,9 +1,31 @@
 """Batches of samples as `fit()` and the training step take them."""
 
+import typing
+
 import keras
 import numpy as np
 
 from faces import generator_bytes, generator_input
+
+
+class Feed(typing.NamedTuple):
+    """Where the batches of a run come from."""
+
+    dataset: typing.Any  # a `dataset.FaceDataset`
+    batch_size: int
+    seed: int
+    workers: int  # threads that read
+    per_epoch: int  # batches
+    rows: slice = slice(None)  # of each batch, that this process reads for `fit()`
+
+    def part(self, epoch, begin, end):
+        """The batches from `begin` to `end` of an epoch, for `fit()`."""
+        return Batches(self.dataset, self.batch_size, self.seed, epoch, begin, end, self.workers, self.rows)
+
+    def few(self, epoch, count):
+        """Yield the first `count` batches of an epoch (at most all of them), whole."""
+        batches = self._replace(rows=slice(None)).part(epoch, 0, min(count, self.per_epoch))
+        yield from (batches[number] for number in range(len(batches)))
 
 
 class Batches(keras.utils.PyDataset):

@@ -4,6 +4,7 @@ import argparse
 import importlib.util
 import os
 import pathlib
+import subprocess
 import sys
 import types
 
@@ -44,8 +45,18 @@ def has_gpu():
     return any(pathlib.Path("/dev").glob("nvidia[0-9]*")) or pathlib.Path("/dev/dxg").exists()
 
 
-def has_bfloat16():
-    """Whether the CPU multiplies bfloat16 numbers itself (AVX512-BF16 or AMX)."""
+def has_bfloat16(kind="CPU"):
+    """Whether a device of this kind multiplies bfloat16 numbers itself: GPUs from Ampere on, CPUs with AVX512-BF16 or
+    AMX, all TPUs."""
+    if kind == "TPU":
+        return True
+    if kind == "GPU":
+        query = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+        try:
+            told = subprocess.run(query, capture_output=True, text=True, check=False, timeout=60).stdout.split()
+            return float(told[0]) >= 8.0
+        except (OSError, subprocess.TimeoutExpired, IndexError, ValueError):
+            return False
     try:
         flags = pathlib.Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -119,7 +130,7 @@ def add_training_args(parser, *, lr, name):
     add("--resume", help="training state to go on from, or weights (.weights.h5, legacy .h5) to start from")
     add("--checkpoint_name", default=name, help="stem of the weights' file names (default: %(default)s)")
     add("--checkpoint_freq", type=positive_int, default=1000, help="batches between checkpoints (default: %(default)s)")
-    add("--epochs", type=positive_int, default=100, help="epochs to train in all (default: %(default)s)")
+    add("--epochs", type=positive_int, help="epochs to train in all (default: 100, or as many as --steps needs)")
     add("--steps", type=positive_int, help="stop after so many batches in all (default: after --epochs)")
     add("--steps_per_epoch", type=positive_int, help="batches of an epoch at most (default: every target frame once)")
     add("--batch_size", type=positive_int, help="samples a batch, in all (default: 96 on GPUs, 16 without)")
@@ -127,9 +138,27 @@ def add_training_args(parser, *, lr, name):
     add(
         "--lr_decay_steps",
         type=positive_int,
-        help="batches over which it falls to 0, along a cosine (default: constant)",
+        help="batch by which it has fallen to 0, along a cosine (default: constant)",
     )
-    add("--precision", choices=("float32", "mixed_bfloat16"), help="default: mixed_bfloat16 where it is faster")
+    add("--warmup_steps", type=positive_int, help="batches over which it first rises to that (default: none)")
+    add(
+        "--precision",
+        choices=("float32", "mixed_bfloat16", "mixed_float16"),
+        help="of the numbers inside the networks (default: mixed_bfloat16 where the device has it, else float32)",
+    )
+    add(
+        "--accumulate",
+        type=positive_int,
+        default=1,
+        help="batches whose mean gradient makes one update; epochs, steps and the log count batches (default: 1)",
+    )
+    add(
+        "--ema",
+        type=share,
+        nargs="?",
+        const=0.999,
+        help="give users averaged weights; the average's momentum, an update (default: none; without a number 0.999)",
+    )
     add("--mouth_weight", type=float, default=0.0, help="of the L1 loss over the mouth alone (default: %(default)s)")
     add("--landmark_weight", type=float, default=0.0, help="of the lips' landmarks' error (default: %(default)s)")
     add(
@@ -138,8 +167,18 @@ def add_training_args(parser, *, lr, name):
         default=0,
         help="batches in which the audio encoder first learns lips alone (default: 0)",
     )
-    add("--balance", action="store_true", help="draw rare speakers more often, by the root of what there is of each")
-    add("--augment", action="store_true", help="mirror faces, shift them a little, change their colours and voices")
+    add(
+        "--balance",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="draw rare speakers more often, by the root of what there is of each",
+    )
+    add(
+        "--augment",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="mirror faces, shift them a little, change their colours and voices",
+    )
     add("--n_gpu", type=positive_int, default=1, help="GPUs of each process that share a batch (default: %(default)s)")
     add("--coordinator", help="HOST:PORT of process 0, when several processes train together (default: SLURM's)")
     add("--num_processes", type=positive_int, help="processes that train together (default: SLURM's, or 1)")

@@ -7,6 +7,8 @@ NAME.weights.h5, NAME.json   the generator for users (and NAME_disc.* the discri
 state.weights.h5             everything needed to go on: both networks, the optimizer, the epoch and the batch
 """
 
+import collections
+import importlib.metadata
 import json
 import pathlib
 import platform
@@ -22,108 +24,185 @@ from audio_hparams import hparams
 from checkpoint import ENDING, save_discriminator, save_generator
 from devices import alone
 from errors import UserError, whole_file
+from state import STATE_ATTRIBUTE, STATE_NAME
 
-STATE_NAME = "state.weights.h5"
-STATE_ATTRIBUTE = "lipgan_state"  # of the HDF5 file: JSON with epoch, batch and what the networks are
-
-
-class Checkpoints(keras.callbacks.Callback):
-    """Saves the state and the users' weights every `freq` batches, and before the process is ended by a signal.
-
-    Of several processes, process 0 writes, and all stop after the same batch.
-    """
-
-    def __init__(self, folder, name, described, freq, placement):
-        super().__init__()
-        self.folder, self.name, self.described, self.freq = folder, name, described, freq
-        self.placement = placement
-        self.position, self.signal = {"epoch": 0, "batch": 0}, None
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.position["batch"] += 1
-        loss = float(logs["loss"])
-        if not np.isfinite(loss):
-            raise UserError(
-                f"the loss is {loss} at epoch {self.position['epoch'] + 1}, batch {self.position['batch']}; "
-                f"the last good checkpoint is {self.folder / STATE_NAME}: "
-                "resume from it with a smaller --lr, or with --precision float32"
-            )
-        if self.placement.stops(self.signal is not None):
-            self.save()
-            signal = self.signal or "to another process"
-            raise Stopped(f"stopped by signal {signal}; go on with --resume {self.folder / STATE_NAME}")
-        if self.position["batch"] % self.freq == 0:
-            self.save()
-
-    def save(self):
-        """Write the weights of each network for users, and the state of training."""
-        if self.placement.leads:
-            with alone():  # nothing in here is for the other processes
-                self._save()
-
-    def _save(self):
-        step, described = self.model, self.save_generator()
-        if step.discriminator:
-            described_disc = described | {"model": "discriminator"}
-            save_discriminator(self.folder / f"{self.name}_disc{ENDING}", step.discriminator, described_disc)
-        with whole_file(self.folder / STATE_NAME) as temporary:
-            step.save_weights(temporary, overwrite=True)
-            with h5py.File(temporary, "a") as file:
-                file.attrs[STATE_ATTRIBUTE] = json.dumps(described | self.position)
-
-    def save_generator(self, generator=None):
-        """Write the generator (default: the one in training) for users. Returns what its JSON says."""
-        described = self.described | {"step": int(ops.convert_to_numpy(self.model.optimizer.iterations))}
-        save_generator(self.folder / f"{self.name}{ENDING}", generator or self.model.generator, described)
-        return described
+EXPLODED = 10  # times the lowest loss that there was over so many batches:
+WINDOW = 100
+IN_A_ROW = 5  # batches that must have exploded
+PACKAGES = ("numpy", "h5py", "opencv-python-headless", "simplejpeg", "librosa", "scipy", "dlib-bin", "tensorboard")
 
 
 class Stopped(Exception):
     """Training was asked to end, and its state is saved."""
 
 
-def read_state(path):
-    """What a training state says of itself, or None where the file is not one. Raises UserError where there is none."""
-    path = pathlib.Path(path)
-    if path.is_dir():
-        path /= STATE_NAME
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; give a {STATE_NAME}, a {ENDING} or a legacy .h5 file")
-    if not h5py.is_hdf5(path):
-        raise UserError(f"{path} is no HDF5 file; give a {STATE_NAME}, a {ENDING} or a legacy .h5 file")
-    with h5py.File(path) as file:
-        state = file.attrs.get(STATE_ATTRIBUTE)
-    return json.loads(state) | {"path": path} if state else None
+class Checkpoints(keras.callbacks.Callback):
+    """Saves the state and the users' weights every `freq` batches, and before the process is ended by a signal.
+
+    What is saved is finite: a loss or a weight that is not, and a loss that explodes, end the run with a UserError.
+    Of several processes, process 0 writes, and all stop after the same batch.
+    """
+
+    def __init__(self, folder, name, described, freq, users, state, placement):
+        """users: (epoch) -> networks to save for users. state: what `read_state` gave, or None for a new run."""
+        super().__init__()
+        self.folder, self.name, self.described, self.freq, self.users = folder, name, described, freq, users
+        self.placement = placement
+        # How far training is: batches of this epoch that are done, and of all epochs.
+        self.position = {name: (state or {}).get(name, 0) for name in ("epoch", "batch", "batches")}
+        self.sums = (state or {}).get("sums")  # of the losses, for this epoch's means
+        self.signal, self.due, self.watch = None, False, LossWatch()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.watch.begin(self.position["batch"] if self.sums else 0)
+        for variable, value in zip(self.model.metrics_variables, self.sums or (), strict=False):
+            variable.assign(value)
+        self.sums = None
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.position["batch"] += 1
+        self.position["batches"] += 1
+        if told := self.watch.look(logs):
+            raise UserError(self._broken(told))
+        if batch + 1 == self.params["steps"]:
+            return  # the epoch's end is saved, and stopped at, when the epoch has been reported
+        self.stop_if_asked()
+        self.due = self.due or self.position["batches"] % self.freq == 0
+        if self.due and not self.watch.uneasy():
+            self.save()
+
+    def stop_if_asked(self):
+        """Save, and raise Stopped, where a signal has come; several processes must call this at the same batch."""
+        if self.placement.stops(self.signal is not None):
+            self.save()
+            name = self.signal or "to another process"
+            raise Stopped(f"stopped by signal {name}; go on with --resume {self.folder / STATE_NAME}")
+
+    def _broken(self, told):
+        path = self.folder / STATE_NAME
+        return (
+            f"{told} at epoch {self.position['epoch'] + 1}, batch {self.position['batch']} "
+            f"({self.position['batches']} in all); the last good checkpoint is {path}: --resume it "
+            "with a smaller --lr, with --warmup_steps in a new run, or with --precision float32"
+        )
+
+    def save(self):
+        """Write the state of training, and the weights of each network for users."""
+        self.due = False
+        if self.placement.leads:
+            with alone():  # nothing in here is for the other processes
+                self.save_state()
+                self.save_for_users(self.users(self.position["epoch"]))
+
+    def save_state(self):
+        """Write the state of training, unless it holds what is not finite: then raise UserError."""
+        step = self.model
+        for variable in (*step.variables, *step.optimizer.variables):
+            if not np.isfinite(ops.convert_to_numpy(variable)).all():  # a loss can be finite where its gradient is not
+                raise UserError(self._broken(f"{variable.path} is not finite"))
+        sums = [float(ops.convert_to_numpy(v)) for v in step.metrics_variables] if self.position["batch"] else None
+        with whole_file(self.folder / STATE_NAME) as temporary:
+            step.save_weights(temporary, overwrite=True)
+            with h5py.File(temporary, "a") as file:
+                file.attrs[STATE_ATTRIBUTE] = json.dumps(self.described | self.position | {"sums": sums}, default=str)
+
+    def save_for_users(self, networks):
+        """Write the weights of (generator, discriminator or None) for users."""
+        described = {k: v for k, v in self.described.items() if k != "options"} | {"step": self.position["batches"]}
+        for network, name, save in zip(networks, ("", "_disc"), (save_generator, save_discriminator), strict=True):
+            if network:
+                kind = {"model": "discriminator"} if name else {}
+                save(self.folder / f"{self.name}{name}{ENDING}", network, described | kind)
+
+
+class LossWatch:
+    """Notices a loss that is no number, or that explodes, from the means since the epoch's begin that `fit()` gives."""
+
+    def __init__(self):
+        self.recent, self.window, self.lowest = collections.deque(maxlen=IN_A_ROW), [], None
+        self.begin(0)
+
+    def begin(self, counted):
+        """A new epoch, of which `counted` batches are in the means already."""
+        self.counted, self.sums = counted, None
+
+    def look(self, logs):
+        """The logs of one more batch. Returns what is wrong, in words, or None."""
+        self.counted += 1
+        sums = {name: float(logs[name]) * self.counted for name in ("loss", "mae")}
+        if not np.isfinite(sums["loss"]):
+            return f"the loss is {sums['loss']}"
+        if self.sums or self.counted == 1:
+            loss = {name: value - (self.sums or {}).get(name, 0.0) for name, value in sums.items()}
+            self.recent.append(loss)
+            self.window.append(loss)
+        self.sums = sums
+        if len(self.window) == WINDOW:
+            mean = {name: sum(loss[name] for loss in self.window) / WINDOW for name in sums}
+            self.lowest = {name: min(mean[name], (self.lowest or mean)[name]) for name in sums}
+            self.window = []
+        for name in sums if self.lowest and len(self.recent) == IN_A_ROW else ():
+            if all(loss[name] > EXPLODED * self.lowest[name] for loss in self.recent):
+                return f"{name} explodes ({self.recent[-1][name]:.3g}; it was {self.lowest[name]:.3g})"
+        return None
+
+    def uneasy(self):
+        """Whether the last batch's loss was so large that its weights had better not replace good ones."""
+        if not self.lowest or not self.recent:
+            return False
+        return any(value > EXPLODED * self.lowest[name] for name, value in self.recent[-1].items())
 
 
 def open_folder(logdir, state):
-    """The run's folder: the one that is resumed, or a new one that holds no run yet."""
+    """The run's folder: the one that is resumed, or a new one that holds no run yet, and that no other run can take."""
     if state:
-        return state["path"].parent
+        folder = state["path"].parent
+        for leftover in folder.glob(".tmp_*"):  # of a process that was killed while it wrote
+            leftover.unlink() if leftover.is_file() else None
+        return folder
     folder, number = pathlib.Path(logdir), 1
-    while (folder / "args.json").exists():
-        number += 1
-        folder = pathlib.Path(f"{str(logdir).rstrip('/')}-{number}")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            (folder / "args.json").touch(exist_ok=False)
+            return folder
+        except FileExistsError:
+            number += 1
+            folder = pathlib.Path(f"{str(logdir).rstrip('/')}-{number}")
 
 
 def write_record(folder, values, state):
     """Write args.json; of stats.jsonl keep only what came before the state that is resumed."""
-    try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-        ).stdout.strip()
-    except FileNotFoundError:  # no git on this machine
-        commit = ""
-    record = {"command": sys.argv, "options": values, "hparams": hparams.as_dict(), "git": commit}
-    record |= {"versions": {"python": platform.python_version(), "keras": keras.__version__}}
-    record |= {"backend": keras.backend.backend()}
+    record = {"command": sys.argv, "options": values, "hparams": hparams.as_dict(), "git": _commit()}
+    backend = keras.backend.backend()
+    versions = {"python": platform.python_version(), "keras": keras.__version__}
+    versions |= {backend: sys.modules[backend].__version__}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    record |= {"versions": versions, "backend": backend, "machine": platform.platform()}
     name = "args.json" if not state else f"args_from_epoch_{state['epoch'] + 1}_batch_{state['batch']}.json"
     with whole_file(folder / name) as temporary:
         temporary.write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")
     stats = folder / "stats.jsonl"
     if state and stats.exists():
-        lines = [line for line in stats.read_text().splitlines() if json.loads(line)["epoch"] <= state["epoch"]]
+        # A process that was killed may have left half a line; what follows the state will be written again.
+        lines = [line for line in stats.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+        lines = [line for line in lines if json.loads(line)["epoch"] <= state["epoch"]]
         with whole_file(stats) as temporary:
-            temporary.write_text("".join(line + "\n" for line in lines))
+            temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+
+
+def _commit():
+    """The commit of this code, with "-dirty" when it was changed since; "" where git or its folder is not there."""
+    here = pathlib.Path(__file__).parent
+    told = []
+    for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]):
+        try:
+            done = subprocess.run(["git", *command], cwd=here, capture_output=True, text=True, check=False)
+        except FileNotFoundError:  # no git on this machine
+            return ""
+        told.append(done.stdout.strip())
+    return told[0] + ("-dirty" if told[0] and told[1] else "")

@@ -7,6 +7,7 @@ import argparse
 
 import options
 from errors import script
+from state import parse_with_state
 
 
 def parse_args(argv=None):
@@ -14,7 +15,7 @@ def parse_args(argv=None):
     options.add_training_args(parser, lr=1e-4, name="lipgan")
     parser.add_argument("--resume_gen", help="generator to start from: weights, a training state, or a legacy .h5")
     parser.add_argument("--resume_disc", help="discriminator to start from: weights, or a legacy .h5")
-    return parser.parse_args(argv)
+    return parse_with_state(parser, argv)
 
 
 @script

@@ -9,12 +9,13 @@ import argparse
 
 import options
 from errors import script
+from state import parse_with_state
 
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_training_args(parser, lr=1e-3, name="unet")
-    return parser.parse_args(argv)
+    return parse_with_state(parser, argv)
 
 
 @script

@@ -1,6 +1,8 @@
 """What train_unet.py and train.py share: the networks to start from, the data, the step, and the loop."""
 
 import contextlib
+import errno
+import os
 import pathlib
 import signal
 import sys
@@ -11,7 +13,7 @@ import keras
 import devices
 import options
 from audio_hparams import hparams
-from batches import Batches
+from batches import Feed
 from checkpoint import ENDING, load_discriminator, load_generator
 from dataset import FaceDataset, read_settings, setting_differences
 from discriminator import build_discriminator
@@ -21,14 +23,18 @@ from index import open_index
 from machines import ALONE
 from memory import KeepsMemory
 from mouth import MouthLoss, prepare_expert, pretrain_audio_encoder
-from report import EpochReport
-from run_folder import Checkpoints, Stopped, open_folder, read_state, write_record
+from optimizer import UsersNetworks, build_optimizer, learning_rate
+from report import EpochReport, Progress
+from run_folder import Checkpoints, Stopped, open_folder, write_record
 from splits import find_clips
+from state import STATE_NAME, read_state
 from step import TrainingStep, settle_statistics
 from warp import EXPERT, build_expert
 
 SETTLING_BATCHES = 120  # over which batch norm's statistics are taken for the users' weights
 RESUME_ME = 75  # exit status of a run that was stopped and can be resumed (EX_TEMPFAIL)
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+EPOCHS = 100  # where neither --epochs nor --steps says how many
 
 
 def _start(wanted, resume, resume_gen, resume_disc, with_discriminator):
@@ -98,8 +104,14 @@ def read_datasets(data_root, filelists, img_size, leave_out=None, **sampling):
     return datasets
 
 
+def expert_path(dataset, data_root):
+    """Where the mouth expert of these training clips is kept: other clips have another one."""
+    names = "\n".join("/".join(clip.folder.parts[-2:]) for clip in dataset.clips)
+    return pathlib.Path(data_root) / f"lips_expert_{dataset.img_size}_{zlib.crc32(names.encode()):08x}{ENDING}"
+
+
 def _mouth_expert(generator, dataset, data_root, anew):
-    """The mouth expert of these training clips, kept in data_root (other clips have another one).
+    """The mouth expert of these training clips, kept in data_root.
 
     A generator that holds an expert keeps its own, by which its painter and its listener understand each other; one
     that is made anew takes this one over.
@@ -107,9 +119,7 @@ def _mouth_expert(generator, dataset, data_root, anew):
     own = next((layer for layer in generator.layers if layer.name == EXPERT), None)
     if own and not anew:
         return own
-    names = "\n".join("/".join(clip.folder.parts[-2:]) for clip in dataset.clips)
-    which = f"{dataset.img_size}_{zlib.crc32(names.encode()):08x}"
-    expert = prepare_expert(dataset, pathlib.Path(data_root) / f"lips_expert_{which}{ENDING}")
+    expert = prepare_expert(dataset, expert_path(dataset, data_root))
     if own:
         own.set_weights(expert.get_weights())
     return expert
@@ -125,16 +135,19 @@ def train(*, n_gpu=1, joined=ALONE, **chosen):
 
 
 def _train(placement, *, with_discriminator, data_root, filelists, logdir, model, width, img_size, checkpoint_name,
-           checkpoint_freq, epochs, steps, steps_per_epoch, batch_size, lr, lr_decay_steps, precision, mouth_weight,
-           landmark_weight, pretrain_audio, balance, augment, workers, val_samples, seed, leave_out=None, resume=None,
-           resume_gen=None, resume_disc=None, **recorded):  # fmt: skip
+           checkpoint_freq, epochs, steps, steps_per_epoch, batch_size, lr, warmup_steps, lr_decay_steps, precision,
+           accumulate, ema, mouth_weight, landmark_weight, pretrain_audio, balance, augment, workers, val_samples, seed,
+           leave_out=None, resume=None, resume_gen=None, resume_disc=None, **recorded):  # fmt: skip
     values = {k: v for k, v in locals().items() if k not in ("recorded", "placement")} | recorded
     if recorded.get("all_images"):
         print("--all_images is ignored: folders are indexed anew")
     gpu = placement.found.kind != "CPU"
     batch_size = batch_size or (96 if gpu else 16)
     devices.check_batch_size(batch_size, placement.num_devices)
-    precision = precision or ("mixed_bfloat16" if gpu or options.has_bfloat16() else "float32")
+    precision = precision or ("mixed_bfloat16" if options.has_bfloat16(placement.found.kind) else "float32")
+    values |= {"batch_size": batch_size, "precision": precision}
+    if lr_decay_steps and (warmup_steps or 0) >= lr_decay_steps:
+        raise UserError(f"--warmup_steps {warmup_steps} leaves nothing of --lr_decay_steps {lr_decay_steps}; lower it")
     print(f"{keras.backend.backend()} on {placement.described}, {precision}, batches of {batch_size}")
     with placement.first_alone():  # the index is made once
         train_set, val_set = read_datasets(data_root, filelists, img_size, leave_out, balance=balance, augment=augment)
@@ -142,6 +155,8 @@ def _train(placement, *, with_discriminator, data_root, filelists, logdir, model
     keras.config.set_dtype_policy(precision)
     wanted = (model, img_size, width)
     generator, discriminator, state = _start(wanted, resume, resume_gen, resume_disc, with_discriminator)
+    keeps = {"accumulate": accumulate, "averages": ema is not None, "scales": precision == "mixed_float16"}
+    _check_optimizer(state, keeps)
     anew = not (state or resume or resume_gen)
     wants_expert = model == "warp" or landmark_weight or pretrain_audio
     expert = None
@@ -156,70 +171,97 @@ def _train(placement, *, with_discriminator, data_root, filelists, logdir, model
     if mouth_weight or landmark_weight:
         judge = placement.spread(expert, lambda: build_expert(img_size))
         mouth_loss = MouthLoss(judge, img_size, mouth_weight, landmark_weight)
-    rate = keras.optimizers.schedules.CosineDecay(lr, lr_decay_steps) if lr_decay_steps else lr
+    if ema is not None and networks[0] is generator:  # averages go into networks that are not trained
+        networks = build_generator(*wanted), build_discriminator(img_size, width) if discriminator else None
+    rate = learning_rate(lr, warmup_steps, lr_decay_steps)
     with placement.building():
         step = TrainingStep(generator, discriminator, mouth=mouth_loss, num_replicas=placement.num_replicas)
-        step.compile(optimizer=keras.optimizers.Adam(rate))
+        step.compile(optimizer=build_optimizer(rate, accumulate, ema))
         step.optimizer.build(step.trainable_variables)  # unbuilt, its state would not be loaded, without a word
         if state:
             step.load_weights(state["path"])
 
     settings = read_settings(data_root)
     described = {"model": model, "img_size": img_size, "width": width, "with_discriminator": with_discriminator}
-    described |= {"hparams": hparams.as_dict(), "sync_offset_ms": 0, "seed": seed}
+    described |= {"hparams": hparams.as_dict(), "sync_offset_ms": 0, "seed": seed, "options": values} | keeps
     described |= {name: settings[name] for name in ("detector", "pads") if name in settings}
     folder = pathlib.Path(logdir)
     if placement.leads:
         folder = open_folder(logdir, state)
         write_record(folder, values, state)
     print(f"run folder: {folder}", flush=True)
-    checkpoints = Checkpoints(
-        folder, checkpoint_name.removesuffix(".h5").removesuffix(".weights"), described, checkpoint_freq, placement
-    )
-    report = EpochReport(folder, val_set, batch_size, val_samples, placement, networks)
     per_epoch = min(train_set.num_batches(batch_size), steps_per_epoch or sys.maxsize)
-    steps = min(steps or sys.maxsize, epochs * per_epoch)
-    with placement.fitting():
-        stopped = _loop(step, train_set, checkpoints, report, state, per_epoch, steps, batch_size, seed, workers)
-    if stopped or not placement.leads:
-        return RESUME_ME if stopped else 0
-    # The state keeps the statistics as they are, so that it can be resumed exactly.
-    placement.gather(networks, (step.generator, step.discriminator))
-    settled = Batches(train_set, batch_size, seed, epochs, 0, min(SETTLING_BATCHES, steps), workers)
-    settle_statistics(networks[0], (settled[number] for number in range(len(settled))))
-    checkpoints.save_generator(networks[0])
+    steps = min(steps or sys.maxsize, per_epoch * (epochs or (sys.maxsize if steps else EPOCHS)))
+    feed = Feed(train_set, batch_size, seed, workers, per_epoch, placement.part(batch_size))
+    users = UsersNetworks(step, networks, placement, feed.few)
+    name = checkpoint_name.removesuffix(".h5").removesuffix(".weights")
+    checkpoints = Checkpoints(folder, name, described, checkpoint_freq, users, state, placement)
+    position = checkpoints.position
+    report = EpochReport(folder, val_set, batch_size, val_samples, users, position, rate, placement.leads)
+    callbacks = [checkpoints, report, Progress(position, steps), KeepsMemory()]
+    checkpoints.set_model(step)
+    if not state and placement.leads:
+        with devices.alone():
+            checkpoints.save_state()
+    return _run(step, feed, checkpoints, users, callbacks, steps)
+
+
+def _check_optimizer(state, keeps):
+    """Raise UserError where the state's optimizer keeps other numbers than this one: Keras would load none of them."""
+    for name, value in keeps.items():
+        before = (state or {}).get(name, value)
+        if before != value:
+            option = {"accumulate": f"--accumulate {before}", "averages": "--ema" if before else "no --ema"}
+            wanted = option.get(name, f"--precision {state.get('options', {}).get('precision')}")
+            raise UserError(f"{state['path']} is of a run with {wanted}; give that, or start from its weights")
+
+
+def _full_disk(checkpoints, error):
+    """Save the state where that still goes, tell what happened, and return the exit status."""
+    with contextlib.suppress(OSError):
+        checkpoints.save_state()
+    path = checkpoints.folder / STATE_NAME
+    state = read_state(path)
+    print(f"{os.strerror(error.errno)}: {checkpoints.folder}; {path} is of batch {state['batches']} in all")
+    print(f"make room, and go on with --resume {path}")
+    return RESUME_ME
+
+
+def _run(step, feed, checkpoints, users, callbacks, steps):
+    """Train until batch `steps`, and write the last weights for users. Returns the exit status."""
+    try:
+        with _signals(checkpoints), checkpoints.placement.fitting():
+            _loop(step, feed, checkpoints, callbacks, steps)
+        if not checkpoints.placement.leads:
+            return 0
+        # The state keeps the statistics as they are, so that it can be resumed exactly.
+        generator, discriminator = users(checkpoints.position["epoch"])
+        settle_statistics(generator, feed.few(checkpoints.position["epoch"], SETTLING_BATCHES))
+        checkpoints.save_for_users((generator, discriminator))
+    except Stopped as e:
+        print(e)
+        return RESUME_ME
+    except OSError as e:
+        if e.errno not in FULL_DISK:
+            raise
+        return _full_disk(checkpoints, e)
     print(checkpoints.folder / f"{checkpoints.name}{ENDING}")
     return 0
 
 
-def _loop(step, train_set, checkpoints, report, state, per_epoch, steps, batch_size, seed, workers):
-    """One `fit()` an epoch, so that an epoch can be taken up in its middle. Returns whether it was stopped before."""
-    first = {"epoch": 0, "batch": 0} | {k: v for k, v in (state or {}).items() if k in ("epoch", "batch")}
-    with _signals(checkpoints):
-        for epoch in range(first["epoch"], -(-steps // per_epoch)):
-            begin = first["batch"] if epoch == first["epoch"] else 0
-            end = min(per_epoch, steps - epoch * per_epoch)
-            checkpoints.position = {"epoch": epoch, "batch": begin}
-            try:
-                if begin < end:
-                    rows = checkpoints.placement.part(batch_size)
-                    batches = Batches(train_set, batch_size, seed, epoch, begin, end, workers, rows)
-                    shown = "auto" if sys.stdout.isatty() else 2
-                    callbacks = [checkpoints, report, KeepsMemory()]
-                    step.fit(
-                        batches,
-                        initial_epoch=epoch,
-                        epochs=epoch + 1,
-                        shuffle=False,
-                        callbacks=callbacks,
-                        verbose=shown,
-                    )
-            except Stopped as e:
-                print(e)
-                return True
-            checkpoints.position = {"epoch": epoch + 1, "batch": 0} if end == per_epoch else checkpoints.position
-            checkpoints.save()
-    return False
+def _loop(step, feed, checkpoints, callbacks, steps):
+    """One `fit()` an epoch, so that an epoch can be taken up in its middle. Raises Stopped after a signal."""
+    position = checkpoints.position
+    for epoch in range(position["epoch"], -(-steps // feed.per_epoch)):
+        begin, end = position["batch"], min(feed.per_epoch, steps - epoch * feed.per_epoch)
+        if begin < end:
+            batches = feed.part(epoch, begin, end)
+            step.fit(batches, initial_epoch=epoch, epochs=epoch + 1, shuffle=False, callbacks=callbacks, verbose=0)
+        if end == feed.per_epoch:
+            position |= {"epoch": epoch + 1, "batch": 0}
+        checkpoints.save()
+        if position["batches"] < steps:
+            checkpoints.stop_if_asked()
 
 
 @contextlib.contextmanager

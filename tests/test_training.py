@@ -13,7 +13,7 @@ from checkpoint import load_discriminator, load_generator
 from dataset import FaceDataset, write_clip
 from discriminator import build_discriminator
 from generator import MEETING, build_generator
-from run_folder import STATE_NAME
+from state import STATE_NAME
 from step import TrainingStep, in_sync_loss, out_of_sync_loss, settle_statistics
 
 TINY = 0.02  # every layer has its least number of filters, 8
