@@ -9,11 +9,9 @@ import train
 import train_unet
 from audio_hparams import hparams
 from batches import as_bytes, as_inputs
-from checkpoint import load_discriminator, load_generator
 from dataset import FaceDataset, write_clip
 from discriminator import build_discriminator
 from generator import MEETING, build_generator
-from state import STATE_NAME
 from step import TrainingStep, in_sync_loss, out_of_sync_loss, settle_statistics
 
 TINY = 0.02  # every layer has its least number of filters, 8
@@ -156,19 +154,6 @@ def test_settled_statistics_are_those_of_all_batches():
     assert norm.momentum == 0.8
     for variable, kernel in zip(generator.trainable_variables, kernels, strict=True):
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(variable), kernel)
-
-
-def test_training_is_resumed_as_if_it_had_never_stopped(data, tmp_path, capsys):
-    more = ("--steps_per_epoch", 4, "--seed", 5, "--checkpoint_freq", 2)
-    assert train.main(options_for(data, tmp_path / "whole", *more, "--steps", 7)) == 0
-    assert train.main(options_for(data, tmp_path / "parts", *more, "--steps", 3)) == 0
-    state = tmp_path / "parts" / STATE_NAME
-    assert train.main(options_for(data, tmp_path / "parts", *more, "--steps", 7, "--resume", state)) == 0
-    assert "epoch 1, batch 3" in capsys.readouterr().out
-    for load, name in ((load_generator, "lipgan"), (load_discriminator, "lipgan_disc")):
-        whole, parts = (load(tmp_path / run / f"{name}.weights.h5")[0] for run in ("whole", "parts"))
-        for a, b in zip(whole.get_weights(), parts.get_weights(), strict=True):
-            np.testing.assert_array_equal(a, b)
 
 
 def test_a_run_explains_itself_and_its_result_starts_the_gan(data, tmp_path, capsys):
