@@ -1,10 +1,11 @@
 """A training run's folder: never overwritten, says how it was made, and holds the state from which it can go on.
 
-args.json                    every option, versions and the command
+args.json                    every option, versions, the commit and the command
 stats.jsonl                  a line at every epoch
+tensorboard/                 the same, losses in between, pictures and histograms, for TensorBoard
 samples/epoch_0001.png       reference | input | result | truth
 NAME.weights.h5, NAME.json   the generator for users (and NAME_disc.* the discriminator)
-state.weights.h5             everything needed to go on: both networks, the optimizer, the epoch and the batch
+state.weights.h5             everything needed to go on: both networks, the optimizer, the options, how far it is
 """
 
 import collections
