@@ -1,0 +1,137 @@
+"""How long whole commands take, start-up included, beside the reference's way; by phase, with the ratios.
+
+    python benchmarks/bench_inference.py --out benchmarks/table.md
+    python benchmarks/bench_inference.py --face a_real_clip.mp4 --quick
+
+The reference's way: the full-size residual generator through Keras' TensorFlow `predict` (its own layers, under Keras 3
+and not the legacy tf_keras, which is slower still), dlib's CNN, run by dlib, on every whole frame, and all frames in
+memory; measured on few frames and extrapolated. It leaves out reading, pasting and encoding, so it flatters the
+reference. Ours: batch_inference.py as a user runs it. The full-size weights are random, made in a temporary folder.
+"""
+
+import argparse
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+TIME = re.compile(r"(\w+) (\d+\.\d) s")
+
+REFERENCE = """
+import json, sys, time; sys.path.insert(0, {root!r})
+start = time.perf_counter()
+import dlib, itertools, numpy as np
+import faces, video
+from generator import build_generator
+generator = build_generator("residual")
+network = dlib.cnn_face_detection_model_v1(str(faces.model_file("mmod_human_face_detector.dat")))
+started = time.perf_counter() - start
+still = video.read_picture({face!r}) if {face!r}.endswith(".jpg") else None
+frames = [still] if still is not None else list(itertools.islice(video.read_frames({face!r}), {few}))
+detect = time.perf_counter()
+for frame in frames:
+    network(np.ascontiguousarray(frame[:, :, ::-1]), 0)
+detect = (time.perf_counter() - detect) / len(frames)
+inputs = [np.zeros((64, 96, 96, 6), "float32"), np.zeros((64, 80, 27, 1), "float32")]
+generator.predict([x[:8] for x in inputs], verbose=0)
+made = time.perf_counter()
+generator.predict(inputs, batch_size=64, verbose=0)
+made = (time.perf_counter() - made) / 64
+print(json.dumps([started, detect, made]))
+"""
+MAKE_WEIGHTS = """
+import sys; sys.path.insert(0, {root!r})
+import keras
+from checkpoint import save_generator
+from generator import build_generator
+keras.utils.set_random_seed(0)
+save_generator({path!r}, build_generator("residual"), {{"width": 1.0}})
+"""
+
+
+def parse_args(argv=None):
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--face", type=pathlib.Path, help="a real clip for the videos (default: the photo in motion)")
+    add("--few", type=int, default=2, help="frames on which the reference's detector is timed (default: %(default)s)")
+    add("--quick", action="store_true", help="leave out the minute of sound")
+    add("--only", default="", help="only cases with this in their name, such as still or video")
+    add("--out", type=pathlib.Path, help="append the table to this file")
+    return parser.parse_args(argv)
+
+
+def run(command, **environment):
+    """Run a command. Returns (seconds, what it printed)."""
+    start = time.perf_counter()
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(map(str, command))} failed:\n{done.stderr[-2000:]}")
+    return time.perf_counter() - start, done.stdout + done.stderr
+
+
+def python(code, **environment):
+    """Run a piece of Python in a process of its own. Returns its last line."""
+    return run([sys.executable, "-c", code], **environment)[1]
+
+
+def reference(face, num_frames, few):
+    """(seconds of the reference's way for so many frames, seconds it takes for one through the generator)."""
+    told = python(REFERENCE.format(root=str(ROOT), face=str(face), few=few), KERAS_BACKEND="tensorflow")
+    numbers = next(line for line in told.splitlines() if line.startswith("["))
+    started, detect, made = (float(v) for v in numbers.strip("[]").split(","))
+    return started + detect * (1 if str(face).endswith(".jpg") else num_frames) + made * num_frames, made
+
+
+def main(argv=None):
+    """Print a line of the table for each case as soon as it is done."""
+    args = parse_args(argv)
+    from material import PHOTO, clip_in_size, photo_in_motion, speech
+
+    told = []
+
+    def tell(line):
+        told.append(line)
+        print(line, flush=True)
+
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        full, shipped = folder / "full.weights.h5", ROOT / "weights" / "warp.weights.h5"
+        python(MAKE_WEIGHTS.format(root=str(ROOT), path=str(full)), KERAS_BACKEND="tensorflow")
+        if args.face:
+            moving = clip_in_size(folder / "video.mp4", args.face, 10, 640, 480)
+        else:
+            moving = photo_in_motion(folder / "video.mp4", 10, 640, 480)
+        cases = [
+            ("full size, still 512 px, 10 s", full, PHOTO, 10, 12),
+            ("full size, video 640x480, 10 s", full, moving, 10, 20),
+            ("full size, the same with its boxes kept", full, moving, 10, 14),
+            ("shipped warp, still 512 px, 10 s", shipped, PHOTO, 10, 8),
+        ]
+        cases += [] if args.quick else [("shipped warp, still 512 px, 60 s", shipped, PHOTO, 60, 60)]
+        cases += [] if args.quick else [("shipped warp, video 640x480, 60 s", shipped, moving, 60, 60)]
+        theirs = {}
+        tell("| case | ours, s | asked, s | the reference's way, s | ratio | phases at work (they overlap) |")
+        tell("|---|---|---|---|---|---|")
+        for name, weights, face, seconds, asked in (case for case in cases if args.only in case[0]):
+            sound = speech(folder / "sound.wav", seconds)
+            command = [sys.executable, "batch_inference.py", "--checkpoint_path", str(weights), "--overwrite"]
+            took, printed = run([*command, "--face", face, "--audio", sound, "--outfile", folder / "out.mp4"])
+            phases = ", ".join(f"{phase} {s}" for phase, s in TIME.findall(printed.splitlines()[-1]))
+            if weights == full and face not in theirs:
+                theirs[face], _ = reference(face, 25 * seconds, args.few)
+            beside = f"{theirs[face]:.0f} | {theirs[face] / took:.1f}" if weights == full else "- | -"
+            tell(f"| {name} | {took:.1f} | {asked} | {beside} | {phases} |")
+    if args.out:
+        with args.out.open("a") as file:
+            file.write("\n".join(told) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
