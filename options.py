@@ -67,6 +67,8 @@ def has_bfloat16(kind="CPU"):
 def set_backend(wanted, default):
     """Fix Keras' backend before its first import: `wanted`, or KERAS_BACKEND, or `default`. Returns its name.
 
+    In place of TensorFlow as the default, JAX is taken where only that is installed.
+
     Where Keras is imported already its backend stays, and a line says so.
     """
     if "keras" in sys.modules:
@@ -74,6 +76,8 @@ def set_backend(wanted, default):
         if wanted and wanted != current:
             print(f"warning: Keras already runs on {current}; --backend {wanted} is ignored", file=sys.stderr)
         return current
+    if default == "tensorflow" and importlib.util.find_spec("tensorflow") is None and importlib.util.find_spec("jax"):
+        default = "jax"
     backend = wanted or os.environ.get("KERAS_BACKEND") or default
     if backend not in BACKENDS or importlib.util.find_spec(backend) is None:
         raise UserError(

@@ -1,6 +1,8 @@
-"""Training on several devices: here on CPUs that were divided into two, and on toy networks."""
+"""Training on several devices and in several processes: here on CPUs that were divided into two, on toy networks."""
 
 import importlib.util
+import signal
+import socket
 
 import h5py
 import keras
@@ -11,12 +13,15 @@ import toys
 from dataset import FaceDataset
 from devices import check_batch_size
 from errors import UserError
-from run_folder import STATE_NAME
+from run_folder import STATE_NAME, read_state
 
 BACKENDS = [
     name if importlib.util.find_spec(name) else pytest.param(name, marks=pytest.mark.skip(f"{name} is not installed"))
     for name in ("tensorflow", "jax")
 ]
+
+LOSSES = ("--mouth_weight", 0.5, "--steps_per_epoch", 2)
+TIMES = {"epoch_s"}
 
 
 @pytest.fixture(scope="module")
@@ -44,31 +49,90 @@ def arrays(path):
     return found
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_two_devices_train_as_one_does_and_go_on_from_each_other_s_states(data, tmp_path, backend):
-    line = toys.options_for(data, tmp_path / "one", "--mouth_weight", 0.5, "--steps_per_epoch", 2)
-    parts = [*line, "--logdir", tmp_path / "parts"]
-    resumed = [*parts, "--resume", tmp_path / "parts" / STATE_NAME]
-    out = run(
-        "train",
-        [
-            [*line, "--steps", 6],
-            [*parts, "--steps", 2, "--n_gpu", 2],
-            [*resumed, "--steps", 4],
-            [*resumed, "--steps", 6, "--n_gpu", 2],
-        ],
-        backend,
-    )
-    assert f"{backend} on 1 of 2 CPUs, float32" in out and f"{backend} on 2 CPUs, float32" in out
-    for ours, theirs in zip(toys.stats(tmp_path / "parts"), toys.stats(tmp_path / "one"), strict=True):
+@pytest.fixture(scope="module")
+def on_one(data, tmp_path_factory):
+    """A function: a backend's run on one device, beside which parts/ was made in turn on two devices, one and two."""
+    kept = {}
+
+    def folder_of(backend):
+        if backend not in kept:
+            kept[backend] = tmp_path_factory.mktemp(backend)
+            line = toys.options_for(data, kept[backend] / "one", *LOSSES)
+            parts = [*line, "--logdir", kept[backend] / "parts"]
+            resumed = [*parts, "--resume", kept[backend] / "parts" / STATE_NAME]
+            one, two = ("--n_gpu", 1), ("--n_gpu", 2)
+            runs = [[*line, "--steps", 6, *one], [*parts, "--steps", 2, *two]]
+            runs += [[*resumed, "--steps", 4, *one], [*resumed, "--steps", 6, *two]]
+            out = run("train", runs, backend)
+            assert f"{backend} on 1 of 2 CPUs, float32" in out and f"{backend} on 2 CPUs, float32" in out
+        return kept[backend] / "one"
+
+    return folder_of
+
+
+def assert_same_losses(found, expected, first_epoch=1):
+    """Every number of the lines of two stats.jsonl, from an epoch on."""
+    found, expected = (toys.stats(folder)[first_epoch - 1 :] for folder in (found, expected))
+    for ours, theirs in zip(found, expected, strict=True):
         assert ours.keys() == theirs.keys() and {"mae", "mouth_mae", "disc_wrong", "val_auc"} <= ours.keys()
-        for key in ours.keys() - {"epoch_s"}:
-            assert ours[key] == pytest.approx(theirs[key], rel=1e-4, abs=1e-6), key
-    for file in (STATE_NAME, "lipgan.weights.h5"):
-        found, expected = (arrays(tmp_path / name / file) for name in ("parts", "one"))
-        assert found.keys() == expected.keys()
-        for key, value in found.items():
-            np.testing.assert_allclose(value, expected[key], rtol=1e-3, atol=1e-5, err_msg=key)
+        for key in ours.keys() - TIMES:
+            assert ours[key] == pytest.approx(theirs[key], rel=1e-5, abs=1e-6), key
+
+
+def assert_same_arrays(found, expected):
+    """All weights, and all that a state holds."""
+    found, expected = arrays(found), arrays(expected)
+    assert found.keys() == expected.keys()
+    for key, value in found.items():
+        np.testing.assert_allclose(value, expected[key], rtol=1e-3, atol=1e-5, err_msg=key)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_two_devices_train_as_one_does_and_go_on_from_each_other_s_states(on_one, backend):
+    one = on_one(backend)
+    parts = one.with_name("parts")
+    assert_same_losses(parts, one)
+    for name in (STATE_NAME, "lipgan.weights.h5"):
+        assert_same_arrays(parts / name, one / name)
+
+
+def free_port():
+    """A port of this machine that nobody uses now."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def run_two(line, signal_at):
+    """Two processes that train together, of which the second gets a signal: (status, stdout, stderr) of each."""
+    line = [*line, "--num_processes", 2, "--coordinator", f"127.0.0.1:{free_port()}"]
+    signals = ({}, {"SIGNAL_AT": signal_at})
+    processes = [
+        toys.start("train", *line, "--process_id", number, backend="jax", **signals[number]) for number in range(2)
+    ]
+    try:
+        written = [process.communicate(timeout=600) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [(process.returncode, *texts) for process, texts in zip(processes, written, strict=True)]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed")
+def test_two_processes_train_as_one_stop_together_go_on_and_end_when_one_dies(data, on_one, tmp_path):
+    state = tmp_path / "run" / STATE_NAME
+    line = toys.options_for(data, tmp_path / "run", *LOSSES, "--steps", 8)
+    # The second process is asked to stop after the first epoch: both stop after the next batch, and the first saves it.
+    (status, out, err), (other_status, other_out, _) = run_two(line, "2:SIGTERM")
+    assert (status, other_status) == (75, 75), err
+    assert f"go on with --resume {state}" in out and "jax on CPU in each of 2 processes" in out and other_out == ""
+    assert [read_state(state)[name] for name in ("epoch", "batch")] == [1, 1]
+    # Resumed, they come to the end of the third epoch as one process does. Then the second one is killed.
+    (status, _, err), (other_status, _, _) = run_two([*line, "--resume", state], "5:SIGKILL")
+    assert (status, other_status) == (1, -signal.SIGKILL), err
+    told = [text for text in err.splitlines() if text.startswith("process 0: process 1 on ")]
+    assert len(told) == 1 and "is gone (it was killed or crashed)" in told[0] and "with --resume" in told[0], err
+    assert_same_losses(state.parent, on_one("jax"), first_epoch=3)
+    assert_same_arrays(state, on_one("jax") / STATE_NAME)
 
 
 def test_more_devices_than_there_are_and_unequal_parts_are_refused_in_one_line(data, tmp_path, capsys):

@@ -1,12 +1,16 @@
 """Training on toy networks and toy data, in processes of their own: several devices want that.
 
-python toys.py train.py --n_gpu 2 ...        SIMULATED_DEVICES=2 and KERAS_BACKEND in the environment
+    python toys.py train --n_gpu 2 ... + --n_gpu 1 ...
+
+makes two runs, one after the other. In the environment: KERAS_BACKEND, SIMULATED_DEVICES, and SIGNAL_AT=5:SIGTERM for a
+signal to itself after the fifth batch.
 """
 
 import importlib
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -72,7 +76,7 @@ def options_for(data, logdir, *more):
 def start(script, *options, backend, simulated_devices=1, **environment):
     """A process (subprocess.Popen) that runs a training script with toy networks."""
     environment = {"KERAS_BACKEND": backend, "SIMULATED_DEVICES": str(simulated_devices), **environment}
-    environment |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
+    environment |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "KERAS_"))}
     command = [sys.executable, __file__, script, *map(str, options)]
     return subprocess.Popen(command, env=kept | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -83,9 +87,27 @@ def stats(logdir):
     return [json.loads(line) for line in (logdir / "stats.jsonl").read_text().splitlines()]
 
 
+def signals_itself(callback, number, name):
+    """The class of a callback that, after so many batches, sends this process that signal."""
+
+    class SignalsItself(callback):
+        batches = 0
+
+        def on_train_batch_end(self, batch, logs=None):
+            super().on_train_batch_end(batch, logs)
+            SignalsItself.batches += 1
+            if SignalsItself.batches == number:
+                os.kill(os.getpid(), signal.Signals[name])
+
+    return SignalsItself
+
+
 def main(script, runs):
     """Run a script once for each list of options, on toy networks and simulated devices; returns the last status."""
     sys.path.insert(0, str(ROOT))
+    import options
+
+    options.import_keras()
     number = int(os.environ["SIMULATED_DEVICES"])
     if os.environ["KERAS_BACKEND"] == "jax":
         import jax
@@ -99,9 +121,12 @@ def main(script, runs):
     import training
 
     training.build_generator, training.build_discriminator = toy_generator, toy_discriminator
+    if "SIGNAL_AT" in os.environ:
+        number, name = os.environ["SIGNAL_AT"].split(":")
+        training.KeepsMemory = signals_itself(training.KeepsMemory, int(number), name)
     status = 0
-    for options in runs:
-        status = status or importlib.import_module(script).main(options)
+    for line in runs:
+        status = status or importlib.import_module(script).main(line)
     return status
 
 
