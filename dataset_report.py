@@ -43,7 +43,7 @@ def parse_args(argv=None):
     add("--max_clips", type=options.positive_int, help="look at so many clips, evenly spaced (default: all)")
     add("--disc_checkpoint_path", help="a trained discriminator, which tells the offset between sound and lips")
     add("--max_offset", type=int, default=3, help="frames, beyond which a clip is left out (default: %(default)s)")
-    add("--min_confidence", type=float, default=0.1, help="under which it is not (default: %(default)s)")
+    add("--min_confidence", type=float, default=0.05, help="under which it is not (default: %(default)s)")
     add("--img_size", type=int, default=96, help="side of the face crops in pixels (default: %(default)s)")
     add("--backend", choices=options.BACKENDS, help="default: KERAS_BACKEND, or openvino")
     return parser.parse_args(argv)
