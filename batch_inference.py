@@ -133,12 +133,11 @@ def make_video(args, generators=None):
     out = result_path(args)
     check_numbers(args)
     check_files(args, out)
-    check_media(args.face, args.audio)
+    still = check_media(args.face, args.audio) or args.static
     stored = description(args.checkpoint_path)
     check_kind(args.checkpoint_path, stored, args.model)
     gpu = has_gpu()
     backend = set_backend(args.backend, default="tensorflow" if gpu else "openvino")  # the fastest on this machine
-    still = args.static or video.read_picture(args.face) is not None
     batch_size = args.lipgan_batch_size or (64 if gpu and backend != "openvino" else 8)
     which = (args.checkpoint_path, args.model, still, batch_size, args.precision)
 
@@ -302,11 +301,13 @@ def check_files(args, out):
 
 
 def check_media(face, audio):
-    """Raise UserError unless the face is a picture or a video and the audio has sound."""
-    if video.read_picture(face) is None:
+    """Raise UserError unless the face is a picture or a video and the audio has sound. Returns if it is a picture."""
+    is_picture = video.read_picture(face) is not None
+    if not is_picture:
         video.probe(face)
     with contextlib.closing(read_blocks(audio)) as blocks:
         next(blocks)
+    return is_picture
 
 
 # What Keras runs on ---------------------------------------------------------------------------------------------------

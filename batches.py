@@ -20,7 +20,7 @@ class Feed(typing.NamedTuple):
 
     def part(self, epoch, begin, end):
         """The batches from `begin` to `end` of an epoch, for `fit()`."""
-        return Batches(self.dataset, self.batch_size, self.seed, epoch, begin, end, self.workers, self.rows)
+        return Batches(self, epoch, begin, end)
 
     def few(self, epoch, count):
         """Yield the first `count` batches of an epoch (at most all of them), whole."""
@@ -29,22 +29,21 @@ class Feed(typing.NamedTuple):
 
 
 class Batches(keras.utils.PyDataset):
-    """One epoch of batches for `fit()`, from `first` on: as from `as_bytes`.
+    """The batches of an epoch for `fit()`, from `first` to before `last`: as from `as_bytes`.
 
     The batch is a pure function of (seed, epoch, number), so an epoch can be taken up anywhere.
     """
 
-    def __init__(self, dataset, size, seed, epoch, first, last, workers=2, rows=slice(None)):
-        """rows: those of each batch that are read: of several processes, each takes its own."""
-        super().__init__(workers=workers, use_multiprocessing=False, max_queue_size=8)
-        self.dataset, self.size, self.key, self.first, self.last = dataset, size, (seed, epoch), first, last
-        self.rows = rows
+    def __init__(self, feed, epoch, first, last):
+        super().__init__(workers=feed.workers, use_multiprocessing=False, max_queue_size=8)
+        self.feed, self.epoch, self.first, self.last = feed, epoch, first, last
 
     def __len__(self):
         return self.last - self.first
 
     def __getitem__(self, index):
-        return as_bytes(self.dataset.batch((*self.key, self.first + index), self.size, self.rows))
+        key = (self.feed.seed, self.epoch, self.first + index)
+        return as_bytes(self.feed.dataset.batch(key, self.feed.batch_size, self.feed.rows))
 
 
 def as_inputs(batch):

@@ -25,9 +25,9 @@ import simplejpeg
 from audio_hparams import hparams
 from augment import augmented, other_voice
 from errors import UserError, whole_file, whole_folder
-from index import MELS_NAME, index_of
+from index import index_of
+from shards import MELS_NAME, SETTINGS_NAME
 
-SETTINGS_NAME = "preprocess.json"
 JPEG_QUALITY = 95
 
 

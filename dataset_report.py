@@ -17,6 +17,7 @@ import tqdm
 
 import options
 from errors import UserError, script, whole_file
+from shards import MELS_NAME
 
 COLUMNS = ("clip", "crops", "frames", "seconds", "face_px", "loudness_db", "offset", "confidence", "distance")
 EXPLAINED = """
@@ -83,7 +84,7 @@ def read_clips(data_root, split, filelists, max_clips, img_size):
     from dataset import FaceDataset
     from index import open_index
     from shards import shard_files
-    from splits import find_clips
+    from splits import evenly_spaced, find_clips
 
     if shard_files(data_root):
         raise UserError(f"{data_root} is packed; give --data_root the folder that it was packed from")
@@ -93,9 +94,7 @@ def read_clips(data_root, split, filelists, max_clips, img_size):
         print("\n".join(notes), end="\n" if notes else "")
     else:
         clips = [data_root / name for name in index.names]
-    if max_clips and len(clips) > max_clips:
-        clips = [clips[number] for number in np.linspace(0, len(clips) - 1, max_clips).astype(int)]
-    return FaceDataset(clips, img_size, index=index)
+    return FaceDataset(evenly_spaced(clips, max_clips), img_size, index=index)
 
 
 def offsets_by(checkpoint_path, backend, img_size):
@@ -113,7 +112,7 @@ def offsets_by(checkpoint_path, backend, img_size):
 
 def measured(clip, data_root):
     """What a clip's own files say, by column."""
-    with np.load(clip.folder / "mels.npz", allow_pickle=False) as arrays:
+    with np.load(clip.folder / MELS_NAME, allow_pickle=False) as arrays:
         boxes = arrays["boxes"]
     try:
         with wave.open(str(clip.folder / "audio.wav")) as file:

@@ -95,15 +95,13 @@ def scored_clips(checkpoint_path, model, disc_checkpoint_path, data_root, fileli
     from dataset import FaceDataset
     from index import open_index
     from scoring import score_clips
-    from splits import find_clips
+    from splits import evenly_spaced, find_clips
 
     generator, info = load_generator(checkpoint_path, model)
     index = open_index(data_root)
     clips, notes = find_clips(data_root, split, filelists, index, leave_out)
     print("\n".join(notes), end="\n" if notes else "")
-    if max_clips and len(clips) > max_clips:
-        clips = [clips[i] for i in np.linspace(0, len(clips) - 1, max_clips).astype(int)]
-    dataset = FaceDataset(clips, info["img_size"], index=index)
+    dataset = FaceDataset(evenly_spaced(clips, max_clips), info["img_size"], index=index)
     if len(dataset.clips) < 2:
         raise UserError(f"{split}.txt has {len(dataset.clips)} clip to score: another clip's sound needs two")
     discriminator = load_discriminator(disc_checkpoint_path)[0] if disc_checkpoint_path else None

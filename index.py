@@ -28,10 +28,9 @@ import tqdm
 import shards
 from audio_hparams import hparams
 from errors import whole_file
+from shards import MELS_NAME, SUBSETS
 
 INDEX_NAME = "index.npz"
-MELS_NAME = "mels.npz"
-SUBSETS = ("main", "pretrain")
 VERSION = 1  # of the index's form
 UNSURE_S = 2.0  # a file as young as that may change again without its time telling
 BROKEN = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)

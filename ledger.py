@@ -25,6 +25,7 @@ try:
 except ImportError:  # Windows has no such locks
     fcntl = None
 
+PACKAGES = ("numpy", "opencv-python-headless", "dlib-bin", "av", "librosa")  # that decide what crops and mels are
 SHARDS = ".shards"  # folder of each shard's own counts and lock
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # what network file systems without them say
 
@@ -119,7 +120,7 @@ def begin(root, ours, run_name, shard):
                 "use the same, or another --final_data_root"
             )
         runs = settings.get("runs", {})
-        write_settings(root, {**ours, "hparams": hparams.as_dict(), "versions": _versions(), "runs": runs})
+        write_settings(root, {**ours, "hparams": hparams.as_dict(), "versions": versions(PACKAGES), "runs": runs})
     if not shard:
         return runs.get(run_name, {})
     kept = root / SHARDS / f"{part_name(run_name, shard)}.json"
@@ -164,13 +165,13 @@ def merged(runs, num_shards):
     }
 
 
-def _versions():
-    packages = ("numpy", "opencv-python-headless", "dlib-bin", "av", "librosa")
-    versions = {"python": platform.python_version()}
+def versions(packages):
+    """Python's version and those of the packages that are installed, by name."""
+    found = {"python": platform.python_version()}
     for package in packages:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    return versions
+            found[package] = importlib.metadata.version(package)
+    return found
 
 
 def summary(outcomes, missing, num_before, earlier):

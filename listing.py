@@ -4,6 +4,7 @@ import collections
 import typing
 
 from errors import UserError
+from shards import SUBSETS
 from splits import read_filelist
 
 ENDINGS = (".mp4", ".mpg", ".mpeg", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".wmv", ".flv", ".ts", ".mts", ".3gp")
@@ -68,7 +69,7 @@ def all_jobs(videos_root):
         raise UserError(f"no video below {videos_root} (looked for {' '.join(ENDINGS)})")
 
     def named(path, above, ending):
-        subset = path.parts[0] if path.parts[0] in ("main", "pretrain") and len(path.parts) > 1 else None
+        subset = path.parts[0] if path.parts[0] in SUBSETS and len(path.parts) > 1 else None
         folders = path.parts[1 if subset else 0 : -1] or (videos_root.resolve().name or "video",)
         speaker = "_".join(folders) if above else folders[-1]
         clip = path.stem + (path.suffix.replace(".", "_") if ending else "")

@@ -1,6 +1,7 @@
 """dlib's CNN face detector (King, Max-Margin Object Detection, 2015), its own weights run by OpenVINO.
 
-dlib's wheel has no fast matrix product: this gives the same boxes in a tenth of the time, and lets other threads run.
+dlib's wheel has no fast matrix product: this takes a tenth of the time and lets other threads run. The boxes
+are the same, or a pixel off; now and then one is a neighbouring window.
 The picture and ever smaller copies of it lie on one canvas, over which seven convolutions slide; every positive cell of
 the result is a window of 80 pixels with a face.
 """

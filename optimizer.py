@@ -69,7 +69,7 @@ class UsersNetworks:
 
     def __init__(self, step, networks, placement, batches):
         """networks: (generator, discriminator or None) on one device, of the step's architecture; where averages are
-        kept not the step's own. batches: (epoch, count) -> batches of `as_inputs`, for batch norm's statistics."""
+        kept not the step's own. batches: (epoch, count) -> batches of `as_bytes`, for batch norm's statistics."""
         self.step, self.networks, self.placement, self.batches = step, networks, placement, batches
 
     def __call__(self, epoch, count=30):

@@ -163,14 +163,6 @@ def add_training_args(parser, *, lr, name):
         const=0.999,
         help="give users averaged weights; the average's momentum, an update (default: none; without a number 0.999)",
     )
-    add("--mouth_weight", type=float, default=0.0, help="of the L1 loss over the mouth alone (default: %(default)s)")
-    add("--landmark_weight", type=float, default=0.0, help="of the lips' landmarks' error (default: %(default)s)")
-    add(
-        "--pretrain_audio",
-        type=int,
-        default=0,
-        help="batches in which the audio encoder first learns lips alone (default: 0)",
-    )
     add(
         "--balance",
         action=argparse.BooleanOptionalAction,
@@ -183,14 +175,32 @@ def add_training_args(parser, *, lr, name):
         default=False,
         help="mirror faces, shift them a little, change their colours and voices",
     )
-    add("--n_gpu", type=positive_int, default=1, help="GPUs of each process that share a batch (default: %(default)s)")
-    add("--coordinator", help="HOST:PORT of process 0, when several processes train together (default: SLURM's)")
-    add("--num_processes", type=positive_int, help="processes that train together (default: SLURM's, or 1)")
-    add("--process_id", type=int, help="which of them this one is, from 0 (default: SLURM's)")
-    add("--backend", choices=("tensorflow", "jax"), help="default: KERAS_BACKEND, or tensorflow")
     add("--workers", type=positive_int, default=2, help="threads that read data (default: %(default)s)")
     add(
         "--val_samples", type=positive_int, default=480, help="samples of val.txt to validate on (default: %(default)s)"
     )
     add("--seed", type=int, default=0, help="of weights, order and wrong sounds (default: %(default)s)")
     add("--all_images", help="accepted for the reference's sake and ignored: folders are indexed anew")
+    _add_mouth_args(add)
+    _add_device_args(add)
+
+
+def _add_device_args(add):
+    """On what they train: options of add_training_args."""
+    add("--n_gpu", type=positive_int, default=1, help="GPUs of each process that share a batch (default: %(default)s)")
+    add("--coordinator", help="HOST:PORT of process 0, when several processes train together (default: SLURM's)")
+    add("--num_processes", type=positive_int, help="processes that train together (default: SLURM's, or 1)")
+    add("--process_id", type=int, help="which of them this one is, from 0 (default: SLURM's)")
+    add("--backend", choices=("tensorflow", "jax"), help="default: KERAS_BACKEND, or tensorflow")
+
+
+def _add_mouth_args(add):
+    """What leads a network to use the sound sooner: options of add_training_args."""
+    add("--mouth_weight", type=float, default=0.0, help="of the L1 loss over the mouth alone (default: %(default)s)")
+    add("--landmark_weight", type=float, default=0.0, help="of the lips' landmarks' error (default: %(default)s)")
+    add(
+        "--pretrain_audio",
+        type=int,
+        default=0,
+        help="batches in which the audio encoder first learns lips alone (default: 0)",
+    )

@@ -9,7 +9,6 @@ state.weights.h5             everything needed to go on: both networks, the opti
 """
 
 import collections
-import importlib.metadata
 import json
 import pathlib
 import platform
@@ -25,6 +24,7 @@ from audio_hparams import hparams
 from checkpoint import ENDING, save_discriminator, save_generator
 from devices import alone
 from errors import UserError, whole_file
+from ledger import versions
 from state import STATE_ATTRIBUTE, STATE_NAME
 
 EXPLODED = 10  # times the lowest loss that there was over so many batches:
@@ -176,14 +176,8 @@ def write_record(folder, values, state):
     """Write args.json; of stats.jsonl keep only what came before the state that is resumed."""
     record = {"command": sys.argv, "options": values, "hparams": hparams.as_dict(), "git": _commit()}
     backend = keras.backend.backend()
-    versions = {"python": platform.python_version(), "keras": keras.__version__}
-    versions |= {backend: sys.modules[backend].__version__}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    record |= {"versions": versions, "backend": backend, "machine": platform.platform()}
+    used = versions(PACKAGES) | {"keras": keras.__version__, backend: sys.modules[backend].__version__}
+    record |= {"versions": used, "backend": backend, "machine": platform.platform()}
     name = "args.json" if not state else f"args_from_epoch_{state['epoch'] + 1}_batch_{state['batch']}.json"
     with whole_file(folder / name) as temporary:
         temporary.write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")

@@ -54,7 +54,7 @@ def score_clips(dataset, generator, batch_size=16, discriminator=None):
         far = far_frames(dataset, number, frames)
         inputs = {OWN: (far, own_mels), OTHER: (far, other_mels), LEAK: (truth, own_mels)}
         results = {
-            row: _generated(generator, generator_input(reference, truth), mels, batch_size)
+            row: generated(generator, generator_input(reference, truth), mels, batch_size)
             for row, (reference, mels) in inputs.items()
         }
         results[COPIED] = far
@@ -89,7 +89,8 @@ def far_frames(dataset, number, frames):
     return np.stack([ends[int(frame - ids[0] < hparams.min_reference_gap)] for frame in frames])
 
 
-def _generated(generator, faces, mels, batch_size):
+def generated(generator, faces, mels, batch_size):
+    """The pictures that a generator makes of all, (N, S, S, 3) uint8."""
     return np.round(predicted(generator, faces, mels, batch_size) * 255).clip(0, 255).astype("uint8")
 
 

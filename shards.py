@@ -21,6 +21,8 @@ import tqdm
 
 from errors import UserError, whole_folder
 
+SETTINGS_NAME, MELS_NAME = "preprocess.json", "mels.npz"  # of a tree
+SUBSETS = ("main", "pretrain")
 SHARDS = "shard_*.tar"
 
 
@@ -67,8 +69,8 @@ def clips_in(files):
             with tarfile.open(path, "r:") as tar:
                 for clip, group in itertools.groupby(_members(tar), key=lambda m: m.name.rpartition("/")[0]):
                     found = {m.name.rpartition("/")[2]: (m.offset_data, m.size) for m in group}
-                    if "mels.npz" in found:
-                        offset, size = found["mels.npz"]
+                    if MELS_NAME in found:
+                        offset, size = found[MELS_NAME]
                         tar.fileobj.seek(offset)
                         yield clip, number, io.BytesIO(tar.fileobj.read(size)), found
         except tarfile.ReadError as e:
@@ -90,12 +92,12 @@ def pack(data_root, out, shard_bytes):
     root, out = pathlib.Path(data_root), pathlib.Path(out)
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not empty; give --out a new folder")
-    folders = sorted(path.parent for subset in ("main", "pretrain") for path in root.glob(f"{subset}/*/*/mels.npz"))
+    folders = sorted(path.parent for subset in SUBSETS for path in root.glob(f"{subset}/*/*/{MELS_NAME}"))
     if not folders:
         raise UserError(f"no preprocessed clips in {root}; make them with preprocess.py --final_data_root {root}")
     with whole_folder(out) as temporary:
-        if (root / "preprocess.json").is_file():
-            shutil.copyfile(root / "preprocess.json", temporary / "preprocess.json")
+        if (root / SETTINGS_NAME).is_file():
+            shutil.copyfile(root / SETTINGS_NAME, temporary / SETTINGS_NAME)
         count, tar = 0, None
         for folder in tqdm.tqdm(folders, "packing", unit="clip", dynamic_ncols=True, delay=3):
             if tar is None or tar.offset >= shard_bytes:

@@ -2,9 +2,11 @@
 
 import pathlib
 
+import numpy as np
+
 from errors import UserError
-from index import MELS_NAME, SUBSETS, open_index
-from shards import shard_files
+from index import open_index
+from shards import MELS_NAME, SUBSETS, shard_files
 
 SPLITS = ("train", "pretrain", "val", "test")
 
@@ -76,6 +78,13 @@ def find_clips(data_root, split: str, filelists, index=None, leave_out=None) -> 
         notes.append(f"{len(clips) - len(kept)} of the {len(clips)} clips for {split} are left out, by {leave_out}")
         clips = kept
     return [data_root / name for name in clips], notes
+
+
+def evenly_spaced(clips: list, most: int | None) -> list:
+    """At most so many of the clips, evenly spaced from the first to the last; all where `most` is None."""
+    if not most or len(clips) <= most:
+        return clips
+    return [clips[number] for number in np.linspace(0, len(clips) - 1, most).astype(int)]
 
 
 def _clips_below(root):

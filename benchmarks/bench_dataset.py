@@ -144,7 +144,7 @@ def waiting(data_root, width, rounds, batch_size=16, steps=20):
     import keras
 
     import options
-    from batches import Batches
+    from batches import Feed
     from generator import build_generator
     from memory import KeepsMemory
     from step import TrainingStep
@@ -176,8 +176,9 @@ def waiting(data_root, width, rounds, batch_size=16, steps=20):
     faces, seconds = FaceDataset(folders, index=index.open_index(data_root)), {"read": [], "kept": []}
     step = TrainingStep(build_generator(width=width))
     step.compile(optimizer=keras.optimizers.Adam(1e-4))
+    feed = Feed(faces, batch_size, 0, 2, steps)
     for number in range(rounds):
-        read = Batches(faces, batch_size, 0, number, 0, steps)
+        read = feed.part(number, 0, steps)
         for name, batches in (("read", read), ("kept", Kept(read))):
             clock = Clock()
             step.fit(batches, shuffle=False, verbose=0, callbacks=[KeepsMemory(), clock])
@@ -203,7 +204,7 @@ def make_index(root, num_frames):
     write_clip(root / names[0], crops, range(CLIP_FRAMES), boxes, np.zeros((hparams.num_mels, num_mels)), np.zeros(9))
     for name in names[1:]:
         (root / name).mkdir(parents=True)
-        (root / name / index.MELS_NAME).touch()
+        (root / name / shards.MELS_NAME).touch()
     time.sleep(index.UNSURE_S + 0.5)
     first, stamps = next(index._tree_entries(root, {names[0]: index.UNKNOWN}, None)), index._tree(root)
     entries = (first._replace(name=name, stamp=stamp) for name, stamp in stamps.items())

@@ -85,11 +85,12 @@ def measure(args, batch_size):
     step.compile(optimizer=keras.optimizers.Adam(1e-4))
     sources = {"at hand": _at_hand(batch_size, args.steps)}
     if args.data_root:
-        from batches import Batches
+        from batches import Feed
         from splits import find_clips
 
         dataset = FaceDataset(find_clips(args.data_root, "train", args.filelists)[0])
-        sources["read"] = Batches(dataset, batch_size, 0, 0, 0, WARM_UP + args.steps, args.workers)
+        feed = Feed(dataset, batch_size, 0, args.workers, WARM_UP + args.steps)
+        sources["read"] = feed.part(0, 0, feed.per_epoch)
     result = {"device": str(found), "kind": found.kind, "model": found.model}
     for name, batches in sources.items():
         clock = _clock()

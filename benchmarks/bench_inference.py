@@ -91,30 +91,21 @@ def reference(face, num_frames, few):
 def main(argv=None):
     """Print a line of the table for each case as soon as it is done."""
     args = parse_args(argv)
-    from material import PHOTO, clip_in_size, photo_in_motion, speech
+    from material import PHOTO, moving, speech, table
 
-    told = []
-
-    def tell(line):
-        told.append(line)
-        print(line, flush=True)
-
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, table(args.out) as tell:
         folder = pathlib.Path(folder)
         full, shipped = folder / "full.weights.h5", ROOT / "weights" / "warp.weights.h5"
         python(MAKE_WEIGHTS.format(root=str(ROOT), path=str(full)), KERAS_BACKEND="tensorflow")
-        if args.face:
-            moving = clip_in_size(folder / "video.mp4", args.face, 10, 640, 480)
-        else:
-            moving = photo_in_motion(folder / "video.mp4", 10, 640, 480)
+        ten = moving(folder / "video.mp4", args.face, 10, 640, 480)
         cases = [
             ("full size, still 512 px, 10 s", full, PHOTO, 10, 12),
-            ("full size, video 640x480, 10 s", full, moving, 10, 20),
-            ("full size, the same with its boxes kept", full, moving, 10, 14),
+            ("full size, video 640x480, 10 s", full, ten, 10, 20),
+            ("full size, the same with its boxes kept", full, ten, 10, 14),
             ("shipped warp, still 512 px, 10 s", shipped, PHOTO, 10, 8),
         ]
         cases += [] if args.quick else [("shipped warp, still 512 px, 60 s", shipped, PHOTO, 60, 60)]
-        cases += [] if args.quick else [("shipped warp, video 640x480, 60 s", shipped, moving, 60, 60)]
+        cases += [] if args.quick else [("shipped warp, video 640x480, 60 s", shipped, ten, 60, 60)]
         theirs = {}
         tell("| case | ours, s | asked, s | the reference's way, s | ratio | phases at work (they overlap) |")
         tell("|---|---|---|---|---|---|")
@@ -127,9 +118,6 @@ def main(argv=None):
                 theirs[face], _ = reference(face, 25 * seconds, args.few)
             beside = f"{theirs[face]:.0f} | {theirs[face] / took:.1f}" if weights == full else "- | -"
             tell(f"| {name} | {took:.1f} | {asked} | {beside} | {phases} |")
-    if args.out:
-        with args.out.open("a") as file:
-            file.write("\n".join(told) + "\n")
     return 0
 
 

@@ -56,20 +56,11 @@ def peak(command):
 def main(argv=None):
     """Print a line of the table for each command as soon as it is done."""
     args = parse_args(argv)
-    from material import PHOTO, clip_in_size, looped, photo_in_motion, speech
+    from material import PHOTO, looped, moving, speech, table
 
-    told = []
-
-    def tell(line):
-        told.append(line)
-        print(line, flush=True)
-
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, table(args.out) as tell:
         folder = pathlib.Path(folder)
-        if args.face:
-            ten = clip_in_size(folder / "ten.mp4", args.face, 10, WIDTH, HEIGHT)
-        else:
-            ten = photo_in_motion(folder / "ten.mp4", 10, WIDTH, HEIGHT)
+        ten = moving(folder / "ten.mp4", args.face, 10, WIDTH, HEIGHT)
 
         def ours(face, seconds):
             sound = speech(folder / "sound.wav", seconds)
@@ -97,9 +88,6 @@ def main(argv=None):
             short, long = min(peaks), max(peaks)
             growth = (peaks[long] - peaks[short]) / (long - short)
             tell(f"\n{growth:.3f} MB more for each second of sound between {short} and {long} s (asked: at most 0.1)")
-    if args.out:
-        with args.out.open("a") as file:
-            file.write("\n".join(told) + "\n")
     return 0
 
 

@@ -35,11 +35,13 @@ def references(truth, openings):
     """By name, which frame is the reference of each: (N,) int. truth: (N, S, S, 3), openings: (N,)."""
     import numpy as np
 
-    count, gap = len(truth), 6
+    from audio_hparams import hparams
+
+    count = len(truth)
     index = np.arange(count)
     return {
         "same": index,
-        "far": np.where(index < gap, count - 1, 0),
+        "far": np.where(index < hparams.min_reference_gap, count - 1, 0),
         "closed": np.full(count, int(np.argmin(openings))),
         "median": np.full(count, int(np.argsort(openings)[count // 2])),
     }
@@ -61,14 +63,13 @@ def main(argv=None):
         from dataset import FaceDataset
         from faces import generator_input
         from mouth import LipLandmarks, opening
-        from scoring import predicted, windows
-        from splits import find_clips
+        from scoring import generated, windows
+        from splits import evenly_spaced, find_clips
 
         generator, info = load_generator(args.checkpoint_path)
         clips, notes = find_clips(args.data_root, args.split, args.filelists)
         print("\n".join(notes), end="\n" if notes else "")
-        clips = [clips[i] for i in np.unique(np.linspace(0, len(clips) - 1, args.max_clips).astype(int))]
-        dataset, find = FaceDataset(clips, info["img_size"]), LipLandmarks()
+        dataset, find = FaceDataset(evenly_spaced(clips, args.max_clips), info["img_size"]), LipLandmarks()
     except UserError as e:
         print(f"compare_references.py: {e}", file=sys.stderr)
         return 1
@@ -88,9 +89,7 @@ def main(argv=None):
         for name, index in references(truth, opening(true_lips[number])).items():
             reference = truth[index][:count]
             six = generator_input(reference, truth[:count])
-            made, with_own = (
-                np.round(predicted(generator, six, m, 16) * 255).clip(0, 255).astype("uint8") for m in (mels, own_mels)
-            )
+            made, with_own = (generated(generator, six, m, 16) for m in (mels, own_mels))
             found = lips(made)
             steady = _change(made) / max(_change(truth[:count]), 1e-9)
             rows.setdefault(name, []).append(

@@ -1,5 +1,6 @@
 """What the benchmarks of inference are run on: made here of the example's photo and sound, or looped of a real clip."""
 
+import contextlib
 import itertools
 import pathlib
 import wave
@@ -39,6 +40,28 @@ def photo_in_motion(path, seconds, width, height, fps=25):
             how = {"flags": cv2.INTER_CUBIC, "borderMode": cv2.BORDER_REFLECT}
             writer.write(cv2.warpAffine(photo, to, (width, height), **how))
     return path
+
+
+def moving(path, face, seconds, width, height):
+    """A video to work on: the first seconds of the real clip `face`, or, where that is None, the photo in motion."""
+    if face:
+        return clip_in_size(path, face, seconds, width, height)
+    return photo_in_motion(path, seconds, width, height)
+
+
+@contextlib.contextmanager
+def table(out):
+    """Yield a function that prints a line at once; at the end all lines are appended to the file `out` (or None)."""
+    told = []
+
+    def tell(line):
+        told.append(line)
+        print(line, flush=True)
+
+    yield tell
+    if out:
+        with out.open("a") as file:
+            file.write("\n".join(told) + "\n")
 
 
 def clip_in_size(path, source, seconds, width, height):

@@ -3,6 +3,7 @@ import json
 import keras
 import numpy as np
 import pytest
+import toys
 
 import mouth
 import train
@@ -39,16 +40,11 @@ def data(tmp_path_factory):
         write_clip(
             root / "main" / "speaker" / f"{number:05d}", crops, np.arange(40), np.zeros((40, 4)), mel, np.zeros(25_600)
         )
-    lists = root / "filelists"
-    lists.mkdir()
-    (lists / "train.txt").write_text("speaker/00000\nspeaker/00001\nspeaker/00002\n")
-    (lists / "val.txt").write_text("speaker/00003\n")
-    return root
+    return toys.write_lists(root, train=range(3), val=range(3, 4))
 
 
 def options_for(data, logdir, *more):
-    line = f"--data_root {data} --filelists {data}/filelists --logdir {logdir} --width {TINY} --batch_size 8"
-    return [*f"{line} --val_samples 16 --precision float32 --model basic".split(), *map(str, more)]
+    return toys.options_for(data, logdir, "--width", TINY, "--val_samples", 16, "--workers", 2, *more)
 
 
 def test_every_variable_of_both_networks_learns():

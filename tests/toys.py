@@ -59,10 +59,14 @@ def write_data(root):
         mel = rng.uniform(-4, 4, (80, 96)).astype("float32")
         folder = root / "main" / "speaker" / f"{number:05d}"
         write_clip(folder, crops, np.arange(30), np.zeros((30, 4)), mel, np.zeros(19_200))
-    lists = root / "filelists"
-    lists.mkdir()
-    (lists / "train.txt").write_text("speaker/00000\nspeaker/00001\n")
-    (lists / "val.txt").write_text("speaker/00002\n")
+    return write_lists(root, train=range(2), val=range(2, 3))
+
+
+def write_lists(root, **splits):
+    """File lists of clips of one speaker, by their numbers. Returns root."""
+    (root / "filelists").mkdir()
+    for name, numbers in splits.items():
+        (root / "filelists" / f"{name}.txt").write_text("".join(f"speaker/{number:05d}\n" for number in numbers))
     return root
 
 
