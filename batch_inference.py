@@ -56,7 +56,9 @@ def parse_args(argv=None):
     add("--overwrite", action="store_true", help="replace an existing result")
     add("--static", type=yes_or_no, nargs="?", const=True, default=False, metavar="True|False",
         help="use the first frame of a video as a still picture (default: %(default)s)")
-    add("--fps", type=float, help="frames a second for a still picture (default: 25); a video keeps its own")
+    add("--fps", type=float,
+        help="frames a second of the result; a video is resampled by time (default: a video's own, 25 for a picture)")
+    add("--keep_fps", action="store_true", help="a video keeps its own rate, whatever --fps says for still pictures")
     add("--max_sec", type=float, help="use only the first so many seconds of the sound (default: all)")
     add("--detector", choices=("cnn", "hog"), help="face detector: dlib's CNN or HOG (default: the checkpoint's)")
     add("--face_det_checkpoint", type=pathlib.Path, help="another .dat or .dat.bz2 for the CNN than the installed one")
@@ -133,7 +135,11 @@ def make_video(args, generators=None):
     out = result_path(args)
     check_numbers(args)
     check_files(args, out)
-    still = check_media(args.face, args.audio) or args.static
+    own_fps = check_media(args.face, args.audio)
+    still = own_fps is None or args.static
+    fps = None if args.keep_fps and not still else args.fps
+    if fps and not still and video.as_rate(fps) != own_fps:
+        note(f"{args.face} has {float(own_fps):.5g} frames a second, the result {fps:g} (--keep_fps keeps its own)")
     stored = description(args.checkpoint_path)
     check_kind(args.checkpoint_path, stored, args.model)
     gpu = has_gpu()
@@ -157,7 +163,7 @@ def make_video(args, generators=None):
         clip = lipsync.prepare(
             args.face,
             args.audio,
-            fps=args.fps,
+            fps=fps,
             detector=detector,
             pads=pads,
             boxes=None if choice else args.face_box,
@@ -170,8 +176,6 @@ def make_video(args, generators=None):
             box_cache=out.parent / ".boxes" if args.box_cache else None,
             progress=True,
         )
-        if clip.still is None and args.fps not in (None, clip.fps) and abs(args.fps - clip.fps) > 0.01:
-            note(f"--fps {args.fps:g} is for still pictures; {args.face} keeps its own {float(clip.fps):.5g}")
         speaker, info, told = generators[which].result()
         if told:
             note(told)
@@ -301,13 +305,11 @@ def check_files(args, out):
 
 
 def check_media(face, audio):
-    """Raise UserError unless the face is a picture or a video and the audio has sound. Returns if it is a picture."""
-    is_picture = video.read_picture(face) is not None
-    if not is_picture:
-        video.probe(face)
+    """Raise UserError unless the face is a picture or a video and the audio has sound. Returns a video's own rate."""
+    own_fps = None if video.read_picture(face) is not None else video.probe(face).fps
     with contextlib.closing(read_blocks(audio)) as blocks:
         next(blocks)
-    return is_picture
+    return own_fps
 
 
 # What Keras runs on ---------------------------------------------------------------------------------------------------

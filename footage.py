@@ -14,24 +14,27 @@ from errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Footage:
-    """The frames of a video, from start_s up to end_s (None: its end), each side divided by resize_factor."""
+    """The frames of a video, from start_s up to end_s (None: its end), at a rate, each side divided by resize_factor."""
 
     path: pathlib.Path
     info: video.VideoInfo  # of what `frames` gives
-    first: int  # frame of the file
+    first: int  # frame of the file, read at this rate
     resize_factor: float
 
     def frames(self, count=None):
         """Yield the first `count` frames (None: all), BGR uint8 (H, W, 3)."""
         count = self.info.num_frames if count is None else min(count, self.info.num_frames)
-        with contextlib.closing(video.read_frames(self.path)) as read:
+        with contextlib.closing(video.read_frames(self.path, self.info.fps)) as read:
             for frame in itertools.islice(read, self.first, self.first + count):
                 yield resized(frame, self.resize_factor)
 
 
-def open_footage(path, start_s=0.0, end_s=None, resize_factor=1.0):
-    """The Footage of a video. Raises UserError where nothing is left of it."""
+def open_footage(path, start_s=0.0, end_s=None, resize_factor=1.0, fps=None):
+    """The Footage of a video, at its own rate where fps is None. Raises UserError where nothing is left of it."""
     info = video.probe(path)
+    if fps:
+        rate = video.as_rate(fps)
+        info = dataclasses.replace(info, fps=rate, num_frames=max(1, round(info.duration_s * rate)))
     first = round(start_s * info.fps)
     last = info.num_frames if end_s is None else min(round(end_s * info.fps), info.num_frames)
     if first >= last:

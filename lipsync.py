@@ -119,8 +119,8 @@ def prepare(
 ) -> Clip:
     """Read the sound, find the face, and settle how many frames there will be: round(duration_s * fps), at least 1.
 
-    fps: of a still picture (default 25), or of a video used as one; a video's own rate is kept. static: use the first
-    frame of a video as a still picture. detector: a `faces.FaceDetector` (default: the CNN). pads: (T, B, L, R) pixels.
+    fps: frames a second of the result (default: a video's own rate, 25 for a picture); a video of another rate is
+    resampled by time. static: use the first frame of a video as a still picture. detector: a `faces.FaceDetector` (default: the CNN). pads: (T, B, L, R) pixels.
     boxes: where the face is, instead of a search: (4,) for all frames or (N, 4), zeros where there is none; pads are
     added. max_s: use only so many seconds of the sound. box_cache: folder in which the boxes of videos are kept, so
     that the next call for the same video searches nothing. choice: which face, a `choice.FaceChoice` (default: the
@@ -166,7 +166,7 @@ def _searched(still, footage, rate, num_frames, detector, pads, boxes, choice, p
     frames = [still] if still is not None else footage.frames(num_frames)
     with contextlib.closing(ahead(frames, 8)) as read:
         total = 1 if still is not None else min(num_frames, footage.info.num_frames)
-        bar = tqdm.tqdm(read, "faces", total, disable=not progress)
+        bar = tqdm.tqdm(read, "faces", total, disable=not progress, unit="frame")
         if boxes is None:
             return faces.follow_face(bar, rate, detector, pads, BRIDGE, choice)
         return faces.Track(*_given_boxes(boxes, sum(1 for _ in bar), pads), None)
@@ -177,10 +177,8 @@ def _source(face, fps, static, start_s, end_s, resize_factor):
     still = video.read_picture(face)
     if still is not None:
         return resized(still, resize_factor), None, video.as_rate(fps or STILL_FPS)
-    footage = open_footage(face, start_s, end_s, resize_factor)
-    if not static:
-        return None, footage, footage.info.fps
-    return next(footage.frames(1)), footage, video.as_rate(fps or footage.info.fps)
+    footage = open_footage(face, start_s, end_s, resize_factor, fps)
+    return next(footage.frames(1)) if static else None, footage, footage.info.fps
 
 
 def _given_boxes(boxes, num_frames, pads):
@@ -235,7 +233,7 @@ def write(
         options = {"img_size": img_size, "batch_size": batch_size, "sync_offset_ms": sync_offset_ms}
         options |= {"silence_gate": silence_gate, "folder": out.parent, "seconds": seconds}
         with contextlib.closing(_made_frames(clip, generator, **options)) as frames:
-            bar = tqdm.tqdm(frames, "frames", clip.num_frames, disable=not progress)
+            bar = tqdm.tqdm(frames, "frames", clip.num_frames, disable=not progress, unit="frame")
             for number, (frame, has_face, source) in enumerate(bar):
                 frame = np.hstack([source, frame]) if side_by_side else frame
                 with timed(seconds, "encode"):

@@ -55,7 +55,8 @@ def command(world, results, *options):
 @pytest.mark.parametrize(
     ("options", "name", "fps", "num_frames"),
     [
-        (["--face", "v.mp4", "--fps", "25"], "v_a.mp4", 30, 18),  # a video keeps its own rate
+        (["--face", "v.mp4", "--fps", "25"], "v_a.mp4", 25, 15),  # a video is resampled
+        (["--face", "v.mp4", "--fps", "25", "--keep_fps"], "v_a.mp4", 30, 18),
         (["--face", "A face.jpg", "--fps", "24", "--static"], "A face_a.mp4", 24, 14),
     ],
 )

@@ -323,6 +323,18 @@ def test_a_stretch_of_a_video_is_used_smaller_and_beside_its_source(tmp_path):
     assert all(frame[20:24, 44:52].mean() > frame[20:24, 12:20].mean() + 10 for frame in frames)
 
 
+@pytest.mark.parametrize(
+    ("fps", "order"), [(50, [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]), (12.5, [0, 2, 4, 6, 8]), (25, [*range(10)])]
+)
+def test_a_video_is_resampled_by_time_to_another_rate(tmp_path, fps, order):
+    face, sound = moving(tmp_path / "face.mp4", 10), tone(tmp_path / "tone.wav", len(order) / fps)
+    clip = prepare(face, sound, boxes=BOX, fps=fps)
+    assert (clip.fps, clip.num_frames, len(clip.found)) == (fps, len(order), len(order))
+    clip.found[:] = False
+    shown = [frame for frame, _ in lipsync_frames(clip, loudness, img_size=16)]
+    assert [abs(frame.mean() - level(k)) < 2.5 for frame, k in zip(shown, order, strict=True)] == [True] * len(order)
+
+
 def test_a_stretch_outside_of_the_video_is_refused_with_its_length(tmp_path):
     face, sound = moving(tmp_path / "face.mp4", 20), tone(tmp_path / "tone.wav", 0.4)
     for stretch in ({"start_s": 2.0}, {"start_s": 0.5, "end_s": 0.2}):
