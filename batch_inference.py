@@ -29,6 +29,7 @@ from description import check_kind, description
 from errors import UserError, script, whole_file
 from footage import open_footage, resized
 from options import BACKENDS, PRECISIONS, VERSION, has_gpu, import_keras, set_backend
+from reference import WAYS
 
 
 def yes_or_no(text):
@@ -77,6 +78,9 @@ def parse_args(argv=None):
     add("--resize_factor", type=float, default=1.0,
         help="divide the picture's sides by this; boxes and pads are then in pixels of the smaller one")
     add("--side_by_side", action="store_true", help="put the source to the left of the result")
+    add("--reference", choices=WAYS, default=WAYS[0],
+        help="what a video's generator looks at: each frame with the mouth of one frame of the shot fitted in, each "
+        "frame itself, one whose mouth is shut, or a far one (default: %(default)s)")
     add("--silence_gate", action=argparse.BooleanOptionalAction, default=True,
         help="bring the mouth to rest where the sound is silent for over 0.3 s")
     add("--box_cache", action=argparse.BooleanOptionalAction, default=True,
@@ -171,6 +175,7 @@ def make_video(args, generators=None):
             start_s=args.start,
             end_s=args.end,
             resize_factor=args.resize_factor,
+            reference=args.reference,
             static=args.static,
             max_s=args.max_sec,
             box_cache=out.parent / ".boxes" if args.box_cache else None,

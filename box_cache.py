@@ -15,7 +15,7 @@ from audio_hparams import hparams
 from errors import whole_file
 from faces import Track
 
-VERSION = 3  # to be raised when `faces` finds other boxes in the same video
+VERSION = 4  # to be raised when `faces` finds other boxes in the same video
 
 
 def cache_path(folder, video, **settings):
@@ -34,7 +34,8 @@ def load_track(path, num_frames):
     try:
         with np.load(path, allow_pickle=False) as arrays:
             track, whole = Track(*(arrays[name] for name in Track._fields)), bool(arrays["whole"])
-        expected = (((count := len(track.found)), 4), np.int32), ((count,), bool), ((count, 68, 2), np.float32)
+        count = len(track.found)
+        expected = ((count, 4), np.int32), ((count,), bool), ((count, 68, 2), np.float32), ((count,), np.int32)
         if [(array.shape, array.dtype) for array in track] != [*expected]:
             raise ValueError(f"boxes of shape {track.boxes.shape}")
     except FileNotFoundError:

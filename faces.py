@@ -23,6 +23,7 @@ from errors import UserError, whole_file
 DETECTORS = ("cnn", "hog")
 FACE_PX = 95  # dlib's CNN sees best at this size, and is blind under 80
 KEYFRAME_S = 0.6  # the detector looks this often; between, landmarks are followed from frame to frame
+POINTS_SMOOTH_S = 0.2  # over which landmarks are averaged: they tremble less then, and stay with a head that moves
 CUT_LEVELS = 28.0  # mean absolute difference of two thumbnails, in grey levels, that is a cut
 WHOLE_SIDES = (320, 640, 1280, 1920)  # longer sides at which a whole picture is searched, until a face is found
 RIGID = slice(17, 48)  # of dlib's 68 landmarks: brows, nose and eyes, which do not move with the mouth
@@ -40,7 +41,8 @@ class Track(typing.NamedTuple):
 
     boxes: np.ndarray  # (N, 4) int32, final: lengthened, pads added
     found: np.ndarray  # (N,) bool
-    points: np.ndarray  # (N, 68, 2) float32: dlib's landmarks, x and y in the frame's pixels
+    points: np.ndarray  # (N, 68, 2) float32: dlib's landmarks, x and y in the frame's pixels; None where not looked for
+    shots: np.ndarray  # (N,) int32: the number of the shot, between cuts, that each frame belongs to
 
 
 def model_file(name):
@@ -326,20 +328,18 @@ def _final(faces, shots, fps, pads):
     found = np.array([face is not None for face in faces], bool)
     boxes, points = np.zeros((len(faces), 4), np.int32), np.zeros((len(faces), 68, 2), np.float32)
     starts = set(shots) | {i for i in range(1, len(found)) if found[i] != found[i - 1]} | {0, len(found)}
-    window = round(hparams.smooth_s * float(fps)) // 2 * 2 + 1
+    window, short = (round(seconds * float(fps)) // 2 * 2 + 1 for seconds in (hparams.smooth_s, POINTS_SMOOTH_S))
     for start, end in itertools.pairwise(sorted(starts)):
         if start == end or not found[start]:
             continue
         squares = np.stack([face.square for face in faces[start:end]])
         for n, face in enumerate(faces[start:end], start):
             points[n] = face.points
-        odd = min(window, (end - start - 1) // 2 * 2 + 1)
-        if odd >= 3:
-            squares = _smoothed(squares, odd)
-            for k in range(points.shape[1]):  # one by one: a long video's are large
-                points[start:end, k] = _smoothed(points[start:end, k], odd)
-        boxes[start:end] = [final_box(square, pads) for square in squares]
-    return Track(boxes, found, points)
+        longest = (end - start - 1) // 2 * 2 + 1
+        boxes[start:end] = [final_box(square, pads) for square in _smoothed(squares, min(window, longest))]
+        for k in range(points.shape[1]):  # one by one: a long video's are large
+            points[start:end, k] = _smoothed(points[start:end, k], min(short, longest))
+    return Track(boxes, found, points, np.searchsorted(shots, np.arange(len(faces)), "right").astype(np.int32))
 
 
 def _smoothed(values, window):
@@ -347,6 +347,8 @@ def _smoothed(values, window):
 
     values: (N, C), N >= window. scipy's savgol_filter of order 1 is the same, but takes a second to import.
     """
+    if window < 3:
+        return values
     half, sums = window // 2, np.cumsum(np.pad(values, ((1, 0), (0, 0))), axis=0, dtype=np.float64)
     smooth = np.empty(values.shape)
     smooth[half : len(values) - half] = (sums[window:] - sums[:-window]) / window

@@ -27,6 +27,7 @@ from choice import FaceChoice
 from errors import UserError, whole_file
 from footage import Footage, open_footage, resized
 from paste import paste_back
+from reference import References, in_crop, read_references
 from silence import rest
 from stream import FrameStore, ahead, timed
 
@@ -51,6 +52,7 @@ class Clip:
     boxes: np.ndarray  # (N, 4) int32, one for each of the N frames of the source (1 of a still) that are used
     found: np.ndarray  # (N,) bool: frames that have a face
     points: np.ndarray | None  # (N, 68, 2) float32: dlib's landmarks of the face; None where boxes were given
+    references: References | None  # None: each frame is its own
     seconds: dict  # spent so far, by phase
 
     @property
@@ -58,6 +60,10 @@ class Clip:
         """(height, width) of its frames."""
         info = self.footage and self.footage.info
         return (info.height, info.width) if info else self.still.shape[:2]
+
+    def landmarks(self, index):
+        """Those of the face in frame `index`, (68, 2) float32 in parts of its crop."""
+        return in_crop(self.points[index], self.boxes[index])
 
 
 class Result(typing.NamedTuple):
@@ -115,6 +121,7 @@ def prepare(
     start_s=0.0,
     end_s=None,
     resize_factor=1.0,
+    reference="fitted",
     progress=False,
 ) -> Clip:
     """Read the sound, find the face, and settle how many frames there will be: round(duration_s * fps), at least 1.
@@ -126,6 +133,7 @@ def prepare(
     that the next call for the same video searches nothing. choice: which face, a `choice.FaceChoice` (default: the
     largest). start_s, end_s: the stretch of the video that is used (the sound is used from its beginning).
     resize_factor: by which the picture's sides are divided; boxes and pads are in pixels of the smaller picture.
+    reference: what a video's generator looks at, of `reference.WAYS`; "same" where boxes are given.
     Raises UserError, also where no frame has a face.
     """
     face, audio, seconds = pathlib.Path(face), pathlib.Path(audio), {}
@@ -157,8 +165,11 @@ def prepare(
     height, width = still.shape[:2] if still is not None else (footage.info.height, footage.info.width)
     _check_boxes(track.boxes[found], height, width)
     colour = footage.info.colour if footage else None
-    footage = footage if still is None else None
-    return Clip(face, audio, max_s, still, footage, colour, rate, num_frames, mel, *track, seconds)
+    footage, references = (footage, None) if still is None else (None, None)
+    if footage:
+        with timed(seconds, "references"):
+            references = read_references(reference, footage, track)
+    return Clip(face, audio, max_s, still, footage, colour, rate, num_frames, mel, *track[:3], references, seconds)
 
 
 def _searched(still, footage, rate, num_frames, detector, pads, boxes, choice, progress):
@@ -169,7 +180,7 @@ def _searched(still, footage, rate, num_frames, detector, pads, boxes, choice, p
         bar = tqdm.tqdm(read, "faces", total, disable=not progress, unit="frame")
         if boxes is None:
             return faces.follow_face(bar, rate, detector, pads, BRIDGE, choice)
-        return faces.Track(*_given_boxes(boxes, sum(1 for _ in bar), pads), None)
+        return faces.Track(*_given_boxes(boxes, sum(1 for _ in bar), pads), None, None)
 
 
 def _source(face, fps, static, start_s, end_s, resize_factor):
@@ -331,8 +342,9 @@ def _batches(clip, frames, img_size, batch_size, sync_offset_ms, silence_gate, s
             if six is None or clip.still is None:  # a still picture is cropped once
                 six = np.zeros((batch_size, img_size, img_size, 6), np.float32)
                 for n, (row, index) in enumerate(found):
-                    face_crop = faces.crop(group[row][1], clip.boxes[index], img_size)
-                    six[n] = faces.generator_input(face_crop, face_crop)
+                    own = faces.crop(group[row][1], clip.boxes[index], img_size)
+                    shown = own if clip.references is None else clip.references.crop(index, own, clip.landmarks(index))
+                    six[n] = faces.generator_input(shown, own)
         boxes = [clip.boxes[index] if clip.found[index] else None for index, _ in group]
         points = [None if clip.points is None else clip.points[index] for index, _ in group]
         yield _Batch([frame for _, frame in group], boxes, points, six, mels)

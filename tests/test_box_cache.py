@@ -10,6 +10,7 @@ TRACK = Track(
     np.arange(40, dtype=np.int32).reshape(10, 4),
     np.arange(10) % 3 > 0,
     np.arange(1360, dtype=np.float32).reshape(10, 68, 2),
+    np.arange(10, dtype=np.int32) // 5,
 )
 
 
