@@ -154,7 +154,8 @@ def check_file(path) -> pathlib.Path:
 def open_media(path):
     """Open a sound or video file with PyAV. UserError as in `check_file`, and for a kind of file that is not known."""
     try:
-        container = av.open(str(check_file(path)), **OPEN_OPTIONS)
+        # A whole path, so that "http:x.wav" is a file; and no pattern, so that "%d.gif" is one.
+        container = av.open(str(check_file(path).absolute()), options={"pattern_type": "none"}, **OPEN_OPTIONS)
     except av.FFmpegError as e:
         raise UserError(f"{path} is no sound or video that can be read ({e.strerror}); check or convert it") from None
     with container:
@@ -176,7 +177,9 @@ def read_packets(container, stream) -> Iterator:
 
 
 def decode_stream(container, stream) -> Iterator:
-    """Decode one stream frame by frame; what is damaged is skipped."""
+    """Decode one stream frame by frame; what is damaged is skipped. UserError where there is no decoder for it."""
+    if stream.codec_context is None:
+        raise UserError(f"{container.name}: its {stream.type} is of a kind that has no decoder here; convert it")
     stream.codec_context.thread_count = min(4, os.cpu_count() or 1)
     first_dts = shift = None
     for packet in itertools.chain(read_packets(container, stream), [None]):
@@ -240,7 +243,7 @@ def _on_clock(path):
                     position += samples.shape[1]
                     yield Block(samples, rate, layout)
     if convert is None:
-        raise UserError(f"the sound of {path} cannot be decoded; check it, or convert it to wav")
+        raise UserError(f"the sound of {path} is empty or cannot be decoded; check it, or convert it to wav")
 
 
 def _timed_blocks(frames):

@@ -29,6 +29,7 @@ from description import check_kind, description
 from errors import UserError, script, whole_file
 from footage import open_footage, resized
 from options import BACKENDS, PRECISIONS, VERSION, has_gpu, import_keras, set_backend
+from pictures import read_picture
 from reference import WAYS
 
 
@@ -216,7 +217,7 @@ def load_network(*which):
 
 def first_picture(path, start_s, resize_factor):
     """The picture, or the first frame of the video that is used, as large as it is used."""
-    still = video.read_picture(path)
+    still = read_picture(path)
     frame = next(open_footage(path, start_s).frames(1)) if still is None else still
     return resized(frame, resize_factor)
 
@@ -244,7 +245,7 @@ def chosen_face(detector, frame, index, box, ref_face):
         if not any(faces.overlap(square, box) >= SAME_PLACE for square in squares):
             note(f"no face is found at --face_box {' '.join(map(str, box))}: the box itself is used throughout")
             return None
-    picture = video.read_picture(ref_face) if ref_face else None
+    picture = read_picture(ref_face) if ref_face else None
     if ref_face and picture is None:
         raise UserError(f"--ref_face {ref_face} is no picture; give a photo of the person")
     return FaceChoice(index, box, picture)
@@ -311,7 +312,7 @@ def check_files(args, out):
 
 def check_media(face, audio):
     """Raise UserError unless the face is a picture or a video and the audio has sound. Returns a video's own rate."""
-    own_fps = None if video.read_picture(face) is not None else video.probe(face).fps
+    own_fps = None if read_picture(face) is not None else video.probe(face).fps
     with contextlib.closing(read_blocks(audio)) as blocks:
         next(blocks)
     return own_fps

@@ -14,7 +14,7 @@ from errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Footage:
-    """The frames of a video, from start_s up to end_s (None: its end), at a rate, each side divided by resize_factor."""
+    """The frames of a video, a stretch of it, at a rate, each side divided by resize_factor. From `open_footage`."""
 
     path: pathlib.Path
     info: video.VideoInfo  # of what `frames` gives
@@ -30,7 +30,10 @@ class Footage:
 
 
 def open_footage(path, start_s=0.0, end_s=None, resize_factor=1.0, fps=None):
-    """The Footage of a video, at its own rate where fps is None. Raises UserError where nothing is left of it."""
+    """The Footage of a video from start_s up to end_s (None: its end), at fps (None: its own rate).
+
+    Raises UserError where nothing is left of it.
+    """
     info = video.probe(path)
     if fps:
         rate = video.as_rate(fps)

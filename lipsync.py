@@ -27,6 +27,7 @@ from choice import FaceChoice
 from errors import UserError, whole_file
 from footage import Footage, open_footage, resized
 from paste import paste_back
+from pictures import read_picture
 from reference import References, in_crop, read_references
 from silence import rest
 from stream import FrameStore, ahead, timed
@@ -127,12 +128,13 @@ def prepare(
     """Read the sound, find the face, and settle how many frames there will be: round(duration_s * fps), at least 1.
 
     fps: frames a second of the result (default: a video's own rate, 25 for a picture); a video of another rate is
-    resampled by time. static: use the first frame of a video as a still picture. detector: a `faces.FaceDetector` (default: the CNN). pads: (T, B, L, R) pixels.
-    boxes: where the face is, instead of a search: (4,) for all frames or (N, 4), zeros where there is none; pads are
-    added. max_s: use only so many seconds of the sound. box_cache: folder in which the boxes of videos are kept, so
-    that the next call for the same video searches nothing. choice: which face, a `choice.FaceChoice` (default: the
-    largest). start_s, end_s: the stretch of the video that is used (the sound is used from its beginning).
-    resize_factor: by which the picture's sides are divided; boxes and pads are in pixels of the smaller picture.
+    resampled by time. static: use the first frame of a video as a still picture. detector: a `faces.FaceDetector`
+    (default: the CNN). pads: (T, B, L, R) pixels. boxes: where the face is, instead of a search: (4,) for all frames or
+    (N, 4), zeros where there is none; pads are added. max_s: use only so many seconds of the sound. box_cache: folder
+    in which the boxes of videos are kept, so that the next call for the same video searches nothing. choice: which
+    face, a `choice.FaceChoice` (default: the largest). start_s, end_s: the stretch of the video that is used (the sound
+    is used from its beginning). resize_factor: by which the picture's sides are divided; boxes and pads are in pixels
+    of the smaller picture.
     reference: what a video's generator looks at, of `reference.WAYS`; "same" where boxes are given.
     Raises UserError, also where no frame has a face.
     """
@@ -185,7 +187,7 @@ def _searched(still, footage, rate, num_frames, detector, pads, boxes, choice, p
 
 def _source(face, fps, static, start_s, end_s, resize_factor):
     """The still picture (or None), the Footage of a video (or None), and the frames a second of the result."""
-    still = video.read_picture(face)
+    still = read_picture(face)
     if still is not None:
         return resized(still, resize_factor), None, video.as_rate(fps or STILL_FPS)
     footage = open_footage(face, start_s, end_s, resize_factor, fps)

@@ -1,4 +1,4 @@
-"""Pictures in and out: stills and videos of any kind read upright as BGR, and an mp4 written with its sound."""
+"""Moving pictures in and out: videos of any kind read upright as BGR, and an mp4 written with its sound."""
 
 import contextlib
 import dataclasses
@@ -15,6 +15,7 @@ import numpy as np
 from av.video.reformatter import Interpolation
 
 import audio
+import webp
 from audio_hparams import hparams
 from errors import UserError, whole_file
 
@@ -71,35 +72,14 @@ def as_rate(fps) -> Fraction:
     return min(near, key=lambda standard: abs(standard - rate)) if near else rate
 
 
-def read_picture(path) -> np.ndarray | None:
-    """Read a still picture, told by its content: BGR uint8 (H, W, 3), upright, laid on white where transparent.
-
-    None when it is no still picture: then it may be a video, as a GIF of several frames is. UserError when it is
-    missing, or a damaged picture.
-    """
-    with audio.check_file(path).open("rb") as file:
-        head = file.read(32)
-    may_move = head.startswith(b"GIF8") or (head[12:16] == b"VP8X" and head[20] & 2)  # GIF, or animated WebP
-    if may_move and (frames := _first_frames(path)):
-        return frames[0] if len(frames) == 1 else None
-    if not cv2.haveImageReader(str(path)):  # looks at the content
-        return None
-    data = np.fromfile(path, np.uint8)
-    picture = cv2.imdecode(data, cv2.IMREAD_COLOR)  # applies the camera's orientation, 8 bits, three channels
-    if picture is None:
-        raise UserError(f"{path} looks like a picture but cannot be decoded; save or download it again")
-    layers = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
-    if layers is not None and layers.shape[2:] == (4,) and layers.shape[:2] == picture.shape[:2]:
-        picture = _on_white(picture, layers[:, :, 3] / np.iinfo(layers.dtype).max)
-    return picture
-
-
 def probe(path) -> VideoInfo:
     """Tell what `read_frames` will give: decodes the first frame and reads the times of all, without decoding those.
 
     The rate is the usual distance of the frames where nearly all keep it (so a dropped frame does not change it), else
     their average; outside of 5 to 120 frames a second it becomes 25 or 120. UserError when no frame can be read.
     """
+    if webp.moves(audio.check_file(path)):
+        return _probe_webp(path)
     with _open_video(path) as (container, stream):
         frame = next(audio.decode_stream(container, stream), None)
         if frame is None:
@@ -109,10 +89,18 @@ def probe(path) -> VideoInfo:
         has_audio = bool(container.streams.audio)
     with _open_video(path) as (container, stream):
         times, num_packets, last_s = _packet_times(container, stream)
-        fps = _frame_rate(stream, times, complete=len(times) == num_packets)
+        said = [rate for rate in (stream.average_rate, stream.guessed_rate) if rate]
+        fps = _frame_rate(said, times, complete=len(times) == num_packets)
         duration_s = float(times[-1] - times[0] + (last_s or 1 / fps)) if len(times) else float(num_packets / fps)
     num_frames = max(1, round(duration_s * fps))
     return VideoInfo(width, height, fps, num_frames, duration_s, has_audio, upright.colour)
+
+
+def _probe_webp(path):
+    height, width = webp.shape(path)
+    shown = webp.durations(path)
+    fps = _frame_rate([], np.cumsum(shown) - shown, complete=True)
+    return VideoInfo(width, height, fps, max(1, round(shown.sum() * fps)), float(shown.sum()), False, Colour())
 
 
 def read_frames(path, fps=None) -> Iterator[np.ndarray]:
@@ -122,6 +110,9 @@ def read_frames(path, fps=None) -> Iterator[np.ndarray]:
     before is held, so that the picture keeps its clock. A cut-off file ends early. UserError when no frame can be read.
     """
     fps = as_rate(fps) if fps else probe(path).fps
+    if webp.moves(audio.check_file(path)):
+        yield from (_flat(picture) for picture in _at_rate(webp.timed(path), fps))
+        return
     upright = shown = picture = None
     with _open_video(path) as (container, stream):
         for frame in _at_rate(_timed(container, stream), fps):
@@ -144,8 +135,8 @@ def _open_video(path):
         yield container, stream
 
 
-def _first_frames(path):
-    """One or two pictures of what may be an animation; none where FFmpeg has no decoder, as for most WebP."""
+def first_frames(path):
+    """One or two pictures of what may be an animation; none where FFmpeg cannot decode it."""
     with contextlib.suppress(UserError), _open_video(path) as (container, stream):
         frames = list(itertools.islice(audio.decode_stream(container, stream), 2))
         return [_Upright(stream, frame)(frame) for frame in frames]
@@ -197,9 +188,8 @@ def _packet_times(container, stream):
     return times, len(stamps), float(timed[-1][1] * stream.time_base) if timed else 0.0
 
 
-def _frame_rate(stream, times, complete):
-    """The constant rate that fits these times best, as a Fraction: the file's own word where the times bear it out."""
-    said = [rate for rate in (stream.average_rate, stream.guessed_rate) if rate]
+def _frame_rate(said, times, complete):
+    """The constant rate that fits these times best, as a Fraction: one that the file says where they bear it out."""
     steps = np.diff(times)
     steps = steps[steps > 0]
     if not complete or not len(steps):
@@ -246,7 +236,7 @@ class _Upright:
             interpolation=SAME_SIZE if (width, height) == (frame.width, frame.height) else OTHER_SIZE,
         ).to_ndarray()
         if has_alpha:
-            picture = _on_white(picture[:, :, :3], picture[:, :, 3] / 255)
+            picture = on_white(picture[:, :, :3], picture[:, :, 3] / 255)
         return np.ascontiguousarray(self._turned(picture))
 
     def _turned(self, picture):
@@ -257,7 +247,12 @@ class _Upright:
         return picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
 
 
-def _on_white(picture, alpha):
+def _flat(picture):
+    """A copy of a BGRA picture, BGR, on white."""
+    return on_white(np.array(picture[:, :, :3]), picture[:, :, 3] / 255)
+
+
+def on_white(picture, alpha):
     """Lay BGR uint8 (H, W, 3) on white where alpha (H, W), 0 to 1, is not 1."""
     if (alpha == 1).all():
         return picture

@@ -27,11 +27,12 @@ import json, sys, time; sys.path.insert(0, {root!r})
 start = time.perf_counter()
 import dlib, itertools, numpy as np
 import faces, video
+from pictures import read_picture
 from generator import build_generator
 generator = build_generator("residual")
 network = dlib.cnn_face_detection_model_v1(str(faces.model_file("mmod_human_face_detector.dat")))
 started = time.perf_counter() - start
-still = video.read_picture({face!r}) if {face!r}.endswith(".jpg") else None
+still = read_picture({face!r}) if {face!r}.endswith(".jpg") else None
 frames = [still] if still is not None else list(itertools.islice(video.read_frames({face!r}), {few}))
 detect = time.perf_counter()
 for frame in frames:

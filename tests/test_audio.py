@@ -245,7 +245,7 @@ def test_what_has_no_sound_is_told_in_one_line(tmp_path):
         ("empty.wav", "is empty"),
         ("text.txt", "is a text"),
         ("text.wav", "no sound"),
-        ("silent.wav", "cannot be decoded"),
+        ("silent.wav", "is empty or cannot be decoded"),
         ("mute.mp4", "has no sound"),
     ]:
         with pytest.raises(UserError, match=words) as raised:

@@ -6,9 +6,9 @@ import struct
 from fractions import Fraction
 
 import av
-import cv2
 import numpy as np
 import pytest
+from quadrants import corners, quadrants
 
 import audio
 import video
@@ -153,22 +153,6 @@ def test_a_rate_that_is_no_use_is_limited(tmp_path, rate, expected):
     assert sum(1 for _ in video.read_frames(tmp_path / "x.mov")) == info.num_frames == round(12 / rate * expected)
 
 
-def quadrants(width=64, height=48):
-    """A picture whose quarters differ, so that its way up can be told."""
-    picture = np.zeros((height, width, 3), np.uint8)
-    picture[: height // 2, : width // 2] = (30, 30, 200)
-    picture[: height // 2, width // 2 :] = (30, 200, 30)
-    picture[height // 2 :, : width // 2] = (200, 30, 30)
-    picture[height // 2 :, width // 2 :] = (200, 200, 200)
-    return picture
-
-
-def corners(picture):
-    """The middles of the four quarters: (2, 2, 3) int."""
-    height, width = picture.shape[:2]
-    return picture[height // 4 :: height // 2, width // 4 :: width // 2].astype(int)
-
-
 @pytest.mark.parametrize(
     ("matrix", "upright"),
     [
@@ -211,53 +195,6 @@ def test_pixels_that_are_not_square_become_square(tmp_path):
 def test_a_file_that_does_not_name_its_colours_is_read_as_players_do():
     assert video.Colour(0, 2, 2, 2).settled(height=480) == (1, 6, 2, 2)
     assert video.Colour(0, 2, 2, 2).settled(height=720) == (1, 1, 2, 2)
-
-
-@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".bmp"])
-def test_pictures_are_told_by_their_content(tmp_path, suffix):
-    cv2.imwrite(str(tmp_path / f"x{suffix}"), quadrants())
-    (tmp_path / f"x{suffix}").rename(tmp_path / "x.mp4")
-    picture = video.read_picture(tmp_path / "x.mp4")
-    assert (picture.shape, picture.dtype) == ((48, 64, 3), np.uint8)
-    assert np.abs(corners(picture) - corners(quadrants())).max() < 8
-
-
-def test_a_photo_is_turned_as_its_camera_says(tmp_path):
-    data = cv2.imencode(".jpg", quadrants())[1].tobytes()
-    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01" + struct.pack(">HHIHHI", 0x0112, 3, 1, 6, 0, 0)  # orientation 6
-    (tmp_path / "x.jpg").write_bytes(data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:])
-    picture = video.read_picture(tmp_path / "x.jpg")
-    expected = np.rot90(quadrants(), -1)
-    assert picture.shape == expected.shape
-    assert np.abs(corners(picture) - corners(expected)).max() < 8
-
-
-def test_grey_deep_and_transparent_pictures_become_bgr_bytes(tmp_path):
-    cv2.imwrite(str(tmp_path / "grey.png"), quadrants()[:, :, 0])
-    cv2.imwrite(str(tmp_path / "deep.png"), quadrants().astype(np.uint16) * 257)
-    alpha = np.where(np.arange(64) < 32, 255, 0).astype(np.uint8)
-    cv2.imwrite(str(tmp_path / "clear.png"), np.dstack([quadrants(), np.tile(alpha, (48, 1))]))
-    assert (video.read_picture(tmp_path / "grey.png") == quadrants()[:, :, :1]).all()
-    assert (video.read_picture(tmp_path / "deep.png") == quadrants()).all()
-    clear = video.read_picture(tmp_path / "clear.png")
-    assert (clear[:, :32] == quadrants()[:, :32]).all()
-    assert (clear[:, 32:] == 255).all()
-
-
-@pytest.mark.parametrize("num_frames", [1, 3])
-def test_a_gif_that_moves_is_a_video_and_one_that_does_not_is_a_picture(tmp_path, num_frames):
-    with av.open(str(tmp_path / "x.gif"), "w") as container:
-        stream = container.add_stream("gif", 10)
-        stream.width, stream.height, stream.pix_fmt = 48, 32, "rgb8"
-        for k in range(num_frames):
-            frame = grey(80 * k).reformat(format="rgb8")
-            frame.pts, frame.time_base = k, Fraction(1, 10)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    picture = video.read_picture(tmp_path / "x.gif")
-    assert (picture is None) == (num_frames > 1)
-    assert sum(1 for _ in video.read_frames(tmp_path / "x.gif")) == num_frames
-    assert picture is None or picture.shape == (32, 48, 3)
 
 
 def test_damaged_frames_are_skipped_and_the_clock_goes_on(tmp_path):
@@ -304,15 +241,6 @@ def test_what_is_no_video_is_told_in_one_line(tmp_path):
             with pytest.raises(UserError, match=words) as raised:
                 read(tmp_path / name)
             assert "\n" not in str(raised.value)
-    for name, words in [
-        ("missing.jpg", "does not exist"),
-        ("empty.mp4", "is empty"),
-        ("broken.jpg", "cannot be decoded"),
-    ]:
-        with pytest.raises(UserError, match=words):
-            video.read_picture(tmp_path / name)
-    assert video.read_picture(tmp_path / "text.txt") is None
-    assert video.read_picture(tmp_path / "sound.wav") is None
 
 
 def test_rates_are_rational():
