@@ -3,13 +3,14 @@
     python benchmarks/bench_inference.py --out benchmarks/table.md
     python benchmarks/bench_inference.py --face a_real_clip.mp4 --quick
 
-The reference's way: the full-size residual generator through Keras' TensorFlow `predict` (its own layers, under Keras 3
-and not the legacy tf_keras, which is slower still), dlib's CNN, run by dlib, on every whole frame, and all frames in
-memory; measured on few frames and extrapolated. It leaves out reading, pasting and encoding, so it flatters the
-reference. Ours: batch_inference.py as a user runs it. The full-size weights are random, made in a temporary folder.
+The reference's way: the full-size residual generator through `predict` of the legacy tf_keras, dlib's CNN, run by dlib,
+on every whole frame, and all frames in memory; measured on few frames and extrapolated. It leaves out reading, pasting
+and encoding, so it flatters the reference. Ours: batch_inference.py as a user runs it. The full-size weights are
+random, made in a temporary folder. Needs requirements-dev.txt (tf_keras).
 """
 
 import argparse
+import json
 import os
 import pathlib
 import re
@@ -23,13 +24,14 @@ sys.path.insert(0, str(ROOT))
 TIME = re.compile(r"(\w+) (\d+\.\d) s")
 
 REFERENCE = """
-import json, sys, time; sys.path.insert(0, {root!r})
+import json, sys, time; sys.path[:0] = [{root!r}, {root!r} + "/tests"]
 start = time.perf_counter()
-import dlib, itertools, numpy as np
+import dlib, itertools, numpy as np, tf_keras
 import faces, video
 from pictures import read_picture
-from generator import build_generator
-generator = build_generator("residual")
+import test_checkpoint
+test_checkpoint.WIDTH = 1.0  # the tests' own is small
+generator = test_checkpoint.legacy_generator(tf_keras, "residual")
 network = dlib.cnn_face_detection_model_v1(str(faces.model_file("mmod_human_face_detector.dat")))
 started = time.perf_counter() - start
 still = read_picture({face!r}) if {face!r}.endswith(".jpg") else None
@@ -39,11 +41,28 @@ for frame in frames:
     network(np.ascontiguousarray(frame[:, :, ::-1]), 0)
 detect = (time.perf_counter() - detect) / len(frames)
 inputs = [np.zeros((64, 96, 96, 6), "float32"), np.zeros((64, 80, 27, 1), "float32")]
-generator.predict([x[:8] for x in inputs], verbose=0)
-made = time.perf_counter()
-generator.predict(inputs, batch_size=64, verbose=0)
-made = (time.perf_counter() - made) / 64
-print(json.dumps([started, detect, made]))
+times = []
+for _ in range(4):  # the first one compiles
+    made = time.perf_counter()
+    generator.predict(inputs, verbose=0)
+    times.append((time.perf_counter() - made) / 64)
+print(json.dumps([started, detect, min(times[1:])]))
+"""
+OURS = """
+import concurrent.futures, json, sys, time; sys.path.insert(0, {root!r})
+import pathlib, numpy as np
+from inference import load_speaker
+speaker, info, told = load_speaker(pathlib.Path({path!r}), precision={precision!r})
+if told:
+    sys.exit(told)
+inputs = np.zeros((8, 96, 96, 6), "float32"), np.zeros((8, 80, 27, 1), "float32")
+times = []
+with concurrent.futures.ThreadPoolExecutor(speaker.at_once) as pool:
+    for _ in range(4):
+        made = time.perf_counter()
+        list(pool.map(lambda _: speaker(*inputs), range(8)))
+        times.append((time.perf_counter() - made) / 64)
+print(json.dumps([min(times[1:])]))
 """
 MAKE_WEIGHTS = """
 import sys; sys.path.insert(0, {root!r})
@@ -77,16 +96,30 @@ def run(command, **environment):
 
 
 def python(code, **environment):
-    """Run a piece of Python in a process of its own. Returns its last line."""
-    return run([sys.executable, "-c", code], **environment)[1]
+    """Run a piece of Python in a process of its own. Returns the numbers that it prints."""
+    told = run([sys.executable, "-c", code], **environment)[1]
+    return json.loads(next((line for line in told.splitlines() if line.startswith("[")), "[]"))
 
 
 def reference(face, num_frames, few):
     """(seconds of the reference's way for so many frames, seconds it takes for one through the generator)."""
-    told = python(REFERENCE.format(root=str(ROOT), face=str(face), few=few), KERAS_BACKEND="tensorflow")
-    numbers = next(line for line in told.splitlines() if line.startswith("["))
-    started, detect, made = (float(v) for v in numbers.strip("[]").split(","))
+    started, detect, made = python(REFERENCE.format(root=str(ROOT), face=str(face), few=few))
     return started + detect * (1 if str(face).endswith(".jpg") else num_frames) + made * num_frames, made
+
+
+def generator_alone(weights, theirs, tell):
+    """Print how many frames a second the full-size generator makes, beside the reference's `theirs` seconds a frame."""
+    tell("| generator alone, full size | frames a second | times the reference's |")
+    tell("|---|---|---|")
+    tell(f"| the reference's `predict` | {1 / theirs:.1f} | 1.0 |")
+    for precision in ("float32", "bfloat16"):
+        try:
+            (ours,) = python(
+                OURS.format(root=str(ROOT), path=str(weights), precision=precision), KERAS_BACKEND="openvino"
+            )
+            tell(f"| OpenVINO, {precision} | {1 / ours:.1f} | {theirs / ours:.2f} |")
+        except SystemExit as e:
+            tell(f"| OpenVINO, {precision} | not here: {str(e).strip().splitlines()[-1]} | - |")
 
 
 def main(argv=None):
@@ -116,9 +149,12 @@ def main(argv=None):
             took, printed = run([*command, "--face", face, "--audio", sound, "--outfile", folder / "out.mp4"])
             phases = ", ".join(f"{phase} {s}" for phase, s in TIME.findall(printed.splitlines()[-1]))
             if weights == full and face not in theirs:
-                theirs[face], _ = reference(face, 25 * seconds, args.few)
+                theirs[face], frame_s = reference(face, 25 * seconds, args.few)
             beside = f"{theirs[face]:.0f} | {theirs[face] / took:.1f}" if weights == full else "- | -"
             tell(f"| {name} | {took:.1f} | {asked} | {beside} | {phases} |")
+        if theirs:
+            tell("")
+            generator_alone(full, frame_s, tell)
     return 0
 
 
