@@ -13,7 +13,6 @@ import argparse
 import concurrent.futures
 import contextlib
 import hashlib
-import os
 import pathlib
 import signal
 import sys
@@ -24,13 +23,16 @@ import cv2
 import faces
 import lipsync
 import video
-from audio import read_blocks
+from checks import check_inputs, check_media, check_numbers, check_result
 from description import check_kind, description
 from errors import UserError, script, whole_file
 from footage import open_footage, resized
 from options import BACKENDS, PRECISIONS, VERSION, has_gpu, import_keras, set_backend
 from pictures import read_picture
 from reference import WAYS
+
+PATHS = ("--checkpoint_path", "--face", "--audio", "--jobs", "--results_dir", "--outfile", "--face_det_checkpoint",
+         "--ref_face", "--list_faces")  # fmt: skip
 
 
 def yes_or_no(text):
@@ -45,7 +47,7 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     # fmt: off
-    add("--checkpoint_path", type=pathlib.Path, required=True,
+    add("--checkpoint_path", type=pathlib.Path,
         help="the generator: X.weights.h5 of train_unet.py or train.py, or a legacy .h5")
     add("--model", choices=("residual", "basic", "warp"),
         help="which generator it is (default: as the checkpoint says)")
@@ -69,7 +71,8 @@ def parse_args(argv=None):
     add("--face_box", type=int, nargs=4, metavar=("T", "B", "L", "R"),
         help="the face at this place, brows to chin, in pixels; where none is found there, the box itself throughout")
     add("--ref_face", type=pathlib.Path, help="a picture of the person whose face is meant")
-    add("--list_faces", type=pathlib.Path, metavar="PNG", help="write the first picture with numbered faces, and exit")
+    add("--list_faces", type=pathlib.Path, metavar="PNG",
+        help="write the first picture of --face with numbered faces, and exit; needs no --audio and no checkpoint")
     add("--pads", type=int, nargs=4, metavar=("T", "B", "L", "R"),
         help="pixels by which the face's box grows at its top, bottom, left and right (default: the checkpoint's)")
     add("--sync_offset_ms", type=float,
@@ -101,26 +104,48 @@ def parse_args(argv=None):
     add("--backend", choices=BACKENDS,
         help="what Keras runs on (default: KERAS_BACKEND if set, else tensorflow beside a GPU, openvino without)")
     # fmt: on
-    args = parser.parse_args(argv)
-    if not args.jobs and (missing := [f"--{name}" for name in ("face", "audio") if getattr(args, name) is None]):
-        parser.error(f"the following arguments are required: {', '.join(missing)} (or --jobs)")
+    args = parser.parse_args(with_dashes(sys.argv[1:] if argv is None else argv))
+    if args.jobs and args.list_faces:
+        parser.error("--list_faces is of one --face, not of --jobs")
+    needed = ["face"] if args.list_faces else ["checkpoint_path"] + ([] if args.jobs else ["face", "audio"])
+    if missing := [f"--{name}" for name in needed if getattr(args, name) is None]:
+        parser.error(f"the following arguments are required: {', '.join(missing)}")
     return args
+
+
+def with_dashes(argv):
+    """Let the name of a file begin with a dash: --face -x.jpg becomes --face=-x.jpg, which argparse understands."""
+    joined = []
+    for text in argv:
+        named = joined and joined[-1] in PATHS and text.startswith("-")
+        if named and (not text.startswith("--") or pathlib.Path(text).exists()):
+            joined[-1] += f"={text}"
+        else:
+            joined.append(text)
+    return joined
 
 
 @script
 def main(argv=None):
     """Make one video, or those of a list. Returns an exit status; the result's path is the last line on stdout."""
     args = parse_args(argv)
+    if args.list_faces:
+        return show_faces(args)
     if args.jobs is None:
         return make_video(args)
     from jobs import read_jobs, report, run_jobs
 
     own = list(sys.argv[1:] if argv is None else argv)
-    lines, generators = read_jobs(args.jobs), {}
+    lines, generators, results = read_jobs(args.jobs, columns=vars(args)), {}, set()
 
     def make(options):
         row = parse_args([*own, *options])
-        row.jobs, out = None, result_path(row)
+        if row.face is None or row.audio is None:
+            raise UserError("the line lacks its face or its audio; fill in both")
+        out = result_path(row)
+        if out.absolute() in results:
+            raise UserError(f"{out} is the result of an earlier line too; give each its own outfile")
+        results.add(out.absolute())
         if out.exists() and not row.overwrite:
             return "was there"
         make_video(row, generators)
@@ -139,7 +164,10 @@ def make_video(args, generators=None):
     generators = {} if generators is None else generators
     out = result_path(args)
     check_numbers(args)
-    check_files(args, out)
+    check_inputs(args)
+    check_result(args, out)
+    if args.preview:
+        check_result(args, out.with_suffix(".png"), ending=".png")
     own_fps = check_media(args.face, args.audio)
     still = own_fps is None or args.static
     fps = None if args.keep_fps and not still else args.fps
@@ -153,17 +181,14 @@ def make_video(args, generators=None):
     which = (args.checkpoint_path, args.model, still, batch_size, args.precision)
 
     with interrupted_by_sigterm(), concurrent.futures.ThreadPoolExecutor(1) as beside:
-        if not args.list_faces and which not in generators:  # the network is loaded while the face is searched
+        if which not in generators:  # the network is loaded while the face is searched
             generators[which] = beside.submit(load_network, *which)
         stored = stored or {}
         pads = tuple(args.pads or stored.get("pads", (0, 0, 0, 0)))
         detector = args.detector or stored.get("detector", "cnn")
         warn_of_other_crops(stored, detector, pads)
         detector = faces.FaceDetector(detector, args.face_det_checkpoint)
-        if args.list_faces:
-            frame = first_picture(args.face, args.start, args.resize_factor)
-            return show_faces(detector, args.face, frame, args.list_faces)
-        frame = first_picture(args.face, args.start, args.resize_factor) if args.face_box else None
+        frame = first_picture(args.face, args.start, args.resize_factor, fps) if args.face_box else None
         choice = chosen_face(detector, frame, args.face_index, args.face_box, args.ref_face)
         clip = lipsync.prepare(
             args.face,
@@ -182,7 +207,7 @@ def make_video(args, generators=None):
             box_cache=out.parent / ".boxes" if args.box_cache else None,
             progress=True,
         )
-        speaker, info, told = generators[which].result()
+        speaker, info, told, synthetic = generators[which].result()
         if told:
             note(told)
         warn_of_idle_gpu(backend, gpu)
@@ -195,7 +220,7 @@ def make_video(args, generators=None):
             silence_gate=args.silence_gate,
             crf=args.crf,
             lossless=args.lossless,
-            comment=None if args.no_metadata else synthetic(args.checkpoint_path),
+            comment=None if args.no_metadata else synthetic,
             preview=out.with_suffix(".png") if args.preview else None,
             side_by_side=args.side_by_side,
             progress=True,
@@ -207,115 +232,64 @@ def make_video(args, generators=None):
     return 0
 
 
-def load_network(*which):
-    """What `inference.load_speaker` gives; runs in a thread beside the search for the face. Imports Keras."""
+def load_network(path, *which):
+    """What `inference.load_speaker` gives, and what results say of themselves in their metadata. Imports Keras.
+
+    Runs in a thread beside the search for the face.
+    """
     import_keras()
     from inference import load_speaker
 
-    return load_speaker(*which)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    told = f"Synthetic: lips made by LipGAN in Keras 3, version {VERSION}, with {path.name} ({digest[:12]})"
+    return *load_speaker(path, *which), told
 
 
-def first_picture(path, start_s, resize_factor):
+def first_picture(path, start_s, resize_factor, fps=None):
     """The picture, or the first frame of the video that is used, as large as it is used."""
     still = read_picture(path)
-    frame = next(open_footage(path, start_s).frames(1)) if still is None else still
+    frame = next(open_footage(path, start_s, fps=fps).frames(1)) if still is None else still
     return resized(frame, resize_factor)
 
 
-def show_faces(detector, face, frame, out):
-    """Write this first picture of `face` with its faces numbered, and print their places. Returns the exit status."""
+def show_faces(args):
+    """Write the first picture of args.face with its faces numbered, and print their places. Returns the exit status."""
     from choice import draw_faces, list_faces
 
+    check_numbers(args)
+    check_inputs(args)
+    check_result(args, args.list_faces, "list_faces", ".png")
+    stored = description(args.checkpoint_path) if args.checkpoint_path else None
+    detector = faces.FaceDetector(args.detector or (stored or {}).get("detector", "cnn"), args.face_det_checkpoint)
+    frame = first_picture(args.face, args.start, args.resize_factor)
     squares = list_faces(detector, frame)
-    with whole_file(out) as temporary:
+    with whole_file(args.list_faces) as temporary:
         temporary.write_bytes(cv2.imencode(".png", draw_faces(frame, squares))[1])
     for number, square in enumerate(squares):
         print(f"--face_index {number}    --face_box {' '.join(str(round(v)) for v in square)}")
-    note(f"{len(squares)} faces in the first picture of {face}")
-    print(out)
+    note(f"{len(squares)} faces in the first picture of {args.face}")
+    print(args.list_faces)
     return 0
 
 
 def chosen_face(detector, frame, index, box, ref_face):
-    """The FaceChoice that the options name; None where no face is found at the box, which is then used itself."""
-    from choice import SAME_PLACE, FaceChoice, list_faces
+    """The FaceChoice that the options name; None where no face is found at the box, which is then used itself.
 
+    frame: the first one, where a box is given.
+    """
+    from choice import SAME_PLACE, FaceChoice, placed
+
+    boxes = None
     if box:
-        squares = list_faces(detector, frame)
-        if not any(faces.overlap(square, box) >= SAME_PLACE for square in squares):
+        boxes = detector.detect_all(frame)
+        if not any(faces.overlap(square, box) >= SAME_PLACE for square in placed(detector, frame, boxes)):
             note(f"no face is found at --face_box {' '.join(map(str, box))}: the box itself is used throughout")
             return None
     picture = read_picture(ref_face) if ref_face else None
     if ref_face and picture is None:
         raise UserError(f"--ref_face {ref_face} is no picture; give a photo of the person")
-    return FaceChoice(index, box, picture)
-
-
-def synthetic(checkpoint_path):
-    """What the result says of itself in its metadata."""
-    with checkpoint_path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return f"Synthetic: lips made by LipGAN in Keras 3, version {VERSION}, with {checkpoint_path.name} ({digest[:12]})"
-
-
-# Before anything is loaded --------------------------------------------------------------------------------------------
-
-
-def check_numbers(args):
-    """Raise UserError for a number that cannot be meant."""
-    for name, low, high in (
-        ("fps", video.SLOWEST, video.FASTEST),
-        ("max_sec", 0.001, 1e6),
-        ("sync_offset_ms", -5000, 5000),
-        ("crf", 0, 51),
-        ("start", 0, 1e6),
-        ("end", 0.001, 1e6),
-        ("resize_factor", 0.25, 32),
-        ("face_index", 0, 1000),
-        ("lipgan_batch_size", 1, 4096),
-        ("n_gpu", 0, 1024),
-    ):
-        number = getattr(args, name)
-        if number is not None and not low <= number <= high:
-            raise UserError(f"--{name} {number:g} is out of range; give a number from {low:g} to {high:g}")
-    if args.face_box:
-        top, bottom, left, right = args.face_box
-        if bottom - top < 8 or right - left < 8:
-            raise UserError(
-                f"--face_box {top} {bottom} {left} {right} is no box; give top, bottom, left, right in pixels"
-            )
-
-
-def check_files(args, out):
-    """Raise UserError for files that are not there, and for a result that must not be written."""
-    for option in ("checkpoint_path", "face", "audio", "face_det_checkpoint", "ref_face"):
-        path = getattr(args, option)
-        if path is not None and not path.is_file():
-            found = "is a folder" if path.is_dir() else "does not exist"
-            raise UserError(f"--{option} {path} {found}; give the path of a file")
-    if out.suffix.lower() != ".mp4":
-        raise UserError(f"--outfile {out}: the result is an mp4; give a name that ends in .mp4")
-    if out.is_dir():
-        raise UserError(f"{out} is a folder; give another --outfile")
-    if out.exists() and any(out.samefile(path) for path in (args.face, args.audio)):
-        raise UserError(f"{out} is one of the inputs; give another --outfile or --results_dir")
-    if out.exists() and not args.overwrite:
-        raise UserError(f"{out} exists already; give --overwrite to replace it, or another --outfile")
-    if args.preview and out.with_suffix(".png").exists() and not args.overwrite:
-        raise UserError(f"{out.with_suffix('.png')} exists already; give --overwrite to replace it, or no --preview")
-    folder = next(p for p in (out.parent, *out.parent.parents) if p.exists())
-    if not folder.is_dir():
-        raise UserError(f"{folder} is a file, no folder; give another --results_dir or --outfile")
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"{folder} cannot be written to; give another --results_dir or --outfile")
-
-
-def check_media(face, audio):
-    """Raise UserError unless the face is a picture or a video and the audio has sound. Returns a video's own rate."""
-    own_fps = None if read_picture(face) is not None else video.probe(face).fps
-    with contextlib.closing(read_blocks(audio)) as blocks:
-        next(blocks)
-    return own_fps
+    return FaceChoice(index, box, picture, boxes)
 
 
 # What Keras runs on ---------------------------------------------------------------------------------------------------

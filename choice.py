@@ -22,20 +22,19 @@ class FaceChoice:
 
     index: counted from left to right, from 0. box: (T, B, L, R) pixels that the face overlaps most. picture: a BGR
     picture of the person (its largest face counts); in every shot the nearest face is taken, if it is near enough.
-    Give one at most; one object is for one video. Raises UserError, later too: when the first frame with faces has no
-    such one.
+    Give one of these at most; one object is for one video. first: `FaceDetector.detect_all` of its first frame, where
+    that is known. Raises UserError, later too: when the first frame with faces has no such one.
     """
 
-    def __init__(self, index=None, box=None, picture=None):
+    def __init__(self, index=None, box=None, picture=None, first=None):
         if sum(v is not None for v in (index, box, picture)) > 1:
             raise UserError("--face_index, --face_box and --ref_face exclude each other; give one of them")
-        self.index, self.box, self._network = index, box, None
+        self.index, self.box, self._first, self._network = index, box, first, None
         self.named = index is not None or box is not None or picture is not None
         self._chip = self._descriptor = None  # of the person, as soon as known; the descriptor only when it is needed
         if picture is not None:
             detector = FaceDetector()
-            squares = [detector.place(picture, found) for found in detector.detect_whole(picture)]
-            squares = [square for square in squares if square is not None]
+            squares = placed(detector, picture, detector.detect_whole(picture))
             if not squares:
                 raise UserError(
                     "--ref_face: no face found in that picture; give one that shows the face from the front"
@@ -47,6 +46,11 @@ class FaceChoice:
         """What decides on boxes, for `box_cache`: plain values."""
         person = None if self._chip is None else hashlib.sha256(self._chip.tobytes()).hexdigest()
         return {"index": self.index, "box": self.box, "person": person}
+
+    def look(self, detector, frame):
+        """The boxes (N, 4) of all faces of a shot's first frame."""
+        known, self._first = self._first, None
+        return detector.detect_all(frame) if known is None else known
 
     def pick(self, detector, frame, squares):
         """Which of these placed squares of a shot's first frame with faces is it? Returns its number, or None."""
@@ -102,8 +106,13 @@ def _chip(detector, frame, square):
 
 def list_faces(detector, frame):
     """The placed squares (N, 4) of all faces of a frame, from left to right."""
-    squares = [detector.place(frame, box) for box in detector.detect_all(frame)]
-    return sorted((square for square in squares if square is not None), key=lambda s: s[2] + s[3])
+    return sorted(placed(detector, frame, detector.detect_all(frame)), key=lambda s: s[2] + s[3])
+
+
+def placed(detector, frame, boxes):
+    """The squares of those boxes in which there is a face: a list of (4,)."""
+    squares = [detector.place(frame, box) for box in boxes]
+    return [square for square in squares if square is not None]
 
 
 def draw_faces(frame, squares):

@@ -19,10 +19,12 @@ def script(main):
     @functools.wraps(main)
     def wrapper(argv=None):
         name = pathlib.Path(sys.modules[main.__module__].__file__).name
+        if hasattr(sys.stdout, "reconfigure"):
+            sys.stdout.reconfigure(errors="surrogateescape")  # a path that is not UTF-8 is printed as it is
         try:
             return main(argv) or 0
         except UserError as e:
-            print(f"{name}: {e}", file=sys.stderr)
+            print(f"{name}: {one_line(e)}", file=sys.stderr)
             return 1
         except BrokenPipeError:
             raise
@@ -30,10 +32,15 @@ def script(main):
             print(f"{name}: interrupted", file=sys.stderr)
             return 130
         except OSError as e:  # a full disk, a missing right
-            print(f"{name}: {e.strerror or e}{f': {e.filename}' if e.filename else ''}", file=sys.stderr)
+            print(f"{name}: {one_line(e.strerror or e)}{f': {e.filename!a}' if e.filename else ''}", file=sys.stderr)
             return 1
 
     return wrapper
+
+
+def one_line(text):
+    """The text with its line ends, which names of files may have, made visible."""
+    return str(text).replace("\r", "\\r").replace("\n", "\\n")
 
 
 @contextlib.contextmanager
@@ -41,7 +48,7 @@ def whole_file(path):
     """Yield a temporary path beside `path`, renamed to it when the block ends well, removed when not."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=".tmp_", suffix="".join(path.suffixes[-2:]), dir=path.parent)
+    handle, temporary = tempfile.mkstemp(prefix=".tmp_", suffix="".join(path.suffixes[-2:])[-20:], dir=path.parent)
     os.close(handle)
     temporary = pathlib.Path(temporary)
     try:

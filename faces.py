@@ -187,7 +187,7 @@ class _Tracker:
         """The chosen Face of a shot's first frame (without a choice the largest), or None."""
         if self.choice is not None:
             named = self.choice.named  # who names a face may mean a small one
-            boxes = self.detector.detect_all(frame) if named else self.detector.detect_whole(frame, twice=twice)
+            boxes = self.choice.look(self.detector, frame) if named else self.detector.detect_whole(frame, twice=twice)
             return self._chosen(frame, boxes)
         for box in self.detector.detect_whole(frame, twice=twice):
             face = self._placed(frame, box)

@@ -1,19 +1,24 @@
 """A list of videos to be made one after another: read, run, and told about at the end."""
 
 import csv
+import traceback
 
-from errors import UserError
+from errors import UserError, one_line
+
+SWITCHES = ("silence_gate", "box_cache")  # flags that are on unless a cell says False
+LISTS = ("pads", "face_box")  # options of several values
 
 
-def read_jobs(path):
+def read_jobs(path, columns=None):
     """The lines of a CSV file with a header, as command line options: [["--face", "a.jpg", "--audio", ...], ...].
 
-    An empty cell leaves its option out; a flag's cell says True (or yes, 1) or is empty or False. Blank lines are
-    skipped. Raises UserError for a file without the columns face and audio, or without a line.
+    columns: the names that the header may have (None: any). An empty cell leaves its option out; a flag's cell says
+    True or yes, or is empty, False or no. Blank lines are skipped. Raises UserError for a file without the columns face
+    and audio, with one that is no option, or without a line.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
+            rows = list(csv.DictReader(file, skipinitialspace=True))
     except FileNotFoundError:
         raise UserError(f"--jobs {path} does not exist; give a CSV file with the columns face and audio") from None
     except (UnicodeDecodeError, csv.Error, IsADirectoryError) as e:
@@ -23,6 +28,10 @@ def read_jobs(path):
         raise UserError(f"--jobs {path} has no line under its header; give a line for each video")
     if missing := {"face", "audio"} - set(rows[0]):
         raise UserError(f"--jobs {path} lacks the column {' and '.join(sorted(missing))} in its first line")
+    if unknown := [name for name in rows[0] if columns and name and name.removeprefix("no-") not in columns]:
+        raise UserError(
+            f"--jobs {path} has the column {unknown[0]!a}, which is no option; take face, audio and others of --help"
+        )
     return [_options(path, number, row) for number, row in enumerate(rows, 1)]
 
 
@@ -33,8 +42,9 @@ def _options(path, number, row):
     for name, text in row.items():
         text = (text or "").strip()
         if not text or text.lower() in ("false", "no"):
+            options += [f"--no-{name}"] * bool(text and name in SWITCHES)
             continue
-        values = text.split() if name in ("pads", "face_box") else [text]
+        values = text.split() if name in LISTS else [text]
         # With "=" a name that begins with a dash is a value.
         options += (
             [f"--{name}"]
@@ -48,17 +58,20 @@ def run_jobs(jobs, make):
     """Make one after another, whatever becomes of the others. make: options -> what to say of the result.
 
     Yields (options, succeeded, what to say) for each. An error of the command line or of the user's files fails its
-    own video only.
+    own video only, as does any other, whose traceback is shown.
     """
     for number, options in enumerate(jobs, 1):
         print(f"video {number} of {len(jobs)}: {' '.join(options)}", flush=True)
         try:
             yield options, True, make(options)
         except (UserError, OSError) as e:
-            print(f"failed: {e}", flush=True)
-            yield options, False, str(e)
+            print(f"failed: {one_line(e)}", flush=True)
+            yield options, False, one_line(e)
         except SystemExit:  # argparse has told what is wrong
             yield options, False, "wrong options in this line"
+        except Exception as e:  # a mistake of ours must not cost the rest of the list
+            traceback.print_exc()
+            yield options, False, one_line(repr(e))
 
 
 def report(results):

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -92,12 +93,58 @@ def test_a_result_says_that_it_is_synthetic_and_the_next_one_searches_no_face(wo
     assert not (tmp_path / "two.png").exists()
 
 
-def test_faces_are_listed_by_number_and_place(world, tmp_path, capsys):
-    line = f"--checkpoint_path {world}/w.weights.h5 --face {world}/v.mp4 --audio {world}/a.wav --list_faces"
-    assert batch_inference.main([*line.split(), str(tmp_path / "faces.png")]) == 0
+def test_faces_are_listed_by_number_and_place_without_a_sound_or_a_checkpoint(world, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    line = f"--face {world}/v.mp4 --detector hog --list_faces faces.png"
+    assert batch_inference.main(line.split()) == 0
     told = capsys.readouterr().out.splitlines()
-    assert told[0].startswith("--face_index 0    --face_box ") and told[-1] == str(tmp_path / "faces.png")
-    assert cv2.imread(str(tmp_path / "faces.png")).shape == (256, 256, 3)
+    assert told[0].startswith("--face_index 0    --face_box ") and told[-1] == "faces.png"
+    picture = cv2.imread("faces.png")
+    assert picture.shape == (256, 256, 3)
+    assert batch_inference.main(line.split()) == 1
+    assert "faces.png exists already; give --overwrite" in capsys.readouterr().err
+    assert batch_inference.main([*line.split(), "--overwrite"]) == 0
+
+
+def test_a_listing_is_not_hindered_by_a_result_that_is_there(world, tmp_path):
+    (tmp_path / "v_a.mp4").write_text("mine")
+    line = f"--checkpoint_path {world}/w.weights.h5 --face {world}/v.mp4 --audio {world}/a.wav --results_dir {tmp_path}"
+    assert batch_inference.main([*line.split(), "--list_faces", str(tmp_path / "faces.png")]) == 0
+
+
+def test_the_first_picture_is_searched_once_for_the_face_in_a_box(world, tmp_path, monkeypatch):
+    searched, detect_all = [], batch_inference.faces.FaceDetector.detect_all
+    monkeypatch.setattr(
+        "faces.FaceDetector.detect_all", lambda self, frame: searched.append(1) or detect_all(self, frame)
+    )
+    line = f"--checkpoint_path {world}/w.weights.h5 --face {world}/v.mp4 --audio {world}/a.wav --results_dir {tmp_path}"
+    assert batch_inference.main([*line.split(), "--face_box", "50", "200", "60", "200"]) == 0
+    assert len(searched) == 1
+
+
+@pytest.mark.parametrize(
+    ("face", "audio"),
+    [
+        ("-face.jpg", "-a b.wav"),
+        ("--static", "http:x.wav"),
+        ("new\nline %d.jpg", "concat:a.wav"),
+        ("ü'\".jpg", "-h.wav"),
+    ],
+    ids=ascii,
+)
+def test_files_of_any_name_are_taken(world, tmp_path, monkeypatch, capsys, face, audio):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(world / "A face.jpg", tmp_path / face)
+    shutil.copy(world / "a.wav", tmp_path / audio)
+    line = ["--checkpoint_path", str(world / "w.weights.h5"), "--face", face, "--audio", audio, "--outfile", "-r.mp4"]
+    assert batch_inference.main(line) == 0
+    assert capsys.readouterr().out == "-r.mp4\n"
+    assert video.probe("-r.mp4").num_frames == 15
+    assert batch_inference.main(line) == 1
+    (tmp_path / face).unlink()
+    assert batch_inference.main([*line[:2], f"--face={face}", *line[4:]]) == 1
+    told = [text for text in capsys.readouterr().err.splitlines() if "batch_inference.py: " in text]
+    assert "exists already" in told[0] and "does not exist" in told[1]
 
 
 def test_a_box_without_a_face_is_used_itself_and_a_line_says_so(world, tmp_path, capsys):

@@ -61,3 +61,29 @@ def test_a_list_loads_the_weights_once_goes_on_after_a_failure_and_is_resumed(tm
     assert batch_inference.main(command) == 1
     assert capsys.readouterr().out.count("was there") == 2
     assert times == [(tmp_path / f"{n}.mp4").stat().st_mtime_ns for n in (1, 3)]
+
+
+def test_a_column_that_is_no_option_is_refused_and_a_switch_is_turned_off(tmp_path):
+    path = tmp_path / "list.csv"
+    path.write_text("face, audio, pads, silence_gate, crfs\na,b,,False,3\n")
+    with pytest.raises(UserError, match="'crfs', which is no option"):
+        read_jobs(path, columns=("face", "audio", "pads", "silence_gate", "crf"))
+    path.write_text(path.read_text().replace("crfs", "crf"))
+    assert read_jobs(path, columns=("face", "audio", "pads", "silence_gate", "crf")) == [
+        ["--face=a", "--audio=b", "--no-silence_gate", "--crf=3"]
+    ]
+
+
+def test_no_line_is_lost_or_undone_by_another(tmp_path, capsys, monkeypatch):
+    made = []
+    monkeypatch.setattr(batch_inference, "make_video", lambda row, _: made.append(row.crf) or 1 / (row.crf - 7))
+    rows = ["a.jpg,b.wav,", "c.jpg,b.wav,7", "a.jpg,b.wav,20", ",b.wav,", "d.jpg,b.wav,x", "e.jpg,b.wav,9"]
+    (tmp_path / "list.csv").write_text("\n".join(["face,audio,crf", *rows]))
+    line = f"--checkpoint_path w --jobs {tmp_path}/list.csv --results_dir {tmp_path}/out --overwrite"
+    assert batch_inference.main(line.split()) == 1
+    table = [row for row in capsys.readouterr().out.splitlines() if row.startswith("| ")][1:]
+    assert made == [16, 7, 9]
+    for row, words in zip(
+        table, ["a_b.mp4", "ZeroDivisionError", "earlier line too", "lacks its face", "wrong", "e_b"], strict=True
+    ):
+        assert words in row
