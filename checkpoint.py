@@ -19,11 +19,13 @@ from audio_hparams import hparams
 from description import ENDING, KINDS, description, json_path
 from discriminator import build_discriminator
 from errors import UserError, whole_file
-from generator import IMG_SIZES, MEETING, build_generator, scaled
+from generator import IMG_SIZES, MEETING, PAINTING, build_generator, scaled
 
 
-def _build(kind, img_size, width):
-    return build_discriminator(img_size, width) if kind == "discriminator" else build_generator(kind, img_size, width)
+def _build(kind, img_size, width, order="channels_last"):
+    if kind == "discriminator":
+        return build_discriminator(img_size, width)
+    return build_generator(kind, img_size, width, order=order if kind in PAINTING else "channels_last")
 
 
 # Saving
@@ -88,15 +90,21 @@ def _pack(source, target, half):
 # Loading
 
 
-def load_generator(path, kind: str | None = None, img_size: int | None = None, width: float | None = None):
+def load_generator(
+    path,
+    kind: str | None = None,
+    img_size: int | None = None,
+    width: float | None = None,
+    order: str = "channels_last",
+):
     """Load a generator from a user checkpoint or a legacy .h5 file: (keras.Model, info).
 
     What is not given is taken from the file (its JSON, or else the shapes of its arrays); what is given must agree.
-    info: the JSON's content; without one, model, img_size, width, and sync_offset_ms 0. Always with `format`
-    ("checkpoint" or "legacy") and `differences`: the hparams of the weights that are others here, which is also told
-    on stderr. Raises UserError, in one line that says what fits.
+    order: as of `build_generator`, for the kinds that have it. info: the JSON's content; without one, model, img_size,
+    width, and sync_offset_ms 0. Always with `format` ("checkpoint" or "legacy") and `differences`: the hparams of the
+    weights that are others here, which is also told on stderr. Raises UserError, in one line that says what fits.
     """
-    return _load(pathlib.Path(path), KINDS, {"model": kind, "img_size": img_size, "width": width})
+    return _load(pathlib.Path(path), KINDS, {"model": kind, "img_size": img_size, "width": width}, order)
 
 
 def load_discriminator(path, img_size: int | None = None, width: float | None = None):
@@ -104,7 +112,7 @@ def load_discriminator(path, img_size: int | None = None, width: float | None = 
     return _load(pathlib.Path(path), ("discriminator",), {"model": None, "img_size": img_size, "width": width})
 
 
-def _load(path, kinds, wanted):
+def _load(path, kinds, wanted, order="channels_last"):
     with _opened(path) as file:
         legacy = _legacy_group(file) is not None
         if not legacy and not path.name.endswith(ENDING):
@@ -116,14 +124,14 @@ def _load(path, kinds, wanted):
         if described:
             found = (described["model"], described["img_size"], described["width"])
             _check_wanted(path, found, kinds, wanted)
-            model = _build(*found)
+            model = _build(*found, order)
             if _shapes(model) != _counted(stored):
                 raise UserError(
                     f"{path} {_fits(_recognised(stored)[0])}, not {_named(*found)} as {json_path(path).name} beside it "
                     "says; give the two files that were saved together"
                 )
         else:
-            found, model = _recognised(stored)
+            found, model = _recognised(stored, order)
             _check_wanted(path, found, kinds, wanted)
         if legacy:
             _assign(path, model, stored)
@@ -214,7 +222,7 @@ def _counted(stored):
     return collections.Counter(dataset.shape or (1,) for dataset in stored)  # a scalar gain may have no axis
 
 
-def _recognised(stored):
+def _recognised(stored, order="channels_last"):
     """((kind, img_size, width), such a network) of arrays of these shapes, or (None, None)."""
     kernels = [d.shape for d in stored if d.ndim == 4]
     # The first layer of the face's encoder is the only one with so many input channels.
@@ -229,7 +237,7 @@ def _recognised(stored):
             return None, None
         # Only in the widest layers, the kernels that span the smallest map are the largest.
         found = (kind, 32 * max(s[0] for s in kernels if s[2] >= max(filters)), width)
-    model = _build(*found) if found[1] in IMG_SIZES else None
+    model = _build(*found, order) if found[1] in IMG_SIZES else None
     return (found, model) if model and _shapes(model) == _counted(stored) else (None, None)
 
 

@@ -15,6 +15,8 @@ from warp import build_warp
 
 IMG_SIZES = range(96, 257, 32)
 MEETING = "face_and_sound"  # the layer at which the two embeddings, in this order, are joined
+AXES = {"channels_last": 3, "channels_first": 1}  # where a map's channels are
+PAINTING = ("residual", "basic")  # kinds that are made of Keras' layers alone, in either order
 
 
 def check_size(img_size: int, width: float) -> None:
@@ -36,14 +38,18 @@ def scaled(filters: int, width: float) -> int:
 # output, and legacy files hold their weights in that order.
 
 
-def _conv(x, filters, kernel=3, strides=1, padding="same", *, width, synchronized, name=None):
-    x = layers.Conv2D(scaled(filters, width), kernel, strides, padding, name=name)(x)
-    return layers.ReLU()(layers.BatchNormalization(momentum=0.8, synchronized=synchronized)(x))
+def _conv(x, filters, kernel=3, strides=1, padding="same", *, width, order, synchronized, name=None):
+    x = layers.Conv2D(scaled(filters, width), kernel, strides, padding, order, name=name)(x)
+    return layers.ReLU()(_normalised(x, order, synchronized))
 
 
-def _up(x, filters, kernel=3, strides=2, *, width, synchronized):
-    x = layers.Conv2DTranspose(scaled(filters, width), kernel, strides, "same")(x)
-    return layers.ReLU()(layers.BatchNormalization(momentum=0.8, synchronized=synchronized)(x))
+def _up(x, filters, kernel=3, strides=2, *, width, order, synchronized):
+    x = layers.Conv2DTranspose(scaled(filters, width), kernel, strides, "same", data_format=order)(x)
+    return layers.ReLU()(_normalised(x, order, synchronized))
+
+
+def _normalised(x, order, synchronized):
+    return layers.BatchNormalization(axis=AXES[order], momentum=0.8, synchronized=synchronized)(x)
 
 
 def _res(x, filters, blocks, *, conv):
@@ -53,25 +59,35 @@ def _res(x, filters, blocks, *, conv):
 
 
 def build_generator(
-    kind: str = "residual", img_size: int = 96, width: float = 1.0, synchronized: bool = False
+    kind: str = "residual",
+    img_size: int = 96,
+    width: float = 1.0,
+    synchronized: bool = False,
+    order: str = "channels_last",
 ) -> keras.Model:
     """Build the network [face, mel] -> face, untrained (sizes in the comments are those of img_size 96).
 
     Inputs: "face" (img_size, img_size, 6) as `faces.generator_input` makes it, "mel" (80, 27, 1) in [-4, 4].
     Output: (img_size, img_size, 3) BGR in [0, 1], float32 under every dtype policy.
     width: multiplies every filter count but the output's. synchronized: batch statistics over all of several devices.
+    order: "channels_first" (of PAINTING only) puts the channels of inputs and output before rows and columns, for
+    backends that compute so. The weights are the same.
     """
     if kind not in KINDS:
         raise UserError(f"--model {kind}: there are {' and '.join(KINDS)}; choose one")
     check_size(img_size, width)
     # On JAX the statistics are global by themselves, and the option raises.
     synchronized = synchronized and keras.backend.backend() == "tensorflow"
-    conv = functools.partial(_conv, width=width, synchronized=synchronized)
-    up = functools.partial(_up, width=width, synchronized=synchronized)
+    conv = functools.partial(_conv, width=width, order=order, synchronized=synchronized)
+    up = functools.partial(_up, width=width, order=order, synchronized=synchronized)
+    join = functools.partial(layers.Concatenate, axis=AXES[order])
     res = functools.partial(_res, conv=conv)
 
-    face = keras.Input((img_size, img_size, 6), name="face")
-    mel = keras.Input((hparams.num_mels, hparams.mel_window, 1), name="mel")
+    shapes = [(img_size, img_size), (hparams.num_mels, hparams.mel_window)]
+    face, mel = (
+        keras.Input((*shape, channels) if order == "channels_last" else (channels, *shape), name=name)
+        for name, shape, channels in zip(("face", "mel"), shapes, (6, 1), strict=True)
+    )
     if kind == "warp":
         output = build_warp(face, _residual_mel(mel, conv, res), functools.partial(scaled, width=width), MEETING)
         return keras.Model([face, mel], output, name="warp_generator")
@@ -83,10 +99,10 @@ def build_generator(
     smallest = img_size // 32  # side of the last map before the embedding
     skips, face_embedding = encode_face(face, smallest, conv, res)
     mel_embedding = encode_mel(mel, conv, res)  # (1, 1, 512)
-    x = layers.Concatenate(name=MEETING)([face_embedding, mel_embedding])  # (1, 1, 1024), basic 768
-    x = decode(x, skips, smallest, up, res)  # (96, 96, 64)
+    x = join(name=MEETING)([face_embedding, mel_embedding])  # (1, 1, 1024), basic 768
+    x = decode(x, skips, smallest, up, res, join)  # (96, 96, 64)
     x = conv(conv(x, 16), 16)  # (96, 96, 16)
-    x = layers.Conv2D(3, 1, dtype="float32")(x)  # (96, 96, 3)
+    x = layers.Conv2D(3, 1, data_format=order, dtype="float32")(x)  # (96, 96, 3)
     output = layers.Activation("sigmoid", dtype="float32", name="prediction")(x)
     return keras.Model([face, mel], output, name=f"{kind}_generator")
 
@@ -129,21 +145,21 @@ def _basic_mel(mel, conv, res):
     return conv(conv(x, 512, padding="valid"), 512, 1)
 
 
-def _residual_decoder(x, skips, smallest, up, res):
+def _residual_decoder(x, skips, smallest, up, res, join):
     f0, f1, f2, f3, f4, f5 = skips
-    x = layers.Concatenate()([f5, up(x, 512, smallest, smallest)])  # (3, 3, 1024)
-    x = layers.Concatenate()([f4, res(up(x, 512), 512, 2)])  # (6, 6, 1024)
-    x = layers.Concatenate()([f3, res(up(x, 256), 256, 2)])  # (12, 12, 512)
-    x = layers.Concatenate()([f2, res(up(x, 128), 128, 2)])  # (24, 24, 256)
-    x = layers.Concatenate()([f1, res(up(x, 64), 64, 2)])  # (48, 48, 128)
-    return layers.Concatenate()([f0, up(x, 32)])
+    x = join()([f5, up(x, 512, smallest, smallest)])  # (3, 3, 1024)
+    x = join()([f4, res(up(x, 512), 512, 2)])  # (6, 6, 1024)
+    x = join()([f3, res(up(x, 256), 256, 2)])  # (12, 12, 512)
+    x = join()([f2, res(up(x, 128), 128, 2)])  # (24, 24, 256)
+    x = join()([f1, res(up(x, 64), 64, 2)])  # (48, 48, 128)
+    return join()([f0, up(x, 32)])
 
 
-def _basic_decoder(x, skips, smallest, up, res):
+def _basic_decoder(x, skips, smallest, up, res, join):
     f0, f1, f2, f3, f4, f5 = skips
-    x = layers.Concatenate()([f5, up(x, 512, smallest, smallest)])  # (3, 3, 1024)
-    x = layers.Concatenate()([f4, up(x, 512)])  # (6, 6, 1024)
-    x = layers.Concatenate()([f3, up(x, 256)])  # (12, 12, 512)
-    x = layers.Concatenate()([f2, up(x, 128)])  # (24, 24, 256)
-    x = layers.Concatenate()([f1, up(x, 64)])  # (48, 48, 128)
-    return layers.Concatenate()([f0, up(x, 32)])
+    x = join()([f5, up(x, 512, smallest, smallest)])  # (3, 3, 1024)
+    x = join()([f4, up(x, 512)])  # (6, 6, 1024)
+    x = join()([f3, up(x, 256)])  # (12, 12, 512)
+    x = join()([f2, up(x, 128)])  # (24, 24, 256)
+    x = join()([f1, up(x, 64)])  # (48, 48, 128)
+    return join()([f0, up(x, 32)])
