@@ -99,7 +99,7 @@ def parse_args(argv=None):
     add("--face_det_batch_size", type=int, help="accepted and ignored: the detector takes one frame at a time")
     add("--n_gpu", type=int, default=1, help="accepted and ignored: one device makes one video")
     add("--precision", choices=PRECISIONS, default="auto",
-        help="of the generator's numbers; auto: bfloat16 where the CPU has it and a residual or basic generator is at "
+        help="of the generator's numbers; auto: bfloat16 where the CPU has it and a residual generator is at "
         "work, else float32 (default: %(default)s)")
     add("--backend", choices=BACKENDS,
         help="what Keras runs on (default: KERAS_BACKEND if set, else tensorflow beside a GPU, openvino without)")

@@ -8,7 +8,7 @@ import numpy as np
 
 import checkpoint
 
-HARMLESS = ("residual", "basic")  # kinds whose pictures bfloat16 was measured to change by under half a grey level
+HARMLESS = ("residual",)  # kinds that bfloat16 was seen, with trained weights, to change by under half a grey level
 
 
 class Speaker:

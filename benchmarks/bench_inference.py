@@ -3,13 +3,13 @@
     python benchmarks/bench_inference.py --out benchmarks/table.md
     python benchmarks/bench_inference.py --face a_real_clip.mp4 --quick
 
-The reference's way: the full-size residual generator through `predict` of the legacy tf_keras, dlib's CNN, run by dlib,
-on every whole frame, and all frames in memory; measured on few frames and extrapolated. It leaves out reading, pasting
-and encoding, so it flatters the reference. Ours: batch_inference.py as a user runs it. The full-size weights are
-random, made in a temporary folder. Needs requirements-dev.txt (tf_keras).
+The reference's way: reference_way.py, whose detector is run on few frames and extrapolated. Ours: batch_inference.py as
+a user runs it. The full-size weights are random, made in a temporary folder. Needs requirements-dev.txt (tf_keras).
+The generator alone is measured in batches of 8, by as many threads as inference has.
 """
 
 import argparse
+import itertools
 import json
 import os
 import pathlib
@@ -23,38 +23,13 @@ ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 TIME = re.compile(r"(\w+) (\d+\.\d) s")
 
-REFERENCE = """
-import json, sys, time; sys.path[:0] = [{root!r}, {root!r} + "/tests"]
-start = time.perf_counter()
-import dlib, itertools, numpy as np, tf_keras
-import faces, video
-from pictures import read_picture
-import test_checkpoint
-test_checkpoint.WIDTH = 1.0  # the tests' own is small
-generator = test_checkpoint.legacy_generator(tf_keras, "residual")
-network = dlib.cnn_face_detection_model_v1(str(faces.model_file("mmod_human_face_detector.dat")))
-started = time.perf_counter() - start
-still = read_picture({face!r}) if {face!r}.endswith(".jpg") else None
-frames = [still] if still is not None else list(itertools.islice(video.read_frames({face!r}), {few}))
-detect = time.perf_counter()
-for frame in frames:
-    network(np.ascontiguousarray(frame[:, :, ::-1]), 0)
-detect = (time.perf_counter() - detect) / len(frames)
-inputs = [np.zeros((64, 96, 96, 6), "float32"), np.zeros((64, 80, 27, 1), "float32")]
-times = []
-for _ in range(4):  # the first one compiles
-    made = time.perf_counter()
-    generator.predict(inputs, verbose=0)
-    times.append((time.perf_counter() - made) / 64)
-print(json.dumps([started, detect, min(times[1:])]))
-"""
 OURS = """
 import concurrent.futures, json, sys, time; sys.path.insert(0, {root!r})
 import pathlib, numpy as np
 from inference import load_speaker
-speaker, info, told = load_speaker(pathlib.Path({path!r}), precision={precision!r})
-if told:
-    sys.exit(told)
+speaker, info, told = load_speaker(pathlib.Path({path!r}), None, {still}, 8, {precision!r})
+if told:  # no such arithmetic here
+    sys.exit()
 inputs = np.zeros((8, 96, 96, 6), "float32"), np.zeros((8, 80, 27, 1), "float32")
 times = []
 with concurrent.futures.ThreadPoolExecutor(speaker.at_once) as pool:
@@ -101,10 +76,11 @@ def python(code, **environment):
     return json.loads(next((line for line in told.splitlines() if line.startswith("[")), "[]"))
 
 
-def reference(face, num_frames, few):
-    """(seconds of the reference's way for so many frames, seconds it takes for one through the generator)."""
-    started, detect, made = python(REFERENCE.format(root=str(ROOT), face=str(face), few=few))
-    return started + detect * (1 if str(face).endswith(".jpg") else num_frames) + made * num_frames, made
+def reference(face, sound, folder, few):
+    """Seconds of the reference's way by phase, and of its generator once more."""
+    script = ROOT / "benchmarks" / "reference_way.py"
+    told = run([sys.executable, script, face, sound, folder, "--few", str(few)])[1]
+    return json.loads(next(line for line in told.splitlines() if line.startswith("{")))
 
 
 def generator_alone(weights, theirs, tell):
@@ -112,14 +88,15 @@ def generator_alone(weights, theirs, tell):
     tell("| generator alone, full size | frames a second | times the reference's |")
     tell("|---|---|---|")
     tell(f"| the reference's `predict` | {1 / theirs:.1f} | 1.0 |")
-    for precision in ("float32", "bfloat16"):
-        try:
-            (ours,) = python(
-                OURS.format(root=str(ROOT), path=str(weights), precision=precision), KERAS_BACKEND="openvino"
-            )
-            tell(f"| OpenVINO, {precision} | {1 / ours:.1f} | {theirs / ours:.2f} |")
-        except SystemExit as e:
-            tell(f"| OpenVINO, {precision} | not here: {str(e).strip().splitlines()[-1]} | - |")
+    for precision, still in itertools.product(("float32", "bfloat16"), (False, True)):
+        name = f"{precision}, {'a still picture (looked at once)' if still else 'a video'}"
+        code = OURS.format(root=str(ROOT), path=str(weights), precision=precision, still=still)
+        numbers = python(code, KERAS_BACKEND="openvino")
+        tell(
+            f"| {name} | {1 / numbers[0]:.1f} | {theirs / numbers[0]:.2f} |"
+            if numbers
+            else f"| {name} | not here | - |"
+        )
 
 
 def main(argv=None):
@@ -149,12 +126,15 @@ def main(argv=None):
             took, printed = run([*command, "--face", face, "--audio", sound, "--outfile", folder / "out.mp4"])
             phases = ", ".join(f"{phase} {s}" for phase, s in TIME.findall(printed.splitlines()[-1]))
             if weights == full and face not in theirs:
-                theirs[face], frame_s = reference(face, 25 * seconds, args.few)
-            beside = f"{theirs[face]:.0f} | {theirs[face] / took:.1f}" if weights == full else "- | -"
+                theirs[face] = reference(face, sound, folder, args.few)
+            whole = sum(s for phase, s in theirs[face].items() if phase != "again") if face in theirs else 0
+            beside = f"{whole:.0f} | {whole / took:.1f}" if weights == full else "- | -"
             tell(f"| {name} | {took:.1f} | {asked} | {beside} | {phases} |")
+        for face, phases in theirs.items():
+            tell(f"\nThe reference's way, {face.name}: {', '.join(f'{name} {s:.1f} s' for name, s in phases.items())}.")
         if theirs:
             tell("")
-            generator_alone(full, frame_s, tell)
+            generator_alone(full, min(phases["again"] for phases in theirs.values()) / 250, tell)
     return 0
 
 
