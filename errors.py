@@ -1,6 +1,7 @@
 """How the scripts fail: one line for the user's mistakes, and never a half-written file."""
 
 import contextlib
+import errno
 import functools
 import os
 import pathlib
@@ -32,7 +33,9 @@ def script(main):
             print(f"{name}: interrupted", file=sys.stderr)
             return 130
         except OSError as e:  # a full disk, a missing right
-            print(f"{name}: {one_line(e.strerror or e)}{f': {e.filename!a}' if e.filename else ''}", file=sys.stderr)
+            full = "; make room, and run it again" if e.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+            where = f": {one_line(e.filename)}" if e.filename else ""
+            print(f"{name}: {one_line(e.strerror or e)}{where}{full}", file=sys.stderr)
             return 1
 
     return wrapper

@@ -242,7 +242,10 @@ def write(
     target = {"audio": clip.audio, "max_s": clip.max_s, "colour": clip.colour}
     target |= {"crf": crf, "lossless": lossless, "comment": comment}
     width *= 1 + side_by_side
-    with timed(seconds, "write"), video.VideoWriter(out, width, height, clip.fps, **target) as writer:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(timed(seconds, "write"))
+        picture = stack.enter_context(whole_file(pathlib.Path(preview))) if preview else None  # both appear, or none
+        writer = stack.enter_context(video.VideoWriter(out, width, height, clip.fps, **target))
         options = {"img_size": img_size, "batch_size": batch_size, "sync_offset_ms": sync_offset_ms}
         options |= {"silence_gate": silence_gate, "folder": out.parent, "seconds": seconds}
         with contextlib.closing(_made_frames(clip, generator, **options)) as frames:
@@ -253,10 +256,9 @@ def write(
                     writer.write(frame)
                 shown += [_thumbnail(frame)] * moments.count(number)
                 without_face += not has_face
-    if preview:
-        rows = [np.hstack(shown[i : i + PREVIEW_MOMENTS // 2]) for i in (0, PREVIEW_MOMENTS // 2)]
-        with whole_file(pathlib.Path(preview)) as temporary:
-            temporary.write_bytes(cv2.imencode(".png", np.vstack(rows))[1])
+        if preview:
+            rows = [np.hstack(shown[i : i + PREVIEW_MOMENTS // 2]) for i in (0, PREVIEW_MOMENTS // 2)]
+            picture.write_bytes(cv2.imencode(".png", np.vstack(rows))[1])
     return Result(out, clip.num_frames, without_face, seconds)
 
 

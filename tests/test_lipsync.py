@@ -1,5 +1,7 @@
 """lipsync.py: every frame at its time, whatever the picture, the video and the sound are."""
 
+import errno
+import pathlib
 import threading
 import wave
 from fractions import Fraction
@@ -67,6 +69,11 @@ def moving(path, num_frames, fps=25, height=64, width=64):
 
 def level(k):
     return 40 + 5 * (32 - abs(k % 64 - 32))
+
+
+def num_threads():
+    """Those of ours: tqdm keeps one of its own."""
+    return sum(thread.name != "tqdm_monitor" for thread in threading.enumerate())
 
 
 def brightness(path):
@@ -246,7 +253,7 @@ def test_frames_can_be_had_back_from_disk_in_any_order_without_loss():
 @pytest.mark.parametrize("kind", ["still", "video"])
 def test_a_failing_generator_leaves_no_file_and_no_thread_behind(tmp_path, kind):
     face = still(tmp_path / "a.png") if kind == "still" else moving(tmp_path / "a.mp4", 9)
-    sound, threads, calls = tone(tmp_path / "tone.wav", 4), threading.active_count(), []
+    sound, threads, calls = tone(tmp_path / "tone.wav", 4), num_threads(), []
 
     def generator(faces, mels):
         calls.append(1)
@@ -256,17 +263,34 @@ def test_a_failing_generator_leaves_no_file_and_no_thread_behind(tmp_path, kind)
 
     before = set(tmp_path.iterdir())
     with pytest.raises(ZeroDivisionError):
-        lipsync(face, sound, tmp_path / "out.mp4", generator, boxes=BOX, img_size=16)
+        lipsync(
+            face, sound, tmp_path / "out.mp4", generator, boxes=BOX, img_size=16, made={"preview": tmp_path / "p.png"}
+        )
     assert set(tmp_path.iterdir()) == before
-    assert threading.active_count() == threads
+    assert num_threads() == threads
+
+
+def test_where_the_preview_cannot_be_written_there_is_no_video_either(tmp_path, monkeypatch):
+    face, sound = still(tmp_path / "a.png"), tone(tmp_path / "tone.wav", 0.2)
+    before = set(tmp_path.iterdir())
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pathlib.Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space"):
+        lipsync(
+            face, sound, tmp_path / "out.mp4", loudness, boxes=BOX, img_size=16, made={"preview": tmp_path / "p.png"}
+        )
+    assert set(tmp_path.iterdir()) == before
 
 
 def test_closing_the_frames_early_ends_the_threads(tmp_path):
-    threads = threading.active_count()
+    threads = num_threads()
     frames = lipsync_frames(prepare(still(tmp_path / "a.png"), tone(tmp_path / "t.wav", 4), boxes=BOX), loudness)
     next(frames)
     frames.close()
-    assert threading.active_count() == threads
+    assert num_threads() == threads
 
 
 def test_no_face_anywhere_is_told_with_the_number_of_frames(tmp_path):
