@@ -78,7 +78,8 @@ def probe(path) -> VideoInfo:
     The rate is the usual distance of the frames where nearly all keep it (so a dropped frame does not change it), else
     their average; outside of 5 to 120 frames a second it becomes 25 or 120. UserError when no frame can be read.
     """
-    if webp.moves(audio.check_file(path)):
+    path = audio.check_file(path)
+    if webp.moves(path):
         return _probe_webp(path)
     with _open_video(path) as (container, stream):
         frame = next(audio.decode_stream(container, stream), None)
@@ -109,8 +110,9 @@ def read_frames(path, fps=None) -> Iterator[np.ndarray]:
     Frame k is the one nearest to k / fps seconds after the first frame. Where frames are damaged or missing, the one
     before is held, so that the picture keeps its clock. A cut-off file ends early. UserError when no frame can be read.
     """
+    path = audio.check_file(path)
     fps = as_rate(fps) if fps else probe(path).fps
-    if webp.moves(audio.check_file(path)):
+    if webp.moves(path):
         yield from (_flat(picture) for picture in _at_rate(webp.timed(path), fps))
         return
     upright = shown = picture = None

@@ -127,6 +127,7 @@ def test_a_webp_that_moves_is_a_video_by_its_own_times(tmp_path, monkeypatch, ch
     animation(tmp_path / "x.webp", [80, 80, 160, 80])
     (tmp_path / "x.webp").rename(path)
     assert read_picture(path) is None
+    path = str(path)
     info = video.probe(path)
     assert (info.height, info.width, info.has_audio, info.duration_s) == (32, 48, False, 0.4)
     levels = [frame.mean() for frame in video.read_frames(path, Fraction(25, 2))]
