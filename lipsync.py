@@ -277,8 +277,8 @@ def lipsync_frames(
     silence_gate: where the sound is silent for over 0.3 s the generator hears nothing at all (see `silence.rest`).
     folder: for the frames of a video that come again (default: the system's folder for temporary files).
     seconds: a dict to which the time at work is added, by phase. img_size, batch_size: see `lipsync`. Frames come out a
-    batch at a time: a batch_size of 1 gives a video's first one soonest, larger ones more frames a second. On two busy
-    cores 0.2 to 0.6 s pass from the call to the first frame with 1, then 60 to 70 ms a frame (benchmarks/RESULTS.md).
+    batch at a time: a batch_size of 1 gives a video's first one soonest, larger ones more frames a second. On two
+    cores some 50 ms pass from the call to the first frame with 1, then 10 to 16 ms a frame (benchmarks/RESULTS.md).
     """
     options = {"img_size": img_size, "batch_size": batch_size, "sync_offset_ms": sync_offset_ms}
     options |= {"silence_gate": silence_gate, "folder": folder, "seconds": seconds}

@@ -21,15 +21,16 @@ def parse_args(argv=None):
     add("--checkpoint_path", required=True, type=pathlib.Path, help="the generator: X.weights.h5, or a legacy .h5")
     add("--detector", choices=("cnn", "hog"), default="hog", help="default: %(default)s")
     add("--max_s", type=float, default=2.0, help="seconds of each video (default: %(default)s)")
+    add("--reference", default="fitted", help="as of batch_inference.py (default: %(default)s)")
     return parser.parse_args(argv)
 
 
-def made(path, speaker, detector, max_s):
+def made(path, speaker, detector, max_s, reference):
     """Yield (source, result, mask (H, W)) of each frame that has a face."""
     from lipsync import lipsync_frames, prepare
     from paste import frame_mask
 
-    clip = prepare(path, path, detector=detector, max_s=max_s)
+    clip = prepare(path, path, detector=detector, max_s=max_s, reference=reference)
     frames = zip(clip.footage.frames(len(clip.found)), lipsync_frames(clip, speaker), strict=False)
     for n, (source, (result, has_face)) in enumerate(frames):
         if has_face:
@@ -71,7 +72,7 @@ def main(argv=None):
         print(f"{'video':<32} frames  outside    edge   upper     jaw")
         for path in args.videos:
             outside, gradients = 0, []
-            for source, result, mask in made(path, speaker, detector, args.max_s):
+            for source, result, mask in made(path, speaker, detector, args.max_s, args.reference):
                 outside += int((source != result).any(axis=-1)[mask == 0].sum())
                 gradients.append([edge_gradients(picture, mask) for picture in (result, source)])
             result, original = np.array(gradients).mean(axis=0)
