@@ -139,14 +139,14 @@ def prepare(
     Raises UserError, also where no frame has a face.
     """
     face, audio, seconds = pathlib.Path(face), pathlib.Path(audio), {}
-    with timed(seconds, "sound"):
-        wav = load_wav(audio, max_s)
-        duration_s = Fraction(len(wav), hparams.sample_rate)
-        mel = melspectrogram(wav)
-        del wav
-    with timed(seconds, "faces"):
+
+    def sound(work, *given):
+        with timed(seconds, "sound"):
+            return work(*given)
+
+    with concurrent.futures.ThreadPoolExecutor(1) as beside, timed(seconds, "faces"):
+        heard = beside.submit(sound, load_wav, audio, max_s)
         still, footage, rate = _source(face, fps, static, start_s, end_s, resize_factor)
-        num_frames = max(1, round(duration_s * rate))
         kept = None
         if boxes is None:
             detector, choice = detector or faces.FaceDetector(), choice or FaceChoice()
@@ -154,11 +154,16 @@ def prepare(
                 settings = {"detector": detector.name, "pads": list(pads), "fps": rate, "bridge": BRIDGE}
                 settings |= choice.settings | {"first": footage.first, "resize_factor": resize_factor}
                 kept = cache_path(pathlib.Path(box_cache), face, **settings)
+        wav = heard.result()
+        num_frames = max(1, round(Fraction(len(wav), hparams.sample_rate) * rate))
+        heard = beside.submit(sound, melspectrogram, wav)
+        del wav  # a long one is large
         track = load_track(kept, num_frames) if kept else None
         if track is None:
             track = _searched(still, footage, rate, num_frames, detector, pads, boxes, choice, progress)
             if kept:
                 save_track(kept, track, whole=len(track.found) < num_frames and end_s is None)
+        mel = heard.result()
     found = track.found
     if not found.any():
         searched = f"any of the {len(found)} frames of" if len(found) > 1 else "the picture"
