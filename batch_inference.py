@@ -13,6 +13,7 @@ import argparse
 import concurrent.futures
 import contextlib
 import hashlib
+import io
 import pathlib
 import signal
 import sys
@@ -139,7 +140,7 @@ def main(argv=None):
     lines, generators, results = read_jobs(args.jobs, columns=vars(args)), {}, set()
 
     def make(options):
-        row = parse_args([*own, *options])
+        row = parse_line([*own, *options])
         if row.face is None or row.audio is None:
             raise UserError("the line lacks its face or its audio; fill in both")
         out = result_path(row)
@@ -152,6 +153,16 @@ def main(argv=None):
         return str(out)
 
     return report(run_jobs(lines, make))
+
+
+def parse_line(options):
+    """`parse_args`, but what it says against them is a UserError."""
+    told = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(told):
+            return parse_args(options)
+    except SystemExit:
+        raise UserError(told.getvalue().rpartition("error: ")[2].strip() or "no options of a video") from None
 
 
 def result_path(args):

@@ -57,8 +57,8 @@ def _options(path, number, row):
 def run_jobs(jobs, make):
     """Make one after another, whatever becomes of the others. make: options -> what to say of the result.
 
-    Yields (options, succeeded, what to say) for each. An error of the command line or of the user's files fails its
-    own video only, as does any other, whose traceback is shown.
+    Yields (options, succeeded, what to say) for each. An error fails its own video only; the traceback of one that is
+    not the user's is shown.
     """
     for number, options in enumerate(jobs, 1):
         print(f"video {number} of {len(jobs)}: {' '.join(options)}", flush=True)
@@ -67,8 +67,6 @@ def run_jobs(jobs, make):
         except (UserError, OSError) as e:
             print(f"failed: {one_line(e)}", flush=True)
             yield options, False, one_line(e)
-        except SystemExit:  # argparse has told what is wrong
-            yield options, False, "wrong options in this line"
         except Exception as e:  # a mistake of ours must not cost the rest of the list
             traceback.print_exc()
             yield options, False, one_line(repr(e))
@@ -79,7 +77,8 @@ def report(results):
     results = list(results)
     print("\n| video | result |\n|---|---|")
     for number, (options, succeeded, told) in enumerate(results, 1):
-        print(f"| {number} {' '.join(options)} | {'' if succeeded else 'FAILED: '}{told} |")
+        cells = f"{number} {' '.join(options)}", f"{'' if succeeded else 'FAILED: '}{told}"
+        print("|", " | ".join(one_line(cell).replace("|", "\\|") for cell in cells), "|")
     failed = sum(not succeeded for _, succeeded, _ in results)
     print(f"{len(results) - failed} of {len(results)} videos are there, {failed} failed", flush=True)
     return int(failed > 0)
