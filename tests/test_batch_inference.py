@@ -122,6 +122,18 @@ def test_the_first_picture_is_searched_once_for_the_face_in_a_box(world, tmp_pat
     assert len(searched) == 1
 
 
+def test_an_animated_webp_speaks(world, tmp_path):
+    face, moving = cv2.imread(str(world / "A face.jpg")), cv2.Animation()
+    moving.frames, moving.durations = [face, face[:, ::-1].copy(), face], np.array([200, 200, 200], np.int32)
+    cv2.imwriteanimation(str(tmp_path / "f.webp"), moving)
+    line = f"--checkpoint_path {world}/w.weights.h5 --face {tmp_path}/f.webp --audio {world}/a.wav --fps 10 --lossless"
+    assert batch_inference.main([*line.split(), "--no-box_cache", "--outfile", str(tmp_path / "r.mp4")]) == 0
+    frames = list(video.read_frames(tmp_path / "r.mp4"))
+    order = [face, face, face[:, ::-1], face[:, ::-1], face, face]
+    for frame, source in zip(frames, order, strict=True):
+        assert np.abs(frame[:60].astype(int) - source[:60]).mean() < 8  # WebP loses some
+
+
 @pytest.mark.parametrize(
     ("face", "audio"),
     [
