@@ -1,5 +1,6 @@
 """Sound in: any file's sound on its picture's clock, its mel spectrogram, and the window of a video frame."""
 
+import array
 import contextlib
 import functools
 import itertools
@@ -104,7 +105,10 @@ def load_wav(path, max_s: float | None = None) -> np.ndarray:
     decoded; a cut-off file gives what is left.
     """
     blocks = first_seconds(read_blocks(path, rate=hparams.sample_rate, mono=True), max_s)
-    return np.concatenate([block.samples[0] for block in blocks])
+    samples = array.array("f")  # grows in place: many small arrays, joined at the end, take twice the memory
+    for block in blocks:
+        samples.frombytes(block.samples[0].astype(np.float32, copy=False).tobytes())
+    return np.frombuffer(samples, np.float32)
 
 
 def first_seconds(blocks, max_s: float | None) -> Iterator[Block]:
