@@ -4,10 +4,10 @@ python plot.py logs/unet logs/gan --out curves.png
 """
 
 import argparse
-import json
 import pathlib
 
 from errors import UserError, script, whole_file
+from state import STATS_NAME, read_stats
 
 UNDRAWN = ("epoch", "batches", "epoch_s")
 
@@ -21,13 +21,12 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def read_stats(path):
-    """The rows of a run's stats.jsonl, [{name: value}, ...]; path: that file or its folder. Raises UserError."""
+def read_run(path):
+    """The rows of a run, by its folder or its stats.jsonl. Raises UserError."""
     path = pathlib.Path(path)
-    path = path / "stats.jsonl" if path.is_dir() else path
+    path = path / STATS_NAME if path.is_dir() else path
     try:
-        # The last line of a run that is being written, or that was killed, may be half.
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+        rows = read_stats(path)
     except OSError as e:
         raise UserError(f"{path}: {e.strerror}; give the folder of a run") from None
     except ValueError as e:
@@ -38,7 +37,7 @@ def read_stats(path):
 
 
 def draw(path, runs, names=None):
-    """Draw runs, {label: rows of `read_stats`}, to a PNG: a small chart for each name, over the batches."""
+    """Draw runs, {label: rows of `read_run`}, to a PNG: a small chart for each name, over the batches."""
     from matplotlib.figure import Figure
 
     found = dict.fromkeys(name for rows in runs.values() for row in rows for name in row if name not in UNDRAWN)
@@ -60,7 +59,7 @@ def draw(path, runs, names=None):
 @script
 def main(argv=None):
     args = parse_args(argv)
-    runs = {str(run): read_stats(run) for run in args.runs}
+    runs = {str(run): read_run(run) for run in args.runs}
     first = pathlib.Path(args.runs[0])
     out = pathlib.Path(args.out) if args.out else (first if first.is_dir() else first.parent) / "curves.png"
     draw(out, runs, args.names)

@@ -15,6 +15,7 @@ from devices import alone
 from errors import whole_file
 from event_log import EventLog
 from metrics import area_under_curve
+from state import STATS_NAME
 
 SAMPLES_SHOWN = 8
 CHARTED = 50  # batches between two points of TensorBoard's curves of losses
@@ -85,7 +86,7 @@ class EpochReport(keras.callbacks.Callback):
         with alone():
             row |= self.validate(epoch)
         row |= {"epoch_s": round(time.monotonic() - self.began, 1)}
-        with (self.folder / "stats.jsonl").open("a", encoding="utf-8") as file:
+        with (self.folder / STATS_NAME).open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         numbers = {name: value for name, value in row.items() if name not in ("epoch", "batches")}
         self.events.scalars(self.position["batches"], {f"epoch/{name}": value for name, value in numbers.items()})

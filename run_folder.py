@@ -25,7 +25,7 @@ from checkpoint import ENDING, save_discriminator, save_generator
 from devices import alone
 from errors import UserError, whole_file
 from ledger import versions
-from state import STATE_ATTRIBUTE, STATE_NAME
+from state import STATE_ATTRIBUTE, STATE_NAME, STATS_NAME, read_stats
 
 EXPLODED = 10  # times the lowest loss that there was over so many batches:
 WINDOW = 100
@@ -181,13 +181,11 @@ def write_record(folder, values, state):
     name = "args.json" if not state else f"args_from_epoch_{state['epoch'] + 1}_batch_{state['batch']}.json"
     with whole_file(folder / name) as temporary:
         temporary.write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")
-    stats = folder / "stats.jsonl"
+    stats = folder / STATS_NAME
     if state and stats.exists():
-        # A process that was killed may have left half a line; what follows the state will be written again.
-        lines = [line for line in stats.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-        lines = [line for line in lines if json.loads(line)["epoch"] <= state["epoch"]]
+        rows = [row for row in read_stats(stats) if row["epoch"] <= state["epoch"]]  # what follows is written again
         with whole_file(stats) as temporary:
-            temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def _commit():

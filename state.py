@@ -1,4 +1,4 @@
-"""A training state's file, as far as it can be read without Keras: what it is of, how far, and with which options."""
+"""What can be read of a run without Keras: what its state is of, how far, with which options; its stats.jsonl."""
 
 import json
 import pathlib
@@ -8,6 +8,7 @@ import h5py
 from errors import UserError
 
 STATE_NAME = "state.weights.h5"
+STATS_NAME = "stats.jsonl"
 STATE_ATTRIBUTE = "lipgan_state"  # of the HDF5 file: JSON with epoch, batch, options, and what the networks are
 # Options that a resumed run does not take over.
 OF_THE_MACHINE = (
@@ -34,6 +35,13 @@ def read_state(path):
     with h5py.File(path) as file:
         state = file.attrs.get(STATE_ATTRIBUTE)
     return json.loads(state) | {"path": path} if state else None
+
+
+def read_stats(path):
+    """The rows of a run's stats.jsonl: [{name: value}, ...]."""
+    # The last line of a run that is being written, or that was killed, may be half.
+    lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines if line.endswith("}")]
 
 
 def parse_with_state(parser, argv):

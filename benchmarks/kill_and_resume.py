@@ -8,7 +8,6 @@ and of the users' weights are equal to the bit. Exit status 1 when one is not, o
 """
 
 import argparse
-import json
 import os
 import pathlib
 import random
@@ -19,13 +18,12 @@ import sys
 import tempfile
 import time
 
-import h5py
-import numpy as np
-
 ROOT = pathlib.Path(__file__).parents[1]
 FREQ = 3  # batches between checkpoints
 PER_KILL = 8  # batches of the run for each kill: more than one gets done in between
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import toys  # noqa: E402
 
 
 def parse_args(argv=None):
@@ -39,28 +37,6 @@ def parse_args(argv=None):
     add("--seed", type=int, default=0, help="of the moments (default: %(default)s)")
     add("--folder", help="where to work (default: a temporary one, removed at the end)")
     return parser.parse_args(argv)
-
-
-def make_data(root):
-    """Write four preprocessed clips of noise, their lists, and a mouth expert that knows nothing but is the same."""
-    from dataset import FaceDataset, write_clip
-
-    rng, clips = np.random.default_rng(0), []
-    for number in range(4):
-        crops = rng.integers(0, 256, (40, 96, 96, 3), dtype="uint8")
-        mel = rng.uniform(-4, 4, (80, 128)).astype("float32")
-        clips.append(root / "main" / "speaker" / f"{number:05d}")
-        write_clip(clips[-1], crops, np.arange(40), np.zeros((40, 4)), mel, np.zeros(25_600))
-    (root / "filelists").mkdir()
-    (root / "filelists" / "train.txt").write_text("".join(f"speaker/{number:05d}\n" for number in range(3)))
-    (root / "filelists" / "val.txt").write_text("speaker/00003\n")
-    import keras
-
-    from training import expert_path
-    from warp import build_expert
-
-    keras.utils.set_random_seed(0)
-    build_expert(96).save_weights(expert_path(FaceDataset(clips[:3]), root))
 
 
 def killed(command, folder, rng, startup_s):
@@ -90,25 +66,9 @@ def killed(command, folder, rng, startup_s):
 
 def differences(one, other):
     """Compare two HDF5 files: (arrays that are equal to the bit, names of those that are not)."""
-    equal, differ = 0, []
-    with h5py.File(one) as a, h5py.File(other) as b:
-
-        def compare(name, item):
-            nonlocal equal
-            if isinstance(item, h5py.Dataset):
-                same = name in b and item[...].tobytes() == b[name][...].tobytes()
-                equal += same
-                differ.extend([] if same else [name])
-
-        a.visititems(compare)
-        differ += [] if len(a) == len(b) else ["the number of groups"]
-    return equal, differ
-
-
-def stats(folder):
-    """The lines of stats.jsonl, without their times."""
-    rows = [json.loads(line) for line in (folder / "stats.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k != "epoch_s"} for row in rows]
+    a, b = toys.arrays(one), toys.arrays(other)
+    equal = {name for name in a.keys() & b.keys() if a[name].tobytes() == b[name].tobytes()}
+    return len(equal), sorted((a.keys() | b.keys()) - equal)
 
 
 def main(argv=None):
@@ -116,7 +76,7 @@ def main(argv=None):
     args = parse_args(argv)
     with tempfile.TemporaryDirectory() as temporary:
         root, rng = pathlib.Path(args.folder or temporary), random.Random(args.seed)
-        make_data(root / "data")
+        toys.write_expert(toys.write_data(root / "data"))
         line = f"--data_root {root}/data --filelists {root}/data/filelists --model basic --width {args.width} "
         line += f"--batch_size 4 --val_samples 8 --checkpoint_freq {FREQ} --steps_per_epoch 10 --precision float32 "
         line += f"--steps {PER_KILL * args.kills}"
@@ -142,8 +102,8 @@ def resumed_to_the_same(command, whole, parts, kills, rng):
             raise SystemExit(f"the state went back from batch {furthest}")
         furthest = batches
     subprocess.run([*command, "--resume", str(state)], check=True, stdout=subprocess.DEVNULL)
-    failed = stats(whole) != stats(parts)
-    print(f"stats.jsonl: {len(stats(parts))} lines, {'DIFFERENT' if failed else 'equal but for their times'}")
+    failed = toys.stats(whole) != toys.stats(parts)
+    print(f"stats.jsonl: {len(toys.stats(parts))} lines, {'DIFFERENT' if failed else 'equal but for their times'}")
     for path in sorted(whole.glob("*.weights.h5")):
         equal, differ = differences(path, parts / path.name)
         print(f"{path.name}: {equal} arrays equal to the bit, {len(differ)} not {differ[:3] or ''}")

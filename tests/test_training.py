@@ -157,7 +157,7 @@ def test_a_run_explains_itself_and_its_result_starts_the_gan(data, tmp_path, cap
     more = ("--epochs", 2, "--steps_per_epoch", 2, "--checkpoint_name", "mine.h5")
     assert train_unet.main(options_for(data, logdir, *more)) == 0
     assert capsys.readouterr().out.splitlines()[-1] == str(logdir / "mine.weights.h5")
-    rows = [json.loads(line) for line in (logdir / "stats.jsonl").read_text().splitlines()]
+    rows = toys.stats(logdir)
     assert [row["epoch"] for row in rows] == [1, 2]
     assert {"mae", "val_mae", "val_gap", "val_lower_gap", "learning_rate", "batches"} <= set(rows[-1])
     assert (logdir / "samples" / "epoch_0002.png").is_file()
@@ -169,7 +169,7 @@ def test_a_run_explains_itself_and_its_result_starts_the_gan(data, tmp_path, cap
     # A second run does not write into the first one's folder, and takes its weights.
     more = ("--steps", 1, "--resume_gen", logdir / "mine.weights.h5")
     assert train.main(options_for(data, logdir, *more)) == 0
-    rows = [json.loads(line) for line in (tmp_path / "unet-2" / "stats.jsonl").read_text().splitlines()]
+    rows = toys.stats(tmp_path / "unet-2")
     assert {"adversarial", "disc_real", "disc_wrong", "disc_fake", "val_auc"} <= set(rows[-1])
 
 

@@ -3,31 +3,39 @@
     python toys.py train --n_gpu 2 ... + --n_gpu 1 ...
 
 makes two runs, one after the other. In the environment: KERAS_BACKEND, SIMULATED_DEVICES, and SIGNAL_AT=5:SIGTERM for a
-signal to itself after the fifth batch.
+signal to itself at the end of the fifth batch.
 """
 
 import importlib
-import json
 import os
 import pathlib
 import signal
 import subprocess
 import sys
 
+import h5py
 import numpy as np
 
 ROOT = pathlib.Path(__file__).parents[1]
 
 
 def toy_generator(kind="basic", img_size=96, width=1.0, synchronized=False):
-    """A generator of a few layers, batch norm among them; [face, mel] -> face as `generator.build_generator`."""
+    """A generator of a few layers, batch norm among them; [face, mel] -> face as `generator.build_generator`.
+
+    Of kind "warp" all that comes after the audio encoder is `warp.py`'s own, as narrow as it goes.
+    """
     import keras
     from keras import layers
 
     from generator import MEETING
+    from warp import build_warp
 
     synchronized = synchronized and keras.backend.backend() == "tensorflow"
     face, mel = keras.Input((img_size, img_size, 6), name="face"), keras.Input((80, 27, 1), name="mel")
+    if kind == "warp":
+        heard = layers.Conv2D(8, (80, 27), use_bias=False)(mel)
+        heard = layers.ReLU()(layers.BatchNormalization(momentum=0.8, synchronized=synchronized)(heard))
+        return keras.Model([face, mel], build_warp(face, heard, lambda filters: 8, MEETING), name="warp_generator")
     x = layers.Conv2D(4, 8, 8, use_bias=False)(face)  # before batch norm a bias learns nothing but rounding errors
     x = layers.ReLU()(layers.BatchNormalization(momentum=0.8, synchronized=synchronized)(x))
     seen = layers.GlobalAveragePooling2D(keepdims=True)(x)
@@ -62,6 +70,19 @@ def write_data(root):
     return write_lists(root, train=range(2), val=range(2, 3))
 
 
+def write_expert(data):
+    """The mouth expert of these data, which knows nothing, but is the same every time."""
+    import keras
+
+    from dataset import FaceDataset
+    from training import expert_path
+    from warp import build_expert
+
+    keras.utils.set_random_seed(0)
+    clips = [data / "main" / line for line in (data / "filelists" / "train.txt").read_text().split()]
+    build_expert(96).save_weights(expert_path(FaceDataset(clips), data))
+
+
 def write_lists(root, **splits):
     """File lists of clips of one speaker, by their numbers. Returns root."""
     (root / "filelists").mkdir()
@@ -78,17 +99,29 @@ def options_for(data, logdir, *more):
 
 
 def start(script, *options, backend, simulated_devices=1, **environment):
-    """A process (subprocess.Popen) that runs a training script with toy networks."""
-    environment = {"KERAS_BACKEND": backend, "SIMULATED_DEVICES": str(simulated_devices), **environment}
-    environment |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    """A process (subprocess.Popen) that runs a script on toy networks, with one thread where nothing else is said."""
+    environment = {"KERAS_BACKEND": backend, "SIMULATED_DEVICES": str(simulated_devices)} | environment
+    environment = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "PYTHONUNBUFFERED": "1"} | environment
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "KERAS_"))}
     command = [sys.executable, __file__, script, *map(str, options)]
     return subprocess.Popen(command, env=kept | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def stats(logdir):
-    """The lines of a run's stats.jsonl."""
-    return [json.loads(line) for line in (logdir / "stats.jsonl").read_text().splitlines()]
+    """The lines of a run's stats.jsonl, without their times."""
+    from state import STATS_NAME, read_stats
+
+    return [
+        {name: value for name, value in row.items() if name != "epoch_s"} for row in read_stats(logdir / STATS_NAME)
+    ]
+
+
+def arrays(path):
+    """All arrays of an HDF5 file by name."""
+    found = {}
+    with h5py.File(path) as file:
+        file.visititems(lambda name, item: found.update({name: item[...]} if isinstance(item, h5py.Dataset) else {}))
+    return found
 
 
 def signals_itself(callback, number, name):
