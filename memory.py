@@ -9,7 +9,7 @@ TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3  # mallopt's names for them
 
 
 class KeepsMemory(keras.callbacks.Callback):
-    """On glibc, keeps freed memory for the next batch; elsewhere nothing.
+    """Keeps freed memory for the next batch.
 
     TensorFlow tells malloc to give back all that is freed ("Memory patch applied: M_TRIM_THRESHOLD=128 kb") as soon as
     `fit()` reads a PyDataset, so every batch asks the system for its memory anew, page by page. At width 0.25 on two
@@ -17,9 +17,15 @@ class KeepsMemory(keras.callbacks.Callback):
     """
 
     def on_train_batch_end(self, batch, logs=None):
-        if batch or platform.libc_ver()[0] != "glibc":  # TensorFlow does it before the first batch
-            return
-        libc = ctypes.CDLL(None)
-        libc.mallopt(TRIM_THRESHOLD, 2**31 - 1)
-        libc.mallopt(TOP_PAD, 2**28)
-        libc.mallopt(MMAP_THRESHOLD, 2**25)  # the most that it takes
+        if not batch:  # TensorFlow does it before the first batch
+            keep_memory()
+
+
+def keep_memory():
+    """On glibc, keep what is freed for what is allocated next; elsewhere do nothing."""
+    if platform.libc_ver()[0] != "glibc":
+        return
+    libc = ctypes.CDLL(None)
+    libc.mallopt(TRIM_THRESHOLD, 2**31 - 1)
+    libc.mallopt(TOP_PAD, 2**28)
+    libc.mallopt(MMAP_THRESHOLD, 2**25)  # the most that it takes

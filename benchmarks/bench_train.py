@@ -1,12 +1,13 @@
 """The reference's GAN step against ours, and half precision against float32.
 
     python benchmarks/bench_train.py --batch_size 16 --steps 8
-    python benchmarks/bench_train.py --losses --data_root grid_preprocessed --width 0.125 --batch_size 8
+    python benchmarks/bench_train.py --losses --data_root grid_preprocessed --width 0.25 --batch_size 16
 
-The first takes turns, a step of the reference's and one of ours, on the same networks and noise, and prints the median
-seconds of each and the median ratio. The reference's step is: the generator's predict(), two updates of the
-discriminator by train_on_batch() (real, and generated or with another sound), its test_on_batch(), and an update of
-generator and frozen discriminator, each of which runs networks that ours runs once.
+The first takes turns, a step of the reference's and one of ours, on the same networks and pictures, and prints the
+medians of each and of the ratios, of the time that passed and of the processors' time (which other programs disturb
+less). The reference's step is: the generator's predict(), two updates of the discriminator by train_on_batch() (real,
+and generated or with another sound), its test_on_batch(), and an update of generator and frozen discriminator, each of
+which runs networks that ours runs once. It is in float32, as the reference is. Pictures are noise, or of --data_root.
 
 The second trains three times from the start: float32, mixed_bfloat16 with the same seed, float32 with another one, and
 prints for each loss by how much the curves differ (the mean of windows of 20 batches).
@@ -14,7 +15,6 @@ prints for each loss by how much the curves differ (the mean of windows of 20 ba
 
 import argparse
 import pathlib
-import statistics
 import subprocess
 import sys
 import time
@@ -34,20 +34,31 @@ def parse_args(argv=None):
     add("--width", type=float, default=1.0, help="multiplies all filter counts (default: %(default)s)")
     add("--batch_size", type=int, default=16, help="samples a batch (default: %(default)s)")
     add("--steps", type=int, help="steps that are measured (default: 8), or batches of --losses (default: 200)")
-    add("--precision", default="float32", help="of our step; the reference's is float32 (default: %(default)s)")
+    both = ("float32", "mixed_bfloat16")
+    add("--precision", nargs="+", default=both, help="of our step, one or several (default: float32 mixed_bfloat16)")
     add("--losses", action="store_true", help="compare losses in place of times")
-    add("--data_root", help="for --losses: a folder made by preprocess.py")
+    add("--data_root", type=pathlib.Path, help="a folder made by preprocess.py; --losses needs it")
     add("--seed", type=int, help="for --losses: train once with this seed, and write the losses to --out")
     add("--out", help="for --seed: an .npy file")
     return parser.parse_args(argv)
 
 
 def noise(batch_size):
-    """A batch as `batches.as_inputs` makes them, in float32."""
+    """A batch as `batches.as_bytes` makes them."""
     rng = np.random.default_rng(0)
-    x = {"face": rng.random((batch_size, 96, 96, 6), "float32")}
+    x = {"face": rng.integers(0, 256, (batch_size, 96, 96, 6), "uint8")}
     x |= {name: rng.uniform(-4, 4, (batch_size, 80, 27, 1)).astype("float32") for name in ("mel", "wrong_mel")}
-    return x, rng.random((batch_size, 96, 96, 3), "float32")
+    return x, rng.integers(0, 256, (batch_size, 96, 96, 3), "uint8")
+
+
+def batches(data_root, batch_size, seed, count):
+    """Yield so many batches of the training clips of a preprocessed folder."""
+    from batches import Feed
+    from dataset import FaceDataset
+    from splits import find_clips
+
+    clips, _ = find_clips(data_root, "train", data_root / "filelists")
+    return Feed(FaceDataset(clips), batch_size, seed, 1, count).few(0, count)
 
 
 def reference_step(model, width):
@@ -72,14 +83,15 @@ def reference_step(model, width):
 
     def step(x, y):
         in_sync, out_of_sync = np.zeros((len(y), 1), "float32"), np.ones((len(y), 1), "float32")
-        fake = generator.predict([x["face"], x["mel"]], verbose=0)
+        face, y = x["face"] / np.float32(255), y / np.float32(255)
+        fake = generator.predict([face, x["mel"]], verbose=0)
         # Keras reads `trainable` when a function is traced: frozen in one of them, and learning in the other.
         discriminator.trainable = True
         discriminator.train_on_batch([y, x["mel"]], in_sync)
         discriminator.train_on_batch([fake, x["mel"]], out_of_sync)
         discriminator.test_on_batch([fake, x["mel"]], out_of_sync)
         discriminator.trainable = False
-        combined.train_on_batch([x["face"], x["mel"]], [y, in_sync])
+        combined.train_on_batch([face, x["mel"]], [y, in_sync])
 
     return step
 
@@ -101,43 +113,36 @@ def our_step(model, width, precision):
 
 
 def compare_times(args):
-    """Print the median seconds of both steps, and their ratio."""
+    """Print the medians of all steps, and of their ratios to the reference's."""
     ways = {"reference": reference_step(args.model, args.width)}
-    ways["ours"] = our_step(args.model, args.width, args.precision)
-    x, y = noise(args.batch_size)
+    ways |= {f"ours, {precision}": our_step(args.model, args.width, precision) for precision in args.precision}
+    x, y = next(batches(args.data_root, args.batch_size, 0, 1)) if args.data_root else noise(args.batch_size)
     took = {name: [] for name in ways}
     for number in range(WARM_UP + (args.steps or 8)):
         for name, step in ways.items():
-            began = time.perf_counter()
+            began = time.perf_counter(), time.process_time()
             step(x, y)
-            took[name] += [time.perf_counter() - began] if number >= WARM_UP else []
+            took[name] += [(time.perf_counter() - began[0], time.process_time() - began[1])]
+        print(f"turn {number + 1}: " + ", ".join(f"{name} {took[name][-1][0]:.2f} s" for name in ways), flush=True)
+    took = {name: np.array(seconds)[WARM_UP:] for name, seconds in took.items()}
+    print(f"{args.model}, width {args.width}, {args.batch_size} samples, {len(took['reference'])} turns:")
+    print("| step | s | processors' s | times as fast | in processors' time |")
+    print("|---|---|---|---|---|")
     for name, seconds in took.items():
-        each = ", ".join(f"{s:.2f}" for s in seconds)
-        print(f"{name}: median {statistics.median(seconds):.2f} s a step, {args.batch_size} samples ({each})")
-    ratios = [a / b for a, b in zip(took["reference"], took["ours"], strict=True)]
-    print(f"reference / ours ({args.precision}): median {statistics.median(ratios):.2f}")
+        wall, processors = np.median(seconds, axis=0)
+        ratios = np.median(took["reference"] / seconds, axis=0)
+        print(f"| {name} | {wall:.2f} | {processors:.2f} | {ratios[0]:.2f} | {ratios[1]:.2f} |")
 
 
 def train(args):
     """Train once with --seed and --precision, and write the losses of each batch, (losses, batches), to --out."""
     import keras
 
-    from batches import Feed
-    from dataset import FaceDataset
-    from splits import find_clips
-
     keras.utils.set_random_seed(args.seed)
-    step = our_step(args.model, args.width, args.precision)
-    clips, _ = find_clips(args.data_root, "train", pathlib.Path(args.data_root) / "filelists")
-    dataset, rows = FaceDataset(clips), []
-    steps = args.steps or 200
-    for x, y in Feed(dataset, args.batch_size, args.seed, 1, steps).few(0, steps):
-        rows.append(step(x, y, return_dict=True))
-    names = sorted(rows[0])
-    # train_on_batch() gives means since the beginning.
-    counts = np.arange(1, steps + 1)
-    sums = np.array([[float(row[name]) for row in rows] for name in names]) * counts
-    np.save(args.out, np.diff(sums, axis=1, prepend=0))
+    step, steps = our_step(args.model, args.width, *args.precision), args.steps or 200
+    rows = [step(x, y, return_dict=True) for x, y in batches(args.data_root, args.batch_size, args.seed, steps)]
+    names = sorted(rows[0])  # train_on_batch() gives each batch's own losses; fit() would give means
+    np.save(args.out, [[float(row[name]) for row in rows] for name in names])
     print(" ".join(names))
 
 
