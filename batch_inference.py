@@ -24,7 +24,7 @@ import cv2
 import faces
 import lipsync
 import video
-from checks import check_inputs, check_media, check_numbers, check_result
+from checks import INPUTS, RANGES, check_inputs, check_media, check_numbers, check_result
 from description import check_kind, description
 from errors import UserError, script, whole_file
 from footage import open_footage, resized
@@ -165,6 +165,14 @@ def parse_line(options):
         raise UserError(told.getvalue().rpartition("error: ")[2].strip() or "no options of a video") from None
 
 
+def checked(args):
+    """The given files, all of which are there; numbers are checked too. Raises UserError."""
+    check_numbers(args.face_box, **{name: getattr(args, name) for name in RANGES})
+    inputs = {name: getattr(args, name) for name in INPUTS}
+    check_inputs(**inputs)
+    return list(inputs.values())
+
+
 def result_path(args):
     """Where the video goes."""
     return args.outfile or args.results_dir / f"{args.face.stem}_{args.audio.stem}.mp4"
@@ -174,11 +182,10 @@ def make_video(args, generators=None):
     """Make the video of parsed options. generators: futures of what earlier calls loaded. Returns an exit status."""
     generators = {} if generators is None else generators
     out = result_path(args)
-    check_numbers(args)
-    check_inputs(args)
-    check_result(args, out)
+    inputs = checked(args)
+    check_result(out, inputs, args.overwrite)
     if args.preview:
-        check_result(args, out.with_suffix(".png"), ending=".png")
+        check_result(out.with_suffix(".png"), inputs, args.overwrite, ending=".png")
     own_fps = check_media(args.face, args.audio)
     still = own_fps is None or args.static
     fps = None if args.keep_fps and not still else args.fps
@@ -268,9 +275,7 @@ def show_faces(args):
     """Write the first picture of args.face with its faces numbered, and print their places. Returns the exit status."""
     from choice import draw_faces, list_faces
 
-    check_numbers(args)
-    check_inputs(args)
-    check_result(args, args.list_faces, "list_faces", ".png")
+    check_result(args.list_faces, checked(args), args.overwrite, "list_faces", ".png")
     stored = description(args.checkpoint_path) if args.checkpoint_path else None
     detector = faces.FaceDetector(args.detector or (stored or {}).get("detector", "cnn"), args.face_det_checkpoint)
     frame = first_picture(args.face, args.start, args.resize_factor)
