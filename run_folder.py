@@ -12,6 +12,7 @@ import collections
 import json
 import pathlib
 import platform
+import shutil
 import subprocess
 import sys
 
@@ -158,8 +159,8 @@ def open_folder(logdir, state):
     """The run's folder: the one that is resumed, or a new one that holds no run yet, and that no other run can take."""
     if state:
         folder = state["path"].parent
-        for leftover in folder.glob(".tmp_*"):  # of a process that was killed while it wrote
-            leftover.unlink() if leftover.is_file() else None
+        for leftover in list(folder.rglob(".tmp_*")):  # of a process that was killed while it wrote
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         return folder
     folder, number = pathlib.Path(logdir), 1
     while True:

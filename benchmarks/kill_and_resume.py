@@ -108,7 +108,7 @@ def resumed_to_the_same(command, whole, parts, kills, rng):
         equal, differ = differences(path, parts / path.name)
         print(f"{path.name}: {equal} arrays equal to the bit, {len(differ)} not {differ[:3] or ''}")
         failed = failed or bool(differ)
-    leftovers = [path.name for path in parts.glob(".tmp_*")]
+    leftovers = [path.name for path in parts.rglob(".tmp_*")]
     print(f"left over: {leftovers or 'nothing'}")
     return int(failed or bool(leftovers))
 

@@ -81,10 +81,15 @@ def test_a_run_killed_in_the_middle_of_an_epoch_ends_as_if_it_had_never_stopped(
     _, err = process.communicate()
     assert process.returncode == -signal.SIGKILL, err
     assert read_state(folder)["batches"] == 2
-    (folder / "stats.jsonl").write_text('{"epoch": 1, "ma')  # as if it had been killed while it wrote that
+    (folder / "stats.jsonl").write_text('{"epoch": 1, "ma')  # as if it had been killed while it wrote that,
+    (folder / ".tmp_folder").mkdir()  # the users' weights,
+    (folder / ".tmp_folder" / "lipgan.weights.h5").touch()
+    (folder / "samples").mkdir(exist_ok=True)
+    (folder / "samples" / ".tmp_picture.png").touch()  # or a picture
     resumed = options_for(data, folder, "--resume", folder / STATE_NAME)  # all else stands in the state
     assert train.main(resumed) == 0
     assert_same_end(whole, folder)
+    assert not list(folder.rglob(".tmp_*"))
 
 
 def test_a_run_without_these_is_resumed_as_exactly_and_a_seed_gives_the_same_losses_twice(data, tmp_path):
