@@ -22,10 +22,10 @@ from errors import UserError, whole_file
 from generator import IMG_SIZES, MEETING, PAINTING, build_generator, scaled
 
 
-def _build(kind, img_size, width, order="channels_last"):
+def _build(kind, img_size, width, lean=False):
     if kind == "discriminator":
         return build_discriminator(img_size, width)
-    return build_generator(kind, img_size, width, order=order if kind in PAINTING else "channels_last")
+    return build_generator(kind, img_size, width, lean=lean and kind in PAINTING)
 
 
 # Saving
@@ -95,16 +95,16 @@ def load_generator(
     kind: str | None = None,
     img_size: int | None = None,
     width: float | None = None,
-    order: str = "channels_last",
+    lean: bool = False,
 ):
     """Load a generator from a user checkpoint or a legacy .h5 file: (keras.Model, info).
 
     What is not given is taken from the file (its JSON, or else the shapes of its arrays); what is given must agree.
-    order: as of `build_generator`, for the kinds that have it. info: the JSON's content; without one, model, img_size,
+    lean: as of `build_generator`, for the kinds that have it. info: the JSON's content; without one, model, img_size,
     width, and sync_offset_ms 0. Always with `format` ("checkpoint" or "legacy") and `differences`: the hparams of the
     weights that are others here, which is also told on stderr. Raises UserError, in one line that says what fits.
     """
-    return _load(pathlib.Path(path), KINDS, {"model": kind, "img_size": img_size, "width": width}, order)
+    return _load(pathlib.Path(path), KINDS, {"model": kind, "img_size": img_size, "width": width}, lean)
 
 
 def load_discriminator(path, img_size: int | None = None, width: float | None = None):
@@ -112,7 +112,7 @@ def load_discriminator(path, img_size: int | None = None, width: float | None = 
     return _load(pathlib.Path(path), ("discriminator",), {"model": None, "img_size": img_size, "width": width})
 
 
-def _load(path, kinds, wanted, order="channels_last"):
+def _load(path, kinds, wanted, lean=False):
     with _opened(path) as file:
         legacy = _legacy_group(file) is not None
         if not legacy and not path.name.endswith(ENDING):
@@ -124,14 +124,14 @@ def _load(path, kinds, wanted, order="channels_last"):
         if described:
             found = (described["model"], described["img_size"], described["width"])
             _check_wanted(path, found, kinds, wanted)
-            model = _build(*found, order)
+            model = _build(*found, lean)
             if _shapes(model) != _counted(stored):
                 raise UserError(
                     f"{path} {_fits(_recognised(stored)[0])}, not {_named(*found)} as {json_path(path).name} beside it "
                     "says; give the two files that were saved together"
                 )
         else:
-            found, model = _recognised(stored, order)
+            found, model = _recognised(stored, lean)
             _check_wanted(path, found, kinds, wanted)
         if legacy:
             _assign(path, model, stored)
@@ -222,7 +222,7 @@ def _counted(stored):
     return collections.Counter(dataset.shape or (1,) for dataset in stored)  # a scalar gain may have no axis
 
 
-def _recognised(stored, order="channels_last"):
+def _recognised(stored, lean=False):
     """((kind, img_size, width), such a network) of arrays of these shapes, or (None, None)."""
     kernels = [d.shape for d in stored if d.ndim == 4]
     # The first layer of the face's encoder is the only one with so many input channels.
@@ -237,7 +237,7 @@ def _recognised(stored, order="channels_last"):
             return None, None
         # Only in the widest layers, the kernels that span the smallest map are the largest.
         found = (kind, 32 * max(s[0] for s in kernels if s[2] >= max(filters)), width)
-    model = _build(*found, order) if found[1] in IMG_SIZES else None
+    model = _build(*found, lean) if found[1] in IMG_SIZES else None
     return (found, model) if model and _shapes(model) == _counted(stored) else (None, None)
 
 

@@ -16,7 +16,9 @@ from warp import build_warp
 IMG_SIZES = range(96, 257, 32)
 MEETING = "face_and_sound"  # the layer at which the two embeddings, in this order, are joined
 AXES = {"channels_last": 3, "channels_first": 1}  # where a map's channels are
-PAINTING = ("residual", "basic")  # kinds that are made of Keras' layers alone, in either order
+PAINTING = ("residual", "basic")  # kinds that paint, layer by layer, and have a lean form
+ABOVE = 2  # rows above the middle that the lean form makes too: what is pasted is interpolated from them
+MARGINS = (4, 3)  # rows that the decoder keeps above the middle of its last maps but one: so far its convolutions see
 
 
 def check_size(img_size: int, width: float) -> None:
@@ -52,6 +54,11 @@ def _normalised(x, order, synchronized):
     return layers.BatchNormalization(axis=AXES[order], momentum=0.8, synchronized=synchronized)(x)
 
 
+def _below(x, rows, *, order):
+    """Without the uppermost rows, and all that they cost."""
+    return layers.Cropping2D(((rows, 0), (0, 0)), data_format=order)(x)
+
+
 def _res(x, filters, blocks, *, conv):
     for _ in range(blocks):
         x = layers.ReLU()(layers.Add()([conv(conv(x, filters), filters), x]))
@@ -63,46 +70,47 @@ def build_generator(
     img_size: int = 96,
     width: float = 1.0,
     synchronized: bool = False,
-    order: str = "channels_last",
+    lean: bool = False,
 ) -> keras.Model:
     """Build the network [face, mel] -> face, untrained (sizes in the comments are those of img_size 96).
 
     Inputs: "face" (img_size, img_size, 6) as `faces.generator_input` makes it, "mel" (80, 27, 1) in [-4, 4].
     Output: (img_size, img_size, 3) BGR in [0, 1], float32 under every dtype policy.
     width: multiplies every filter count but the output's. synchronized: batch statistics over all of several devices.
-    order: "channels_first" (of PAINTING only) puts the channels of inputs and output before rows and columns, for
-    backends that compute so. The weights are the same.
+    lean (of PAINTING only): the form in which OpenVINO is fastest, with the same weights. Channels come before rows and
+    columns in both inputs and in the output, of which only the rows from `img_size // 2 - ABOVE` on are made.
     """
     if kind not in KINDS:
         raise UserError(f"--model {kind}: there are {' and '.join(KINDS)}; choose one")
     check_size(img_size, width)
     # On JAX the statistics are global by themselves, and the option raises.
     synchronized = synchronized and keras.backend.backend() == "tensorflow"
+    order = "channels_first" if lean else "channels_last"
     conv = functools.partial(_conv, width=width, order=order, synchronized=synchronized)
     up = functools.partial(_up, width=width, order=order, synchronized=synchronized)
     join = functools.partial(layers.Concatenate, axis=AXES[order])
+    below = functools.partial(_below, order=order) if lean else (lambda x, _: x)
     res = functools.partial(_res, conv=conv)
 
     shapes = [(img_size, img_size), (hparams.num_mels, hparams.mel_window)]
     face, mel = (
-        keras.Input((*shape, channels) if order == "channels_last" else (channels, *shape), name=name)
+        keras.Input((channels, *shape) if lean else (*shape, channels), name=name)
         for name, shape, channels in zip(("face", "mel"), shapes, (6, 1), strict=True)
     )
     if kind == "warp":
         output = build_warp(face, _residual_mel(mel, conv, res), functools.partial(scaled, width=width), MEETING)
         return keras.Model([face, mel], output, name="warp_generator")
-    encode_face, encode_mel, decode = (
-        (_basic_face, _basic_mel, _basic_decoder)
-        if kind == "basic"
-        else (_residual_face, _residual_mel, _residual_decoder)
-    )
+    basic = kind == "basic"
+    encode_face, encode_mel = (_basic_face, _basic_mel) if basic else (_residual_face, _residual_mel)
     smallest = img_size // 32  # side of the last map before the embedding
     skips, face_embedding = encode_face(face, smallest, conv, res)
     mel_embedding = encode_mel(mel, conv, res)  # (1, 1, 512)
     x = join(name=MEETING)([face_embedding, mel_embedding])  # (1, 1, 1024), basic 768
-    x = decode(x, skips, smallest, up, res, join)  # (96, 96, 64)
+    more = (lambda x, *_: x) if basic else res
+    x = _decoder(x, skips, smallest, up, more, join, below)  # (96, 96, 64)
     x = conv(conv(x, 16), 16)  # (96, 96, 16)
     x = layers.Conv2D(3, 1, data_format=order, dtype="float32")(x)  # (96, 96, 3)
+    x = below(x, 2 * MARGINS[1] - ABOVE)
     output = layers.Activation("sigmoid", dtype="float32", name="prediction")(x)
     return keras.Model([face, mel], output, name=f"{kind}_generator")
 
@@ -145,21 +153,12 @@ def _basic_mel(mel, conv, res):
     return conv(conv(x, 512, padding="valid"), 512, 1)
 
 
-def _residual_decoder(x, skips, smallest, up, res, join):
+def _decoder(x, skips, smallest, up, res, join, below):
     f0, f1, f2, f3, f4, f5 = skips
+    first, second = 4 * smallest - MARGINS[0], 8 * smallest - MARGINS[1]  # rows of (24, 24) and (48, 48) left out
     x = join()([f5, up(x, 512, smallest, smallest)])  # (3, 3, 1024)
     x = join()([f4, res(up(x, 512), 512, 2)])  # (6, 6, 1024)
     x = join()([f3, res(up(x, 256), 256, 2)])  # (12, 12, 512)
-    x = join()([f2, res(up(x, 128), 128, 2)])  # (24, 24, 256)
-    x = join()([f1, res(up(x, 64), 64, 2)])  # (48, 48, 128)
-    return join()([f0, up(x, 32)])
-
-
-def _basic_decoder(x, skips, smallest, up, res, join):
-    f0, f1, f2, f3, f4, f5 = skips
-    x = join()([f5, up(x, 512, smallest, smallest)])  # (3, 3, 1024)
-    x = join()([f4, up(x, 512)])  # (6, 6, 1024)
-    x = join()([f3, up(x, 256)])  # (12, 12, 512)
-    x = join()([f2, up(x, 128)])  # (24, 24, 256)
-    x = join()([f1, up(x, 64)])  # (48, 48, 128)
-    return join()([f0, up(x, 32)])
+    x = below(join()([f2, res(up(x, 128), 128, 2)]), first)  # (24, 24, 256)
+    x = below(join()([below(f1, 2 * first), res(up(x, 64), 64, 2)]), second - 2 * first)  # (48, 48, 128)
+    return join()([below(f0, 2 * second), up(x, 32)])

@@ -14,15 +14,16 @@ HARMLESS = ("residual",)  # kinds that bfloat16 was seen, with trained weights, 
 class Speaker:
     """Called with faces (B, S, S, 6) and mels (B, 80, 27, 1), gives pictures (B, S, S, 3) in [0, 1]; all float32.
 
-    generator: a keras.Model of `generator.build_generator`, in either order. B is always `batch_size`. still: all faces
-    of a clip are the same one, which is looked at once: half of the residual generator's work. `forget` between clips.
+    generator: a keras.Model of `generator.build_generator`. A lean one makes the lower half and two rows more, which is
+    what is pasted; above that the pictures are the pose. B is always `batch_size`. still: all faces of a clip are the
+    same one, which is looked at once: half of the residual generator's work. `forget` between clips.
     Up to `at_once` threads may call it at a time: two, each with half of the cores, get more done than one with all
     (but a `batch_size` of 1 is for those who wait for every frame).
     """
 
     def __init__(self, generator, still=False, batch_size=8, precision="float32"):
         self.img_size, self.batch_size = generator.input_shape[0][2], batch_size
-        self._channels_first = generator.input_shape[0][1] != self.img_size
+        self._lean = generator.input_shape[0][1] != self.img_size
         self.at_once = 2 if batch_size > 1 and keras.backend.backend() == "openvino" else 1
         self._still, self._seen, self._lock = still, None, threading.Lock()
         self._look, speak = _parted(generator) if still else (None, generator)
@@ -30,10 +31,12 @@ class Speaker:
         self._speak = _runner(speak, batch_size, self.at_once, precision)
 
     def __call__(self, faces, mels):
-        if self._channels_first:
-            faces, mels = (np.ascontiguousarray(np.moveaxis(x, -1, 1)) for x in (faces, mels))
-        pictures = self._said(faces, mels)
-        return np.moveaxis(pictures, 1, -1) if self._channels_first else pictures
+        if not self._lean:
+            return self._said(faces, mels)
+        made = self._said(*(np.ascontiguousarray(np.moveaxis(x, -1, 1)) for x in (faces, mels)))
+        pictures = faces[..., 3:].copy()
+        pictures[:, -made.shape[2] :] = np.moveaxis(made, 1, -1)
+        return pictures
 
     def _said(self, faces, mels):
         if not self._still:
@@ -113,8 +116,8 @@ def load_speaker(path, kind=None, still=False, batch_size=8, precision="auto"):
         return Speaker(generator, still, batch_size), info, None
     import openvino as ov
 
-    # Keras turns every map round before and after every convolution else, as OpenVINO has the channels first.
-    generator, info = checkpoint.load_generator(path, kind, order="channels_first")
+    # Else Keras would turn every map round before and after every convolution, as OpenVINO has the channels first.
+    generator, info = checkpoint.load_generator(path, kind, lean=True)
     able = "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     told = None
     if precision == "bfloat16" and not able:

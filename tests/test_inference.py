@@ -1,4 +1,4 @@
-"""inference.py: a generator made ready gives the pictures that it gives in training."""
+"""inference.py: a generator made ready gives the lower halves that it gives in training."""
 
 import os
 import pathlib
@@ -24,7 +24,7 @@ for still in (False, True):
 
 
 @pytest.mark.parametrize("kind", ["residual", "basic", "warp"])
-def test_openvino_gives_the_pictures_that_the_training_backend_gives(tmp_path, kind):
+def test_openvino_gives_the_lower_halves_that_the_training_backend_gives(tmp_path, kind):
     import keras  # loaded for this test only
 
     from checkpoint import save_generator
@@ -46,4 +46,6 @@ def test_openvino_gives_the_pictures_that_the_training_backend_gives(tmp_path, k
     assert np.ptp(expected[:, 48:]) > 0.1  # there is something to be got wrong
     for still in (False, True):
         made = np.load(tmp_path / f"{still}.npy")
-        np.testing.assert_allclose(made, expected, atol=2e-5, err_msg=f"still {still}")
+        np.testing.assert_allclose(made[:, 46:], expected[:, 46:], atol=2e-5, err_msg=f"still {still}")
+        above = expected if kind == "warp" else faces[..., 3:]
+        np.testing.assert_allclose(made[:, :46], above[:, :46], atol=2e-5)
