@@ -216,7 +216,8 @@ def _picture_start(path):
     """Time of the first frame of a file's video on the container's clock, in seconds; None without a video."""
     with open_media(path) as container:
         stream = picture_stream(container)
-        first = next(decode_stream(container, stream), None) if stream else None
+        readable = stream is not None and stream.codec_context is not None
+        first = next(decode_stream(container, stream), None) if readable else None
         return None if first is None else frame_time(first) or 0.0
 
 

@@ -225,7 +225,11 @@ def make_video(args, generators=None):
             box_cache=out.parent / ".boxes" if args.box_cache else None,
             progress=True,
         )
-        speaker, info, told, synthetic = generators[which].result()
+        try:
+            speaker, info, told, synthetic = generators[which].result()
+        except Exception:
+            del generators[which]  # the next video of a list may have more luck
+            raise
         if told:
             note(told)
         warn_of_idle_gpu(backend, gpu)
@@ -267,7 +271,7 @@ def load_network(path, *which):
 def first_picture(path, start_s, resize_factor, fps=None):
     """The picture, or the first frame of the video that is used, as large as it is used."""
     still = read_picture(path)
-    frame = next(open_footage(path, start_s, fps=fps).frames(1)) if still is None else still
+    frame = open_footage(path, start_s, fps=fps).first_frame() if still is None else still
     return resized(frame, resize_factor)
 
 
@@ -278,7 +282,7 @@ def show_faces(args):
     check_result(args.list_faces, checked(args), args.overwrite, "list_faces", ".png")
     stored = description(args.checkpoint_path) if args.checkpoint_path else None
     detector = faces.FaceDetector(args.detector or (stored or {}).get("detector", "cnn"), args.face_det_checkpoint)
-    frame = first_picture(args.face, args.start, args.resize_factor)
+    frame = first_picture(args.face, args.start, args.resize_factor, args.fps)
     squares = list_faces(detector, frame)
     with whole_file(args.list_faces) as temporary:
         temporary.write_bytes(cv2.imencode(".png", draw_faces(frame, squares))[1])
@@ -297,6 +301,8 @@ def chosen_face(detector, frame, index, box, ref_face):
     from choice import SAME_PLACE, FaceChoice, placed
 
     boxes = None
+    if box and (index is not None or ref_face):
+        raise UserError("--face_index, --face_box and --ref_face exclude each other; give one of them")
     if box:
         boxes = detector.detect_all(frame)
         if not any(faces.overlap(square, box) >= SAME_PLACE for square in placed(detector, frame, boxes)):

@@ -13,9 +13,9 @@ import numpy as np
 
 from audio_hparams import hparams
 from errors import whole_file
-from faces import Track
+from tracking import Track
 
-VERSION = 4  # to be raised when `faces` finds other boxes in the same video
+VERSION = 5  # to be raised when `faces` finds other boxes in the same video
 
 
 def cache_path(folder, video, **settings):
@@ -27,7 +27,7 @@ def cache_path(folder, video, **settings):
 
 
 def load_track(path, num_frames):
-    """The faces.Track of the first num_frames frames (or all of a shorter video), or None.
+    """The tracking.Track of the first num_frames frames (or all of a shorter video), or None.
 
     A file that cannot be read is passed over with a line on stderr.
     """
@@ -36,6 +36,7 @@ def load_track(path, num_frames):
             track, whole = Track(*(arrays[name] for name in Track._fields)), bool(arrays["whole"])
         count = len(track.found)
         expected = ((count, 4), np.int32), ((count,), bool), ((count, 68, 2), np.float32), ((count,), np.int32)
+        expected += (((count,), bool),)
         if [(array.shape, array.dtype) for array in track] != [*expected]:
             raise ValueError(f"boxes of shape {track.boxes.shape}")
     except FileNotFoundError:
@@ -47,7 +48,7 @@ def load_track(path, num_frames):
 
 
 def save_track(path, track, whole):
-    """Keep a faces.Track. whole: it is of all frames of the video. Where nothing can be written, nothing is kept."""
+    """Keep a tracking.Track. whole: it is of all frames of the video. Where nothing can be written, nothing is kept."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as temporary, temporary.open("wb") as file:

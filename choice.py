@@ -18,7 +18,7 @@ CHIP_PX = 150  # side of the upright, centred picture that the descriptor is tak
 
 
 class FaceChoice:
-    """The face that `faces.find_boxes` follows: the largest, or one that is named. After a cut, only the same person.
+    """The face that `tracking` follows: the largest, or one that is named. After a cut, only the same person.
 
     index: counted from left to right, from 0. box: (T, B, L, R) pixels that the face overlaps most. picture: a BGR
     picture of the person (its largest face counts); in every shot the nearest face is taken, if it is near enough.

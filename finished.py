@@ -12,6 +12,7 @@ from audio_hparams import hparams
 from errors import UserError
 from mouth import LipLandmarks
 from scoring import COPIED, MEAN, ScoredClip, score
+from tracking import find_boxes
 
 IMG_SIZE = 96
 ROW = "video"
@@ -62,7 +63,7 @@ def _scored(results, files, detector, skipped):
 
 def _crops(result, original, detector):
     """Crops (N, S, S, 3) of the original and of the result, their frame numbers, and how many frames both have."""
-    boxes, found = faces.find_boxes(video.read_frames(original, hparams.fps), hparams.fps, detector)
+    boxes, found = find_boxes(video.read_frames(original, hparams.fps), hparams.fps, detector)
     if not found.any():
         raise UserError("no face found in the original")
     truth, crops, frames, count = [], [], [], 0

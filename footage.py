@@ -28,6 +28,14 @@ class Footage:
             for frame in itertools.islice(read, self.first, self.first + count):
                 yield resized(frame, self.resize_factor)
 
+    def first_frame(self):
+        """BGR uint8 (H, W, 3). Raises UserError where there is none to be decoded."""
+        with contextlib.closing(self.frames(1)) as frames:
+            frame = next(frames, None)
+        if frame is None:
+            raise UserError(f"no frame of {self.path} can be decoded from --start on; give an earlier one")
+        return frame
+
 
 def open_footage(path, start_s=0.0, end_s=None, resize_factor=1.0, fps=None):
     """The Footage of a video from start_s up to end_s (None: its end), at fps (None: its own rate).

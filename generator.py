@@ -83,6 +83,8 @@ def build_generator(
     if kind not in KINDS:
         raise UserError(f"--model {kind}: there are {' and '.join(KINDS)}; choose one")
     check_size(img_size, width)
+    if lean and kind not in PAINTING:
+        raise ValueError(f"{kind} has no lean form; {' and '.join(PAINTING)} have")
     # On JAX the statistics are global by themselves, and the option raises.
     synchronized = synchronized and keras.backend.backend() == "tensorflow"
     order = "channels_first" if lean else "channels_last"

@@ -8,7 +8,7 @@ import numpy as np
 
 import checkpoint
 
-HARMLESS = ("residual",)  # kinds that bfloat16 was seen, with trained weights, to change by under half a grey level
+HARMLESS = ("residual",)  # kinds that bfloat16 was seen, with trained weights, to change by 4 grey levels at most
 
 
 class Speaker:
@@ -25,7 +25,7 @@ class Speaker:
         self.img_size, self.batch_size = generator.input_shape[0][2], batch_size
         self._lean = generator.input_shape[0][1] != self.img_size
         self.at_once = 2 if batch_size > 1 and keras.backend.backend() == "openvino" else 1
-        self._still, self._seen, self._lock = still, None, threading.Lock()
+        self.still, self._seen, self._lock = still, None, threading.Lock()
         self._look, speak = _parted(generator) if still else (None, generator)
         self._look = self._look and _runner(self._look, 1, 1, precision)
         self._speak = _runner(speak, batch_size, self.at_once, precision)
@@ -39,7 +39,7 @@ class Speaker:
         return pictures
 
     def _said(self, faces, mels):
-        if not self._still:
+        if not self.still:
             return self._speak([faces, mels])[0]
         with self._lock:
             if self._seen is None:

@@ -1,13 +1,12 @@
 """A face and a sound become a video in which that face says that sound.
 
-Reading, generator, pasting and encoding work at the same time, each a few frames ahead of the next. So memory does not
-grow with the video; with the sound it does, by 92 MB an hour (its mel spectrogram), 230 MB more while it is read.
+Reading, generator, pasting and encoding work at the same time, each a few frames ahead of the next. Of frames, only
+those few are in memory; of an hour of sound 92 MB (its mel spectrogram), of an hour of video 50 MB (landmarks, boxes).
 """
 
 import collections
 import concurrent.futures
 import contextlib
-import dataclasses
 import itertools
 import pathlib
 import time
@@ -20,51 +19,15 @@ import tqdm
 
 import faces
 import video
-from audio import load_wav, mel_window, melspectrogram
+from audio import mel_window
 from audio_hparams import hparams
-from box_cache import cache_path, load_track, save_track
-from choice import FaceChoice
+from clip import prepare
 from errors import UserError, whole_file
-from footage import Footage, open_footage, resized
 from paste import paste_back
-from pictures import read_picture
-from reference import References, in_crop, read_references
 from silence import rest
 from stream import FrameStore, ahead, timed
 
-STILL_FPS = 25  # frames a second of a result made from a still picture
-BRIDGE = 5  # frames without a face that are taken to have one, between others that do
 PREVIEW_MOMENTS, PREVIEW_WIDTH = 8, 320
-
-
-@dataclasses.dataclass(frozen=True)
-class Clip:
-    """What is to be made, as far as it is known before a generator is needed. From `prepare`."""
-
-    face: pathlib.Path
-    audio: pathlib.Path
-    max_s: float | None  # seconds of sound that are used; None: all
-    still: np.ndarray | None  # (H, W, 3) BGR uint8, shown throughout; None where `face` is a moving picture
-    footage: Footage | None  # of a moving picture
-    colour: video.Colour | None  # of a video
-    fps: Fraction
-    num_frames: int  # of the result
-    mel: np.ndarray  # (80, T) float32
-    boxes: np.ndarray  # (N, 4) int32, one for each of the N frames of the source (1 of a still) that are used
-    found: np.ndarray  # (N,) bool: frames that have a face
-    points: np.ndarray | None  # (N, 68, 2) float32: dlib's landmarks of the face; None where boxes were given
-    references: References | None  # None: each frame is its own
-    seconds: dict  # spent so far, by phase
-
-    @property
-    def shape(self):
-        """(height, width) of its frames."""
-        info = self.footage and self.footage.info
-        return (info.height, info.width) if info else self.still.shape[:2]
-
-    def landmarks(self, index):
-        """Those of the face in frame `index`, (68, 2) float32 in parts of its crop."""
-        return in_crop(self.points[index], self.boxes[index])
 
 
 class Result(typing.NamedTuple):
@@ -102,122 +65,6 @@ def lipsync(
     clip = prepare(face, audio, progress=progress, **source)
     options = {"img_size": img_size, "batch_size": batch_size, "sync_offset_ms": sync_offset_ms}
     return write(clip, out, generator, progress=progress, **options, **(made or {}))
-
-
-# Before the generator is needed ---------------------------------------------------------------------------------------
-
-
-def prepare(
-    face,
-    audio,
-    *,
-    fps=None,
-    detector=None,
-    pads=(0, 0, 0, 0),
-    boxes=None,
-    static=False,
-    max_s=None,
-    box_cache=None,
-    choice=None,
-    start_s=0.0,
-    end_s=None,
-    resize_factor=1.0,
-    reference="fitted",
-    progress=False,
-) -> Clip:
-    """Read the sound, find the face, and settle how many frames there will be: round(duration_s * fps), at least 1.
-
-    fps: frames a second of the result (default: a video's own rate, 25 for a picture); a video of another rate is
-    resampled by time. static: use the first frame of a video as a still picture. detector: a `faces.FaceDetector`
-    (default: the CNN). pads: (T, B, L, R) pixels. boxes: where the face is, instead of a search: (4,) for all frames or
-    (N, 4), zeros where there is none; pads are added. max_s: use only so many seconds of the sound. box_cache: folder
-    in which the boxes of videos are kept, so that the next call for the same video searches nothing. choice: which
-    face, a `choice.FaceChoice` (default: the largest). start_s, end_s: the stretch of the video that is used (the sound
-    is used from its beginning). resize_factor: by which the picture's sides are divided; boxes and pads are in pixels
-    of the smaller picture.
-    reference: what a video's generator looks at, of `reference.WAYS`; "same" where boxes are given.
-    Raises UserError, also where no frame has a face.
-    """
-    face, audio, seconds = pathlib.Path(face), pathlib.Path(audio), {}
-
-    def sound(work, *given):
-        with timed(seconds, "sound"):
-            return work(*given)
-
-    with concurrent.futures.ThreadPoolExecutor(1) as beside, timed(seconds, "faces"):
-        heard = beside.submit(sound, load_wav, audio, max_s)
-        still, footage, rate = _source(face, fps, static, start_s, end_s, resize_factor)
-        kept = None
-        if boxes is None:
-            detector, choice = detector or faces.FaceDetector(), choice or FaceChoice()
-            if box_cache and still is None:
-                settings = {"detector": detector.name, "pads": list(pads), "fps": rate, "bridge": BRIDGE}
-                settings |= choice.settings | {"first": footage.first, "resize_factor": resize_factor}
-                kept = cache_path(pathlib.Path(box_cache), face, **settings)
-        wav = heard.result()
-        num_frames = max(1, round(Fraction(len(wav), hparams.sample_rate) * rate))
-        heard = beside.submit(sound, melspectrogram, wav)
-        del wav  # a long one is large
-        track = load_track(kept, num_frames) if kept else None
-        if track is None:
-            track = _searched(still, footage, rate, num_frames, detector, pads, boxes, choice, progress)
-            if kept:
-                save_track(kept, track, whole=len(track.found) < num_frames and end_s is None)
-        mel = heard.result()
-    found = track.found
-    if not found.any():
-        searched = f"any of the {len(found)} frames of" if len(found) > 1 else "the picture"
-        how = f"detector {detector.kind}" if detector else "the given boxes"
-        raise UserError(f"no face found in {searched} {face} ({how}); try --face_box T B L R or a larger face")
-    height, width = still.shape[:2] if still is not None else (footage.info.height, footage.info.width)
-    _check_boxes(track.boxes[found], height, width)
-    colour = footage.info.colour if footage else None
-    footage, references = (footage, None) if still is None else (None, None)
-    if footage:
-        with timed(seconds, "references"):
-            references = read_references(reference, footage, track)
-    return Clip(face, audio, max_s, still, footage, colour, rate, num_frames, mel, *track[:3], references, seconds)
-
-
-def _searched(still, footage, rate, num_frames, detector, pads, boxes, choice, progress):
-    """The faces.Track of the picture, or of as much of the video as the sound needs. Only that is kept."""
-    frames = [still] if still is not None else footage.frames(num_frames)
-    with contextlib.closing(ahead(frames, 8)) as read:
-        total = 1 if still is not None else min(num_frames, footage.info.num_frames)
-        bar = tqdm.tqdm(read, "faces", total, disable=not progress, unit="frame")
-        if boxes is None:
-            return faces.follow_face(bar, rate, detector, pads, BRIDGE, choice)
-        return faces.Track(*_given_boxes(boxes, sum(1 for _ in bar), pads), None, None)
-
-
-def _source(face, fps, static, start_s, end_s, resize_factor):
-    """The still picture (or None), the Footage of a video (or None), and the frames a second of the result."""
-    still = read_picture(face)
-    if still is not None:
-        return resized(still, resize_factor), None, video.as_rate(fps or STILL_FPS)
-    footage = open_footage(face, start_s, end_s, resize_factor, fps)
-    return next(footage.frames(1)) if static else None, footage, footage.info.fps
-
-
-def _given_boxes(boxes, num_frames, pads):
-    """The caller's boxes as `faces.find_boxes` would give them, for the frames that there are."""
-    boxes = np.asarray(boxes, np.int32)
-    boxes = np.broadcast_to(boxes, (num_frames, 4)) if boxes.ndim == 1 else boxes[:num_frames]
-    if boxes.shape != (num_frames, 4):
-        raise ValueError(f"boxes are {boxes.shape}, but {num_frames} frames of the face are needed")
-    found = boxes.any(axis=1)
-    return boxes + np.array([-pads[0], pads[1], -pads[2], pads[3]], np.int32) * found[:, None], found
-
-
-def _check_boxes(boxes, height, width):
-    """Raise UserError for a box that is empty or outside of the picture, as --pads and --face_box can make it."""
-    top, bottom, left, right = boxes.T
-    seen = (bottom - top > 1) & (right - left > 1) & (bottom > 0) & (top < height) & (right > 0) & (left < width)
-    if not seen.all():
-        box = " ".join(str(v) for v in boxes[~seen][0])
-        raise UserError(
-            f"the face's box {box} is empty or outside of the picture ({height} x {width}); change --pads or --face_box"
-        )
 
 
 # With the generator ---------------------------------------------------------------------------------------------------
@@ -261,6 +108,8 @@ def write(
                     writer.write(frame)
                 shown += [_thumbnail(frame)] * moments.count(number)
                 without_face += not has_face
+        if writer.num_frames < clip.num_frames:
+            raise UserError(f"{clip.face} ended before its time when it was read again; is it still being written?")
         if preview:
             rows = [np.hstack(shown[i : i + PREVIEW_MOMENTS // 2]) for i in (0, PREVIEW_MOMENTS // 2)]
             picture.write_bytes(cv2.imencode(".png", np.vstack(rows))[1])
@@ -302,6 +151,8 @@ def _made_frames(
 
         generator = Speaker(generator, clip.still is not None, batch_size)
     if hasattr(generator, "forget"):  # a Speaker
+        if generator.still and clip.still is None:
+            raise ValueError("this Speaker looks at one still picture, and the face moves; make one with still=False")
         img_size, batch_size = generator.img_size, generator.batch_size
         generator.forget()
     frames = _still_frames(clip) if clip.still is not None else _to_and_fro(clip, folder)

@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 from scipy.stats import bootstrap, mannwhitneyu
 
-from mouth import LIPS, MOUTH, opening
+from faces import EYES, LIPS
+from mouth import MOUTH, opening
 from paste import paste_back
 
 MAX_LAG = 10  # frames to either side in which the best agreement is looked for
-EYES = (slice(36, 42), slice(42, 48))  # of dlib's 68 landmarks
 SSIM_SIGMA = 1.5  # pixels; with the two constants, those of Wang et al. 2004
 SSIM_C1, SSIM_C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 SEAM_ABOVE, SEAM_INSIDE = (0.42, 0.50), (0.60, 0.68)  # rows on either side of the mask's upper border, in parts of S

@@ -18,11 +18,11 @@ import faces
 from audio_hparams import hparams
 from augment import draw_deformation
 from errors import UserError, whole_file
+from faces import LIPS
 from generator import MEETING
 from memory import KeepsMemory
 from warp import LIPS_UNIT, NUM_LIPS, build_expert
 
-LIPS = slice(48, 68)  # of dlib's 68 landmarks
 MIRRORED = [6, 5, 4, 3, 2, 1, 0, 11, 10, 9, 8, 7, 16, 15, 14, 13, 12, 19, 18, 17]  # which of them is which in a mirror
 MOUTH = (0.54, 0.94, 0.21, 0.79)  # top, bottom, left, right of the mouth in the crop, open or shut, by hparams' placing
 NUM_CROPS = 8_000  # crops with dlib's landmarks that the expert learns from

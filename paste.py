@@ -8,8 +8,9 @@ same. Boxes are (top, bottom, left, right) in pixels, as of `faces`. Frames and 
 import cv2
 import numpy as np
 
+from faces import LIPS
+
 JAW = slice(0, 17)  # of dlib's 68 landmarks, from ear to ear by the chin
-LIPS = slice(48, 68)
 # (x, y) of the jaw in parts of the crop where no landmarks are known: the mean of nine people, from ear to ear.
 USUAL_JAW = (0.02, 0.28), (0.04, 0.5), (0.11, 0.7), (0.27, 0.86), (0.5, 0.93), (0.73, 0.86), (0.88, 0.7), (0.94, 0.5)
 FEATHER = 0.045  # half the width of the mask's edge, in parts of the crop

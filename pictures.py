@@ -75,7 +75,10 @@ def _quiet_opencv():
 
 def _decoded(path):
     data = np.fromfile(path, np.uint8)
-    layers = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    try:
+        layers = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    except cv2.error as e:
+        raise UserError(f"{path} is too large a picture, or damaged ({e.err}); make it smaller") from e
     if layers is not None and layers.dtype not in (np.uint8, np.uint16):
         return _from_floats(layers)
     picture = cv2.imdecode(data, cv2.IMREAD_COLOR)  # applies the camera's orientation, 8 bits, three channels
@@ -92,7 +95,7 @@ def _from_floats(layers):
     """A float or 32-bit picture, of values from 0 to 1, to 255, or to its own largest, as BGR uint8."""
     layers = np.nan_to_num(np.atleast_3d(layers).astype(np.float32))
     colours = layers[:, :, : 3 if layers.shape[2] > 2 else 1]
-    usual, largest = np.median(colours), colours.max()
+    usual, largest = np.percentile(colours, 95), colours.max()
     top = 1 if usual <= 1 else max(255, largest)  # a few pixels of a lamp may be over 1
     picture = np.round(colours.clip(0, top) * np.float32(255 / top)).astype(np.uint8)
     picture = np.ascontiguousarray(np.broadcast_to(picture, (*picture.shape[:2], 3)))

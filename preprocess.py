@@ -29,6 +29,7 @@ from errors import UserError, script
 from ledger import Outcome, begin, end, part_name, print_summary, sole_owner, summary
 from listing import all_jobs, listed_jobs, shard_of
 from splits import SPLITS
+from tracking import find_boxes
 from workers import in_workers
 
 MIN_WHOLE = 0.9  # of a clip's seconds must be there, and of its frames undamaged
@@ -138,7 +139,7 @@ def preprocess_clip(source, folder, detector, img_size=96, pads=(0, 0, 0, 0)):
         raise BadClip(f"fewer than {hparams.min_crops} frames")
     if len(wav) < hparams.sample_rate * hparams.mel_window / hparams.mels_per_second:
         raise BadClip("sound too short")
-    boxes, found = faces.find_boxes(video.read_frames(source, fps=hparams.fps), hparams.fps, detector, pads)
+    boxes, found = find_boxes(video.read_frames(source, fps=hparams.fps), hparams.fps, detector, pads)
     if not found.any():
         raise BadClip("no face")
     if found.sum() < hparams.min_crops:

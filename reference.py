@@ -14,10 +14,11 @@ import numpy as np
 
 import faces
 from audio_hparams import hparams
+from faces import EYES, LIPS
+from stream import FrameStore
 
 WAYS = ("fitted", "same", "closed", "far")
 STILL_POINTS = [0, 1, 2, *range(14, 48)]  # of dlib's 68 landmarks: the ears' side of the jaw, brows, nose, eyes
-EYES, LIPS = (slice(36, 42), slice(42, 48)), slice(48, 68)
 KEPT_PX = 256  # side of the crops that are kept, one or two a shot
 SEARCH_S = 10  # seconds of a shot in which its reference is looked for
 USUAL_OPENING, USUAL_WIDTH = 0.25, 0.6  # so many of the mouths in a shot are less open, and less wide
@@ -28,7 +29,7 @@ FEATHER = 0.35  # of that reach, from its edge inwards
 class References(typing.NamedTuple):
     """The frames that a video's frames refer to."""
 
-    crops: np.ndarray  # (K, KEPT_PX, KEPT_PX, 3) BGR uint8
+    crops: FrameStore  # of K, each (KEPT_PX, KEPT_PX, 3) BGR uint8
     points: np.ndarray  # (K, 68, 2) float32: landmarks in parts of the crop's side
     of: np.ndarray  # (N,) int: which of the K each frame refers to; -1 where there is no face
     fitted: bool  # only the mouth is used
@@ -36,25 +37,25 @@ class References(typing.NamedTuple):
     def crop(self, index, own, points):
         """The reference (S, S, 3) uint8 of frame `index`, whose own crop (S, S, 3) has landmarks `points` (68, 2)."""
         number = self.of[index]
-        crop = cv2.resize(self.crops[number], own.shape[1::-1], interpolation=cv2.INTER_AREA)
+        crop = cv2.resize(self.crops.get(number), own.shape[1::-1], interpolation=cv2.INTER_AREA)
         return fit_mouth(crop, self.points[number], own, points) if self.fitted else crop
 
 
 def read_references(way, footage, track):
     """Choose the frames by the track of faces, and read them. None where each frame is its own reference.
 
-    way: of WAYS. footage: a `footage.Footage`. track: its `faces.Track`; without landmarks nothing can be chosen.
+    way: of WAYS. footage: a `footage.Footage`. track: its `tracking.Track`; without landmarks nothing can be chosen.
     """
     if way == "same" or track.points is None:
         return None
     of_frame = chosen_frames(way, track, float(footage.info.fps))
     wanted, of = np.unique(of_frame, return_inverse=True)
     wanted, of = (wanted[1:], of - 1) if wanted[0] < 0 else (wanted, of)
-    crops, row = np.zeros((len(wanted), KEPT_PX, KEPT_PX, 3), np.uint8), 0
+    crops, row = FrameStore(), 0
     with contextlib.closing(footage.frames(wanted[-1] + 1)) as frames:
         for index, frame in enumerate(frames):
             if index == wanted[row]:
-                crops[row] = faces.crop(frame, track.boxes[index], KEPT_PX)
+                crops.put(row, faces.crop(frame, track.boxes[index], KEPT_PX))
                 row += 1
     return References(crops, in_crop(track.points[wanted], track.boxes[wanted]), of, way == "fitted")
 
@@ -67,16 +68,17 @@ def in_crop(points, boxes):
 
 
 def chosen_frames(way, track, fps):
-    """For each frame of a `faces.Track`, the index of the frame that it refers to: (N,) int, -1 without a face."""
+    """For each frame of a `tracking.Track`, the index of the frame that it refers to: (N,) int, -1 without a face."""
     of_frame = np.full(len(track.found), -1)
     for shot in np.unique(track.shots):
         own = np.flatnonzero((track.shots == shot) & track.found)
+        seen = own[track.seen[own]]
         if not len(own):
             continue
         if way == "far":
-            of_frame[own] = np.where(own - own[0] < hparams.min_reference_gap, own[-1], own[0])
+            of_frame[own] = np.where(own - seen[0] < hparams.min_reference_gap, seen[-1], seen[0])
             continue
-        first = own[: max(1, round(SEARCH_S * fps))]
+        first = seen[: max(1, round(SEARCH_S * fps))]
         of_frame[own] = first[usual_frame(track.points[first], 0.0 if way == "closed" else USUAL_OPENING)]
     return of_frame
 

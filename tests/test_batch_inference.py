@@ -84,13 +84,23 @@ def test_a_result_says_that_it_is_synthetic_and_the_next_one_searches_no_face(wo
         comment = container.metadata["comment"]
     assert comment.startswith("Synthetic") and "w.weights.h5" in comment and batch_inference.VERSION in comment
 
-    monkeypatch.setattr("faces.follow_face", lambda *_: pytest.fail("the face was searched again"))
+    monkeypatch.setattr("tracking.follow_face", lambda *_: pytest.fail("the face was searched again"))
     assert batch_inference.main([*line, str(tmp_path / "two.mp4"), "--no_metadata"]) == 0
     with av.open(str(tmp_path / "two.mp4")) as container:
         assert "comment" not in container.metadata
     for one, two in zip(*(video.read_frames(tmp_path / f"{name}.mp4") for name in ("one", "two")), strict=True):
         np.testing.assert_array_equal(one, two)
     assert not (tmp_path / "two.png").exists()
+
+
+def test_boxes_that_were_kept_are_those_of_the_stretch_that_is_used(world, tmp_path, monkeypatch):
+    line = ["--checkpoint_path", str(world / "w.weights.h5"), "--face", str(world / "v.mp4")]
+    line += ["--audio", str(world / "a.wav"), "--overwrite", "--outfile", str(tmp_path / "one.mp4")]
+    for end in ([], ["--end", "0.1"]):
+        assert batch_inference.main([*line, *end]) == 0
+        assert len(list(video.read_frames(tmp_path / "one.mp4"))) == 18
+    monkeypatch.setattr("tracking.follow_face", lambda *_: pytest.fail("the face was searched again"))
+    assert batch_inference.main([*line, *end]) == 0
 
 
 def test_faces_are_listed_by_number_and_place_without_a_sound_or_a_checkpoint(world, tmp_path, monkeypatch, capsys):

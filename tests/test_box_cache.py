@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 
 from box_cache import cache_path, load_track, save_track
-from faces import Track
+from tracking import Track
 
 TRACK = Track(
     np.arange(40, dtype=np.int32).reshape(10, 4),
     np.arange(10) % 3 > 0,
     np.arange(1360, dtype=np.float32).reshape(10, 68, 2),
     np.arange(10, dtype=np.int32) // 5,
+    np.arange(10) % 3 > 0,
 )
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from choice import FaceChoice, draw_faces, list_faces
 from errors import UserError
-from faces import FaceDetector, find_boxes, overlap
+from faces import FaceDetector, overlap
+from tracking import find_boxes
 
 ASTRONAUT = cv2.imread(str(pathlib.Path(__file__).parent.parent / "examples" / "astronaut.jpg"))[0:256, 96:352]
 

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 
 import faces
+import tracking
 from errors import UserError
-from faces import FaceDetector, crop, final_box, find_boxes, follow_face, generator_input, overlap
+from faces import FaceDetector, crop, final_box, generator_input, overlap
+from tracking import find_boxes, follow_face
 
 
 def shifted(picture, x, y=0, scale=1.0):
@@ -147,7 +149,7 @@ def test_a_face_that_is_followed_has_its_landmarks_smoothed_like_its_box(astrona
 def test_smoothing_keeps_a_straight_movement_and_averages_over_the_window():
     line = np.linspace((0, 5), (39, -3), 40)
     noisy = line + np.where(np.arange(40) % 2, 1, -1)[:, None]
-    np.testing.assert_allclose(faces._smoothed(line, 15), line, atol=1e-12)
-    smooth = faces._smoothed(noisy, 15)
+    np.testing.assert_allclose(tracking._smoothed(line, 15), line, atol=1e-12)
+    smooth = tracking._smoothed(noisy, 15)
     np.testing.assert_allclose(smooth[20], noisy[13:28].mean(0))
     assert np.abs(smooth - line).max() < 0.2

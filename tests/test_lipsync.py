@@ -12,6 +12,7 @@ import pytest
 
 import faces
 import lipsync as lipsync_module
+import tracking
 import video
 from audio import load_wav
 from audio_hparams import hparams
@@ -250,6 +251,19 @@ def test_frames_can_be_had_back_from_disk_in_any_order_without_loss():
                 assert (store.get(k) == frames[k]).all()
 
 
+def test_a_reference_of_another_name_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="'typo' is none of fitted, same"):
+        prepare(still(tmp_path / "a.png"), tone(tmp_path / "tone.wav", 0.1), boxes=BOX, reference="typo")
+
+
+def test_a_stretch_of_which_nothing_can_be_decoded_is_told(tmp_path, monkeypatch):
+    face, sound = moving(tmp_path / "face.mp4", 9), tone(tmp_path / "tone.wav", 0.1)
+    monkeypatch.setattr(video, "read_frames", lambda *_: (frame for frame in ()))
+    for options in ({"static": True}, {"start_s": 0.2}):
+        with pytest.raises(UserError, match=r"no frame of .*face.mp4 can be decoded from --start"):
+            prepare(face, sound, boxes=BOX, **options)
+
+
 @pytest.mark.parametrize("kind", ["still", "video"])
 def test_a_failing_generator_leaves_no_file_and_no_thread_behind(tmp_path, kind):
     face = still(tmp_path / "a.png") if kind == "still" else moving(tmp_path / "a.mp4", 9)
@@ -329,7 +343,7 @@ def test_the_paste_is_given_the_landmarks_that_the_search_has_found(tmp_path, as
 def test_gaps_of_up_to_five_frames_without_a_face_are_bridged_and_longer_ones_are_not():
     square, points = np.array([10.0, 50, 10, 50]), np.zeros((68, 2), np.float32)
     found = [faces.Face(square + n, points + n) if n in (0, 6, 13, 14, 16) else None for n in range(20)]
-    bridged = faces._bridged(found, [0, 15], 5)
+    bridged = tracking._bridged(found, [0, 15], 5)
     assert [s is not None for s in bridged] == [n <= 6 or n in (13, 14, 16) for n in range(20)]
     np.testing.assert_allclose(bridged[3].square, square + 3)
     np.testing.assert_allclose(bridged[3].points, points + 3)

@@ -65,6 +65,11 @@ def test_outputs_are_float32_under_every_policy(name, policy):
     assert {keras.backend.standardize_dtype(o.dtype) for o in embeddings(discriminator).outputs} == {"float32"}
 
 
+def test_only_generators_that_paint_have_a_lean_form():
+    with pytest.raises(ValueError, match="warp has no lean form"):
+        build_generator("warp", lean=True)
+
+
 def test_filter_counts_are_multiples_of_8_and_at_least_8():
     assert [scaled(512, w) for w in (1, 0.5, 0.33, 0.001)] == [512, 256, 168, 8]
     assert [scaled(16, w) for w in (1, 0.5, 0.75, 1.5)] == [16, 8, 16, 24]  # halves go up

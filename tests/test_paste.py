@@ -4,8 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
-from faces import crop, find_boxes
+from faces import crop
 from paste import JAW, frame_mask, paste_back, paste_mask
+from tracking import find_boxes
 
 BOX = (75, 193, 78, 180)  # of the photo's face
 

@@ -102,6 +102,13 @@ def test_pictures_of_floats_and_deep_ones_become_bytes(tmp_path, name, values):
     assert np.abs(picture.astype(int) - expected).max() <= 1
 
 
+def test_a_picture_of_floats_up_to_255_on_black_is_not_blown_out(tmp_path):
+    picture = np.zeros((480, 640, 3), np.float32)
+    picture[100:260, 100:400] = 156
+    cv2.imwrite(str(tmp_path / "x.tiff"), picture)
+    np.testing.assert_array_equal(read_picture(tmp_path / "x.tiff"), picture.astype(np.uint8))
+
+
 @pytest.mark.parametrize("mode", ["CMYK", "L", "LA", "P", "1"])
 def test_pictures_of_other_colours_become_bgr(tmp_path, mode):
     image = pytest.importorskip("PIL.Image")  # matplotlib brings it

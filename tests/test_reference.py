@@ -7,9 +7,10 @@ from sounds import write_wav
 
 import reference
 import video
-from faces import Track, crop, follow_face
+from faces import crop
 from lipsync import lipsync_frames, prepare
 from reference import chosen_frames, fit_mouth, in_crop, usual_frame
+from tracking import Track, follow_face
 
 
 def mouths(openings, widths=None):
@@ -31,13 +32,20 @@ def test_the_reference_hardly_opens_its_mouth_and_does_not_purse_it():
 
 def test_every_shot_refers_to_a_frame_of_its_own():
     points = mouths([5, 1, 0, 3, 7, 2])
-    track = Track(None, np.array([1, 1, 1, 0, 1, 1], bool), points, np.array([0, 0, 0, 1, 1, 1]))
+    found = np.array([1, 1, 1, 0, 1, 1], bool)
+    track = Track(None, found, points, np.array([0, 0, 0, 1, 1, 1]), found)
     assert chosen_frames("closed", track, 25).tolist() == [2, 2, 2, -1, 5, 5]
     assert chosen_frames("far", track, 25).tolist() == [2, 2, 2, -1, 5, 5]  # both are shorter than the gap
 
 
+def test_a_frame_whose_face_was_not_seen_is_no_reference():
+    found = np.ones(4, bool)
+    track = Track(None, found, mouths([5, 0, 1, 7]), np.zeros(4, int), np.array([1, 0, 1, 1], bool))
+    assert chosen_frames("closed", track, 25).tolist() == [2] * 4
+
+
 def test_a_far_reference_is_the_first_frame_or_for_its_neighbours_the_last():
-    track = Track(None, np.ones(9, bool), mouths(np.zeros(9)), np.zeros(9, int))
+    track = Track(None, np.ones(9, bool), mouths(np.zeros(9)), np.zeros(9, int), np.ones(9, bool))
     assert chosen_frames("far", track, 25).tolist() == [8] * 6 + [0] * 3
 
 
