@@ -48,7 +48,9 @@ def melspectrogram(wav: np.ndarray) -> np.ndarray:
         span = np.arange(frames[0] * hparams.hop_size + offsets[0], frames[-1] * hparams.hop_size + offsets[-1] + 1)
         pieces = np.lib.stride_tricks.sliding_window_view(_emphasised(wav, span), hparams.n_fft)[:: hparams.hop_size]
         magnitude = np.abs(np.fft.rfft(pieces * window, axis=1))  # (frames, n_fft // 2 + 1)
-        level_db = 20 * np.log10(np.maximum(1e-5, mel_bank() @ magnitude.T)) - hparams.ref_level_db
+        # No matrix product: from a thread beside others, NumPy's OpenBLAS was seen to wait for ever in a large one.
+        bands = [np.einsum("tf,f->t", magnitude[:, bins], weights) for bins, weights in _mel_bands()]
+        level_db = 20 * np.log10(np.maximum(1e-5, np.stack(bands))) - hparams.ref_level_db
         scaled = 2 * hparams.max_abs_value * (level_db / -hparams.min_level_db + 1) - hparams.max_abs_value
         mel[:, frames] = scaled.clip(-hparams.max_abs_value, hparams.max_abs_value)
     return mel
@@ -82,6 +84,13 @@ def mel_bank() -> np.ndarray:
     bins = np.fft.rfftfreq(hparams.n_fft, 1 / hparams.sample_rate)
     triangles = np.minimum((bins - low) / (middle - low), (high - bins) / (high - middle))
     return np.maximum(triangles, 0) * 2 / (high - low)
+
+
+@functools.cache
+def _mel_bands():
+    """The filters without their zeros: [(slice of bins, weights), ...]."""
+    spans = [slice(found[0], found[-1] + 1) for found in map(np.flatnonzero, mel_bank())]
+    return [(bins, weights[bins]) for bins, weights in zip(spans, mel_bank(), strict=True)]
 
 
 def mel_window(mel: np.ndarray, frame: int, fps) -> np.ndarray:
