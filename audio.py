@@ -338,4 +338,4 @@ def _mix(samples, layout):
     """Mix (channels, n) to (1, n): films put speech in the centre, and noise into the low frequency channel."""
     weights = [{"FC": 1.0, "LFE": 0.0}.get(channel.name, 0.5) for channel in av.AudioLayout(layout).channels]
     weights = np.array(weights, np.float32)
-    return (weights / weights.sum() @ samples)[None]
+    return np.einsum("c,ct->t", weights / weights.sum(), samples)[None]  # no matrix product: see melspectrogram
