@@ -7,7 +7,7 @@ turns. So the mouth of one frame of the shot, hardly open, is fitted into each f
 """
 
 import contextlib
-import typing
+import dataclasses
 
 import cv2
 import numpy as np
@@ -26,18 +26,23 @@ REACH = (0.62, 0.5)  # half width and height of what is fitted, about the lips' 
 FEATHER = 0.35  # of that reach, from its edge inwards
 
 
-class References(typing.NamedTuple):
-    """The frames that a video's frames refer to."""
+@dataclasses.dataclass
+class References:
+    """The frames that a video's frames refer to. Not to be shared between threads."""
 
     crops: FrameStore  # of K, each (KEPT_PX, KEPT_PX, 3) BGR uint8
     points: np.ndarray  # (K, 68, 2) float32: landmarks in parts of the crop's side
     of: np.ndarray  # (N,) int: which of the K each frame refers to; -1 where there is no face
     fitted: bool  # only the mouth is used
+    _last: tuple = (None, None)  # (number, side) of the crop that was asked for, and that crop: often the next one too
 
     def crop(self, index, own, points):
         """The reference (S, S, 3) uint8 of frame `index`, whose own crop (S, S, 3) has landmarks `points` (68, 2)."""
-        number = self.of[index]
-        crop = cv2.resize(self.crops.get(number), own.shape[1::-1], interpolation=cv2.INTER_AREA)
+        number, size = self.of[index], own.shape[1::-1]
+        if self._last[0] != (number, size):
+            crop = cv2.resize(self.crops.get(number), size, interpolation=cv2.INTER_AREA)
+            self._last = (number, size), crop
+        crop = self._last[1]
         return fit_mouth(crop, self.points[number], own, points) if self.fitted else crop
 
 
