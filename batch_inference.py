@@ -84,8 +84,8 @@ def parse_args(argv=None):
         help="divide the picture's sides by this; boxes and pads are then in pixels of the smaller one")
     add("--side_by_side", action="store_true", help="put the source to the left of the result")
     add("--reference", choices=WAYS, default=WAYS[0],
-        help="what a video's generator looks at: each frame with the mouth of one frame of the shot fitted in, each "
-        "frame itself, one whose mouth is shut, or a far one (default: %(default)s)")
+        help="what a video's generator looks at: fitted, each frame with one quiet mouth of the shot; same, the frame; "
+        "closed, a frame whose mouth is shut; far, a distant frame (default: %(default)s)")
     add("--silence_gate", action=argparse.BooleanOptionalAction, default=True,
         help="bring the mouth to rest where the sound is silent for over 0.3 s")
     add("--box_cache", action=argparse.BooleanOptionalAction, default=True,
@@ -100,8 +100,8 @@ def parse_args(argv=None):
     add("--face_det_batch_size", type=int, help="accepted and ignored: the detector takes one frame at a time")
     add("--n_gpu", type=int, default=1, help="accepted and ignored: one device makes one video")
     add("--precision", choices=PRECISIONS, default="auto",
-        help="of the generator's numbers; auto: bfloat16 where the CPU has it and a residual generator is at "
-        "work, else float32 (default: %(default)s)")
+        help="of the generator's numbers; auto: bfloat16 where OpenVINO has it on this CPU and a residual generator "
+        "is at work, else float32 (default: %(default)s)")
     add("--backend", choices=BACKENDS,
         help="what Keras runs on (default: KERAS_BACKEND if set, else tensorflow beside a GPU, openvino without)")
     # fmt: on

@@ -31,7 +31,7 @@ PREVIEW_MOMENTS, PREVIEW_WIDTH = 8, 320
 
 
 class Result(typing.NamedTuple):
-    """What was made. `seconds`: time at work by phase; "write" and its parts overlap, "generate" with itself too."""
+    """What was made. seconds: by phase. "sound" and "faces" overlap, "write" and its parts, "generate" with itself."""
 
     path: pathlib.Path
     num_frames: int
@@ -131,8 +131,8 @@ def lipsync_frames(
     silence_gate: where the sound is silent for over 0.3 s the generator hears nothing at all (see `silence.rest`).
     folder: for the frames of a video that come again (default: the system's folder for temporary files).
     seconds: a dict to which the time at work is added, by phase. img_size, batch_size: see `lipsync`. Frames come out a
-    batch at a time: a batch_size of 1 gives a video's first one soonest, larger ones more frames a second. On two
-    cores some 50 ms pass from the call to the first frame with 1, then 10 to 16 ms a frame (benchmarks/RESULTS.md).
+    batch at a time: a batch_size of 1 gives a video's first one soonest, larger ones more frames a second. With warp on
+    two cores, AVX-512, some 50 ms pass from the call to the first with 1, then 10 to 16 ms a frame: RESULTS.md.
     """
     options = {"img_size": img_size, "batch_size": batch_size, "sync_offset_ms": sync_offset_ms}
     options |= {"silence_gate": silence_gate, "folder": folder, "seconds": seconds}

@@ -118,7 +118,7 @@ def main(argv=None):
         cases += [] if args.quick else [("shipped warp, still 512 px, 60 s", shipped, PHOTO, 60, 60)]
         cases += [] if args.quick else [("shipped warp, video 640x480, 60 s", shipped, ten, 60, 60)]
         theirs = {}
-        tell("| case | ours, s | asked, s | the reference's way, s | ratio | phases at work (they overlap) |")
+        tell("| case | ours, s | aim, s | the reference's way, s | ratio | phases at work (they overlap) |")
         tell("|---|---|---|---|---|---|")
         for name, weights, face, seconds, asked in (case for case in cases if args.only in case[0]):
             sound = speech(folder / "sound.wav", seconds)

@@ -3,7 +3,7 @@
     python benchmarks/bench_memory.py --seconds 60 600 --out results.md
     python benchmarks/bench_memory.py --seconds 60 600 --face a_real_clip.mp4
 
-Every command is a process of its own, whose peak the system tells at its end (ru_maxrss). Asked for: 10 minutes of
+Every command is a process of its own, whose peak the system tells at its end (ru_maxrss). The aim: 10 minutes of
 1280x720 under 1.5 GB, and at most 0.1 MB more for each second of sound than 1 minute has. "All frames in memory" (the
 reference's way) is measured on 100 and on 200 frames, without any network, and extrapolated.
 """
@@ -87,7 +87,7 @@ def main(argv=None):
         if len(peaks) > 1:
             short, long = min(peaks), max(peaks)
             growth = (peaks[long] - peaks[short]) / (long - short)
-            tell(f"\n{growth:.3f} MB more for each second of sound between {short} and {long} s (asked: at most 0.1)")
+            tell(f"\n{growth:.3f} MB more for each second of sound between {short} and {long} s (aim: at most 0.1)")
     return 0
 
 

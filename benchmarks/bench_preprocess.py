@@ -1,6 +1,6 @@
 """Seconds a clip of preprocessing, the reference's way and ours, on real clips; and what LRS2 would take by that.
 
-    python benchmarks/bench_preprocess.py --data shared/data --sets grid lrw_ar --num_clips 6
+    python benchmarks/bench_preprocess.py --data clips --sets grid lrw_ar --num_clips 6
 
 The reference's way: dlib's HOG detector at double size on every frame, the largest face cropped, in threads. Ours:
 worker processes, with HOG and with the CNN, where landmarks are followed between keyframes. Processes and detectors

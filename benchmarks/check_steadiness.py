@@ -2,10 +2,10 @@
 
     python benchmarks/check_steadiness.py --checkpoint_path weights/warp.weights.h5 a.mp4 b.mp4
 
-jitter: second difference over time of dlib's landmarks of the lips, each face aligned on brows, eyes and nose, mean
-length in per cent of the eyes' distance, where the sound is at rest (asked: result / source at most 1.2), and where
-somebody speaks. moved: how far the lips' opening goes to and fro within a pause (its standard deviation), in the same
-unit. Measured before encoding.
+jitter: second difference over time of dlib's landmarks of the lips, each face aligned on those points that do not
+speak, mean length in per cent of the eyes' distance, where the sound is at rest (the aim: result / source at most
+1.2), and where somebody speaks. moved: how far the lips' opening goes to and fro in all pauses together (its standard
+deviation), in the same unit. Measured before encoding, in videos without a cut.
 """
 
 import argparse
@@ -32,14 +32,14 @@ def jitter(points, where):
     """Mean length of the second difference of the lips, % of the eyes' distance, of frames `where`; and how many."""
     import numpy as np
 
-    from metrics import EYES
+    from faces import EYES, LIPS
     from reference import STILL_POINTS
 
     flat = points @ (1, 1j)  # the plane as numbers
     still, eyes = flat[:, STILL_POINTS], [flat[:, eye].mean(1) for eye in EYES]
     centred = still - still.mean(1, keepdims=True)
     turn = (centred.conj() * centred[:1]).sum(1) / (np.abs(centred) ** 2).sum(1)  # the similarity onto the first face
-    lips = (flat[:, 48:] - still.mean(1, keepdims=True)) * turn[:, None]
+    lips = (flat[:, LIPS] - still.mean(1, keepdims=True)) * turn[:, None]
     length = np.abs(np.diff(lips, 2, axis=0)).mean(1) / np.abs(eyes[1] - eyes[0])[0]
     inside = where[:-2] & where[1:-1] & where[2:]
     opening = np.abs(lips[:, 18] - lips[:, 14]) / np.abs(eyes[1] - eyes[0])[0]
@@ -85,14 +85,15 @@ def main(argv=None):
                     [at_rest[0] / max(at_rest[1], 1), at_rest[2], speaking[0] / max(speaking[1], 1), at_rest[1]]
                 )
             (source, moved, speaking, count), (result, moved_result, speaking_result, _) = rows
+            name, ratio = f"{path.parent.name}/{path.stem}", result / max(source, 1e-9)
             print(
-                f"| {path.parent.name}/{path.stem} | {count} | {source:.2f} | {result:.2f} | {result / source:.2f} "
+                f"| {name} | {count} | {source:.2f} | {result:.2f} | {ratio:.2f} "
                 f"| {speaking:.2f}, {speaking_result:.2f} | {moved:.2f} | {moved_result:.2f} |",
                 flush=True,
             )
-        (source, speaking), (result, speaking_result) = sums[..., 0] / sums[..., 1]
+        (source, speaking), (result, speaking_result) = sums[..., 0] / sums[..., 1].clip(1)
         print(
-            f"| all | {sums[0, 0, 1]:.0f} | {source:.2f} | {result:.2f} | {result / source:.2f} "
+            f"| all | {sums[0, 0, 1]:.0f} | {source:.2f} | {result:.2f} | {result / max(source, 1e-9):.2f} "
             f"| {speaking:.2f}, {speaking_result:.2f} | - | - |"
         )
     except UserError as e:

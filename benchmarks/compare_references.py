@@ -40,10 +40,14 @@ def main(argv=None):
 
     import options
     from errors import UserError
-    from faces import FaceDetector
+    from faces import LIPS, FaceDetector
     from lipsync import lipsync_frames, prepare
     from reference import WAYS
 
+    if unknown := set(args.ways or ()) - set(WAYS):
+        raise SystemExit(f"compare_references.py: --ways {unknown.pop()} is none of {', '.join(WAYS)}")
+    if args.sheets:
+        args.sheets.mkdir(parents=True, exist_ok=True)
     options.set_backend("openvino", "openvino")
     try:
         from measured import change, lips_at, measure, mouth_psnr
@@ -70,7 +74,7 @@ def main(argv=None):
                         [
                             metrics.opening_correlation(lips, wanted),
                             metrics.opening_correlation(lips, lips_at(own, own.times_s)),
-                            metrics.opening_range(lips_at(made, made.times_s), truths[other].points[:, 48:]),
+                            metrics.opening_range(lips_at(made, made.times_s), truths[other].points[:, LIPS]),
                             mouth_psnr(with_own.crops, own.crops),
                             np.corrcoef(change(made.crops), change(own.crops[:count]))[0, 1],
                         ]
@@ -82,7 +86,7 @@ def main(argv=None):
                     picks = np.linspace(0, min(map(len, sheet)) - 1, 12).astype(int)
                     picture = np.vstack([np.hstack(crops[picks]) for crops in sheet])
                     cv2.imwrite(str(args.sheets / f"{path.parent.name}_{path.stem}.png"), picture)
-                    print(f"{path} is done", flush=True)
+                print(f"{path} is done", flush=True)
     except UserError as e:
         print(f"compare_references.py: {e}", file=sys.stderr)
         return 1
