@@ -189,6 +189,8 @@ def make_video(args, generators=None):
     own_fps = check_media(args.face, args.audio)
     still = own_fps is None or args.static
     fps = None if args.keep_fps and not still else args.fps
+    if own_fps is None and (args.start or args.end):
+        note(f"--start and --end are for videos; {args.face} is a picture")
     if fps and not still and video.as_rate(fps) != own_fps:
         note(f"{args.face} has {float(own_fps):.5g} frames a second, the result {fps:g} (--keep_fps keeps its own)")
     stored = description(args.checkpoint_path)

@@ -1,6 +1,7 @@
 """Where the face is in a video, kept on disk: another sound or other weights then cost no search.
 
-A file is named after the video's content and all that decides on boxes, so it is never wrong, only missing.
+A file is named after the video's content and all that decides on boxes, so it is never wrong, only missing. It holds as
+many frames as the sound needed; a longer sound searches the video again.
 """
 
 import contextlib

@@ -30,9 +30,10 @@ class FaceChoice:
         if sum(v is not None for v in (index, box, picture)) > 1:
             raise UserError("--face_index, --face_box and --ref_face exclude each other; give one of them")
         self.index, self.box, self._first, self._network = index, box, first, None
-        self.named = index is not None or box is not None or picture is not None
+        self.by_picture = picture is not None
+        self.named = index is not None or box is not None or self.by_picture
         self._chip = self._descriptor = None  # of the person, as soon as known; the descriptor only when it is needed
-        if picture is not None:
+        if self.by_picture:
             detector = FaceDetector()
             squares = placed(detector, picture, detector.detect_whole(picture))
             if not squares:

@@ -80,10 +80,10 @@ def prepare(
     resampled by time. static: use the first frame of a video as a still picture. detector: a `faces.FaceDetector`
     (default: the CNN). pads: (T, B, L, R) pixels. boxes: where the face is, instead of a search: (4,) for all frames or
     (N, 4), zeros where there is none; pads are added. max_s: use only so many seconds of the sound. box_cache: folder
-    in which the boxes of videos are kept, so that the next call for the same video searches nothing. choice: which
-    face, a `choice.FaceChoice` (default: the largest). start_s, end_s: the stretch of the video that is used (the sound
-    is used from its beginning). resize_factor: by which the picture's sides are divided; boxes and pads are in pixels
-    of the smaller picture.
+    in which the boxes of videos are kept, so that the next call for as much of the same video searches nothing.
+    choice: which face, a `choice.FaceChoice` (default: the largest). start_s, end_s: the stretch of the video that is
+    used (the sound is used from its beginning). resize_factor: by which the picture's sides are divided; boxes and pads
+    are in pixels of the smaller picture.
     reference: what a video's generator looks at, of `reference.WAYS`; "same" where boxes are given.
     Raises UserError, also where no frame has a face.
     """
@@ -123,6 +123,8 @@ def prepare(
         raise UserError(f"no frame of {face} can be decoded from --start {start_s:g} on; give an earlier one")
     if not found.any():
         searched = f"any of the {len(found)} frames of" if len(found) > 1 else "the picture"
+        if detector and choice.by_picture:
+            raise UserError(f"no face like --ref_face's found in {searched} {face}; --list_faces shows who is there")
         how = f"detector {detector.kind}" if detector else "the given boxes"
         raise UserError(f"no face found in {searched} {face} ({how}); try --face_box T B L R or a larger face")
     height, width = still.shape[:2] if still is not None else (footage.info.height, footage.info.width)

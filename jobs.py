@@ -18,7 +18,10 @@ def read_jobs(path, columns=None):
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file, skipinitialspace=True))
+            header = file.readline()
+            delimiter = ";" if ";" in header and "," not in header else ","  # as some spreadsheets write it
+            file.seek(0)
+            rows = list(csv.DictReader(file, skipinitialspace=True, delimiter=delimiter))
     except FileNotFoundError:
         raise UserError(f"--jobs {path} does not exist; give a CSV file with the columns face and audio") from None
     except (UnicodeDecodeError, csv.Error, IsADirectoryError) as e:

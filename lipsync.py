@@ -56,7 +56,7 @@ def lipsync(
 
     generator: a keras.Model of `generator.build_generator`, an `inference.Speaker` (which is one made ready), or any
     function of (faces (B, S, S, 6) float32 in [0, 1], mels (B, 80, 27, 1) float32) that returns (B, S, S, 3) in [0, 1];
-    S is the model's own, or else `img_size`.
+    S is the model's own, or else `img_size`; a Speaker's batch_size is its own, too, and its `still` that of the face.
     sync_offset_ms: see `lipsync_frames`. progress: show bars on stderr. source: the further arguments of `prepare`.
     made: those of the result: silence_gate (default True), see `lipsync_frames`; crf, lossless and comment, see
     `video.VideoWriter`; preview, the path of a PNG of 8 moments; side_by_side, the source to the left of the result.
@@ -132,7 +132,8 @@ def lipsync_frames(
     folder: for the frames of a video that come again (default: the system's folder for temporary files).
     seconds: a dict to which the time at work is added, by phase. img_size, batch_size: see `lipsync`. Frames come out a
     batch at a time: a batch_size of 1 gives a video's first one soonest, larger ones more frames a second. With warp on
-    two cores, AVX-512, some 50 ms pass from the call to the first with 1, then 10 to 16 ms a frame: RESULTS.md.
+    two cores, AVX-512, some 50 ms pass from the call to the first with 1, then 10 to 16 ms a frame: RESULTS.md. (With
+    a Speaker; a keras.Model is made into one first, which takes a second.)
     """
     options = {"img_size": img_size, "batch_size": batch_size, "sync_offset_ms": sync_offset_ms}
     options |= {"silence_gate": silence_gate, "folder": folder, "seconds": seconds}

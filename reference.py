@@ -3,7 +3,7 @@
 The networks learned with another frame of the clip as reference. A frame that is its own reference shows the answer to
 another question, the lips that were there, and they leak into the result; a fixed frame does not fit where the head
 turns. So the mouth of one frame of the shot, hardly open, is fitted into each frame's own crop
-(`benchmarks/compare_references.py` compares the ways).
+(`benchmarks/compare_references.py` compares the ways). References are looked for in the first 10 s of each shot.
 """
 
 import contextlib
@@ -17,6 +17,8 @@ from audio_hparams import hparams
 from faces import EYES, LIPS
 from stream import FrameStore
 
+# fitted: the frame itself with the mouth of the shot's usual frame fitted in. same: the frame itself. closed: the
+# shot's frame whose mouth is least open. far: the shot's first frame, but the last one for those nearest to the first.
 WAYS = ("fitted", "same", "closed", "far")
 STILL_POINTS = [0, 1, 2, *range(14, 48)]  # of dlib's 68 landmarks: the ears' side of the jaw, brows, nose, eyes
 KEPT_PX = 256  # side of the crops that are kept, one or two a shot
@@ -89,7 +91,10 @@ def chosen_frames(way, track, fps):
 
 
 def usual_frame(points, share):
-    """Which of the frames with landmarks (N, 68, 2) shows a usual mouth, wide as most, open as the least `share`."""
+    """Which of the frames with landmarks (N, 68, 2) shows a usual mouth and pose: its index.
+
+    share: so many of the mouths are less open than the one that is looked for (0: none).
+    """
     left, right = (points[:, eye].mean(1) for eye in EYES)
     unit = np.linalg.norm(right - left, axis=1).clip(1e-6)
     opening = np.linalg.norm(points[:, 66] - points[:, 62], axis=1) / unit

@@ -5,10 +5,11 @@ from scipy.ndimage import uniform_filter1d
 
 from audio_hparams import hparams
 
-BELOW_LOUD_DB = 40.0  # silence is so far under the recording's loud level: 95 % of its mel frames are under that one
-ABOVE_NOISE_DB = 8.0  # or so little above its noise, which is what 5 % of its frames (means of 9) do not exceed
-SURELY_SPEECH_DB = 20.0  # what is nearer than this to the loud level is speech, however even the recording
-NOTHING_DB = -95.0  # and so is anything under this, which is the scale's lower end but for rounding
+# A recording's loud level is what 95 % of its mel frames stay under, its noise what 5 % (of means of 9) stay under.
+BELOW_LOUD_DB = 40.0  # a frame is silent that is so far under the loud level,
+ABOVE_NOISE_DB = 8.0  # or less than this above the noise,
+SURELY_SPEECH_DB = 20.0  # unless it is nearer than this to the loud level;
+NOTHING_DB = -95.0  # and always under this, which is the mel scale's lower end but for rounding
 SHORTEST_S = 0.3  # shorter pauses are part of speech
 EASE_S = 0.16  # in which the mouth comes to rest, and in which it wakes, inside of the silence
 BLOCK = 8192  # mel frames at a time
