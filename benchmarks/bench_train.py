@@ -1,7 +1,7 @@
 """The reference's GAN step against ours, and half precision against float32.
 
     python benchmarks/bench_train.py --batch_size 16 --steps 8
-    python benchmarks/bench_train.py --losses --data_root grid_preprocessed --width 0.25 --batch_size 16
+    python benchmarks/bench_train.py --losses --data_root grid_preprocessed --width 0.25 --batch_size 8
 
 The first takes turns, a step of the reference's and one of ours, on the same networks and pictures, and prints the
 medians of each and of the ratios, of the time that passed and of the processors' time (which other programs disturb
