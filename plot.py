@@ -13,6 +13,7 @@ UNDRAWN = ("epoch", "batches", "epoch_s")
 
 
 def parse_args(argv=None):
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("runs", nargs="+", help="run folders, or stats.jsonl files; several are drawn over one another")
@@ -58,6 +59,7 @@ def draw(path, runs, names=None):
 
 @script
 def main(argv=None):
+    """Draw the curves. Returns an exit status; the picture's path is the last line on stdout."""
     args = parse_args(argv)
     runs = {str(run): read_run(run) for run in args.runs}
     first = pathlib.Path(args.runs[0])

@@ -37,8 +37,8 @@ def main(argv=None):
     import dlib
     import librosa
     import numpy as np
-    import test_checkpoint
     import tf_keras
+    from legacy import legacy_generator
 
     import faces
     import video
@@ -51,8 +51,7 @@ def main(argv=None):
         nonlocal last
         times[name], last = time.perf_counter() - last, time.perf_counter()
 
-    test_checkpoint.WIDTH = 1.0  # the tests' own is small
-    generator = test_checkpoint.legacy_generator(tf_keras, "residual")
+    generator = legacy_generator(tf_keras, "residual", 1.0)
     network = dlib.cnn_face_detection_model_v1(str(faces.model_file("mmod_human_face_detector.dat")))
     phase("start")
     wav, _ = librosa.load(args.audio, sr=16_000)
