@@ -55,6 +55,10 @@ class Clip:
         """Those of the face in frame `index`, (68, 2) float32 in parts of its crop."""
         return in_crop(self.points[index], self.boxes[index])
 
+    def strange_tilt(self, index):
+        """By how many degrees the crop of frame `index` is turned for the generator, so that the head is upright."""
+        return 0.0 if self.points is None else float(faces.strange_tilt(self.landmarks(index)))
+
 
 def prepare(
     face,

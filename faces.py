@@ -24,6 +24,7 @@ FACE_PX = 95  # dlib's CNN sees best at this size, and is blind under 80
 WHOLE_SIDES = (320, 640, 1280, 1920)  # longer sides at which a whole picture is searched, until a face is found
 RIGID = slice(17, 48)  # of dlib's 68 landmarks: brows, nose and eyes, which do not move with the mouth
 EYES, LIPS = (slice(36, 42), slice(42, 48)), slice(48, 68)
+FAMILIAR_TILT = 5.0  # degrees to the side: GRID's heads, from which our networks learn, are hardly tilted by more
 
 
 class Face(typing.NamedTuple):
@@ -185,6 +186,29 @@ def crop(frame, box, img_size):
         inside = cv2.copyMakeBorder(inside, *edges, cv2.BORDER_REPLICATE)
     shrinks = img_size < max(inside.shape[:2])
     return cv2.resize(inside, (img_size, img_size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+
+
+def strange_tilt(points):
+    """By how many degrees a face is tilted clockwise past FAMILIAR_TILT: dlib's landmarks (..., 68, 2) -> (...)."""
+    across = points[..., EYES[1], :].mean(-2) - points[..., EYES[0], :].mean(-2)
+    tilt = np.degrees(np.arctan2(across[..., 1], across[..., 0]))
+    return tilt - np.clip(tilt, -FAMILIAR_TILT, FAMILIAR_TILT)
+
+
+def turned(crop, degrees):
+    """The crop (S, S, 3) uint8 turned anticlockwise about its middle; its edges are repeated."""
+    if not degrees:
+        return crop
+    middle = (crop.shape[0] - 1) / 2
+    to = cv2.getRotationMatrix2D((middle, middle), float(degrees), 1)
+    how = {"flags": cv2.INTER_CUBIC, "borderMode": cv2.BORDER_REPLICATE}
+    return cv2.warpAffine(crop, to, crop.shape[1::-1], **how)
+
+
+def turned_points(points, degrees):
+    """Landmarks (68, 2), in parts of a crop's side, where `turned` moves them."""
+    to = cv2.getRotationMatrix2D((0.5, 0.5), float(degrees), 1)
+    return (points @ to[:, :2].T + to[:, 2]).astype(np.float32)
 
 
 def generator_input(reference, pose):

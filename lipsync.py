@@ -45,6 +45,7 @@ class _Batch(typing.NamedTuple):
     frames: list  # of (H, W, 3) BGR uint8
     boxes: list  # of (4,) int32, or None for a frame without a face
     points: list  # of (68, 2) float32, or None where no landmarks are known
+    tilts: list  # degrees by which each frame's crop was turned
     faces: np.ndarray  # (B, S, S, 6) float32; rows past the faces are zero
     mels: np.ndarray  # (B, 80, 27, 1) float32
 
@@ -196,6 +197,7 @@ def _batches(clip, frames, img_size, batch_size, sync_offset_ms, silence_gate, s
             group = list(itertools.islice(frames, batch_size))
         with timed(seconds, "crop"):
             found = [(row, index) for row, (index, _) in enumerate(group) if clip.found[index]]
+            tilts = [clip.strange_tilt(index) if clip.found[index] else 0.0 for index, _ in group]
             mels = np.zeros((batch_size, hparams.num_mels, hparams.mel_window, 1), np.float32)
             for n, (row, _) in enumerate(found):
                 window = mel_window(clip.mel, start + row + late, clip.fps)
@@ -203,12 +205,14 @@ def _batches(clip, frames, img_size, batch_size, sync_offset_ms, silence_gate, s
             if six is None or clip.still is None:  # a still picture is cropped once
                 six = np.zeros((batch_size, img_size, img_size, 6), np.float32)
                 for n, (row, index) in enumerate(found):
-                    own = faces.crop(group[row][1], clip.boxes[index], img_size)
-                    shown = own if clip.references is None else clip.references.crop(index, own, clip.landmarks(index))
+                    shown = own = faces.turned(faces.crop(group[row][1], clip.boxes[index], img_size), tilts[row])
+                    if clip.references is not None:
+                        points = faces.turned_points(clip.landmarks(index), tilts[row])
+                        shown = clip.references.crop(index, own, points)
                     six[n] = faces.generator_input(shown, own)
         boxes = [clip.boxes[index] if clip.found[index] else None for index, _ in group]
         points = [None if clip.points is None else clip.points[index] for index, _ in group]
-        yield _Batch([frame for _, frame in group], boxes, points, six, mels)
+        yield _Batch([frame for _, frame in group], boxes, points, tilts, six, mels)
 
 
 def _generated(batches, generate, seconds):
@@ -239,7 +243,9 @@ def _pasted(generated, seconds):
     with contextlib.closing(generated):
         for batch, crops in generated:
             crops = iter(crops)
-            for source, box, points in zip(batch.frames, batch.boxes, batch.points, strict=True):
+            for source, box, points, tilt in zip(batch.frames, batch.boxes, batch.points, batch.tilts, strict=True):
                 with timed(seconds, "paste"):
-                    frame = source if box is None else paste_back(source, next(crops), box, points)
+                    frame = source
+                    if box is not None:
+                        frame = paste_back(source, faces.turned(next(crops), -tilt), box, points)
                 yield frame, box is not None, source

@@ -43,6 +43,7 @@ class References:
         number, size = self.of[index], own.shape[1::-1]
         if self._last[0] != (number, size):
             crop = cv2.resize(self.crops.get(number), size, interpolation=cv2.INTER_AREA)
+            crop = crop if self.fitted else faces.turned(crop, faces.strange_tilt(self.points[number]))
             self._last = (number, size), crop
         crop = self._last[1]
         return fit_mouth(crop, self.points[number], own, points) if self.fitted else crop

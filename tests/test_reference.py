@@ -7,8 +7,9 @@ from sounds import write_wav
 
 import reference
 import video
-from faces import crop
+from faces import EYES, FAMILIAR_TILT, crop, turned, turned_points
 from lipsync import lipsync_frames, prepare
+from mouth import LipLandmarks
 from reference import chosen_frames, fit_mouth, in_crop, usual_frame
 from tracking import Track, follow_face
 
@@ -93,3 +94,36 @@ def test_the_generator_is_shown_the_reference_that_was_chosen(clip, hog, way):
     assert white == expected.get(way, [False] * 12)
     upper = np.abs(shown[11][:36, :, :3] - shown[11][:36, :, 3:]).mean()
     assert (upper == 0) == (way in ("same", "fitted"))  # the frame itself but for the mouth
+
+
+def tilted(picture, degrees):
+    to = cv2.getRotationMatrix2D((128, 110), degrees, 1)
+    return cv2.warpAffine(picture, to, (256, 256), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
+
+
+@pytest.mark.parametrize(("degrees", "upright"), [(-22, False), (18, False), (0, True)])
+def test_a_tilted_head_is_upright_for_the_generator_and_tilted_again_in_the_result(
+    tmp_path, astronaut, hog, degrees, upright
+):
+    shown = []
+
+    def repeat(faces, mels):
+        shown.extend(faces)
+        return faces[..., :3]
+
+    cv2.imwrite(str(tmp_path / "face.png"), tilted(astronaut, degrees))
+    clip = prepare(tmp_path / "face.png", write_wav(tmp_path / "sound.wav", 0.04), detector=hog)
+    assert (clip.strange_tilt(0) == 0) == upright
+    frame, _ = next(iter(lipsync_frames(clip, repeat, batch_size=1)))
+    assert np.abs(frame.astype(int) - clip.still).mean() < 1  # what comes back lies where it was
+    face = (shown[0][..., :3] * 255).astype("uint8")
+    eyes = [LipLandmarks().face(face)[part].mean(0) for part in EYES]
+    assert abs(np.degrees(np.arctan2(*(eyes[1] - eyes[0])[::-1]))) < FAMILIAR_TILT + 2.5
+
+
+def test_landmarks_turn_with_their_crop(astronaut, hog):
+    track = follow_face([astronaut], 25, hog)
+    points, own = in_crop(track.points[0], track.boxes[0]), crop(astronaut, track.boxes[0], 96)
+    moved = turned_points(points, 15)
+    assert np.linalg.norm(LipLandmarks().face(turned(own, 15)) - moved, axis=1).mean() < 0.03
+    np.testing.assert_allclose(turned_points(moved, -15), points, atol=1e-5)
