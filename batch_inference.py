@@ -302,18 +302,15 @@ def chosen_face(detector, frame, index, box, ref_face):
     """
     from choice import SAME_PLACE, FaceChoice, placed
 
-    boxes = None
-    if box and (index is not None or ref_face):
-        raise UserError("--face_index, --face_box and --ref_face exclude each other; give one of them")
-    if box:
-        boxes = detector.detect_all(frame)
-        if not any(faces.overlap(square, box) >= SAME_PLACE for square in placed(detector, frame, boxes)):
-            note(f"no face is found at --face_box {' '.join(map(str, box))}: the box itself is used throughout")
-            return None
     picture = read_picture(ref_face) if ref_face else None
     if ref_face and picture is None:
         raise UserError(f"--ref_face {ref_face} is no picture; give a photo of the person")
-    return FaceChoice(index, box, picture, boxes)
+    boxes = detector.detect_all(frame) if box else None
+    choice = FaceChoice(index, box, picture, boxes)
+    if box and not any(faces.overlap(square, box) >= SAME_PLACE for square in placed(detector, frame, boxes)):
+        note(f"no face is found at --face_box {' '.join(map(str, box))}: the box itself is used throughout")
+        return None
+    return choice
 
 
 # What Keras runs on ---------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from choice import FaceChoice
 from errors import UserError
 from footage import Footage, open_footage, resized
 from pictures import read_picture
-from reference import WAYS, References, in_crop, read_references
+from reference import WAYS, References, read_references
 from stream import ahead, timed
 
 STILL_FPS = 25  # frames a second of a result made from a still picture
@@ -53,7 +53,7 @@ class Clip:
 
     def landmarks(self, index):
         """Those of the face in frame `index`, (68, 2) float32 in parts of its crop."""
-        return in_crop(self.points[index], self.boxes[index])
+        return faces.in_crop(self.points[index], self.boxes[index])
 
     def strange_tilt(self, index):
         """By how many degrees the crop of frame `index` is turned for the generator, so that the head is upright."""
@@ -106,10 +106,7 @@ def prepare(
         if boxes is None:
             detector, choice = detector or faces.FaceDetector(), choice or FaceChoice()
             if box_cache and still is None:
-                settings = {"detector": detector.name, "pads": list(pads), "fps": rate, "bridge": BRIDGE}
-                settings |= choice.settings | {"first": footage.first, "num_frames": footage.info.num_frames}
-                settings["resize_factor"] = resize_factor
-                kept = cache_path(pathlib.Path(box_cache), face, **settings)
+                kept = _kept_in(pathlib.Path(box_cache), footage, detector, pads, choice)
         wav = heard.result()
         num_frames = max(1, round(Fraction(len(wav), hparams.sample_rate) * rate))
         heard = beside.submit(sound, melspectrogram, wav)
@@ -118,13 +115,10 @@ def prepare(
         if track is None:
             track = _searched(still, footage, rate, num_frames, detector, pads, boxes, choice, progress)
             if kept:
-                save_track(
-                    kept, track, whole=len(track.found) < num_frames or len(track.found) == footage.info.num_frames
-                )
+                count = len(track.found)
+                save_track(kept, track, whole=count < num_frames or count == footage.info.num_frames)
         mel = heard.result()
     found = track.found
-    if not len(found):
-        raise UserError(f"no frame of {face} can be decoded from --start {start_s:g} on; give an earlier one")
     if not found.any():
         searched = f"any of the {len(found)} frames of" if len(found) > 1 else "the picture"
         if detector and choice.by_picture:
@@ -139,6 +133,13 @@ def prepare(
         with timed(seconds, "references"):
             references = read_references(reference, footage, track)
     return Clip(face, audio, max_s, still, footage, colour, rate, num_frames, mel, *track[:3], references, seconds)
+
+
+def _kept_in(folder, footage, detector, pads, choice):
+    """The file in which the boxes of this footage are kept."""
+    settings = {"detector": detector.name, "pads": list(pads), "bridge": BRIDGE, **choice.settings}
+    settings |= {"fps": footage.info.fps, "first": footage.first, "num_frames": footage.info.num_frames}
+    return cache_path(folder, footage.path, **settings, resize_factor=footage.resize_factor)
 
 
 def _searched(still, footage, rate, num_frames, detector, pads, boxes, choice, progress):

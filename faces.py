@@ -188,6 +188,13 @@ def crop(frame, box, img_size):
     return cv2.resize(inside, (img_size, img_size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
 
 
+def in_crop(points, boxes):
+    """Landmarks (..., K, 2) in a frame's pixels as parts of the crop of their box (..., 4): float32."""
+    top, bottom, left, right = np.moveaxis(np.asarray(boxes, np.float32), -1, 0)
+    start, side = np.stack([left, top], -1), np.stack([right - left, bottom - top], -1)
+    return ((points - start[..., None, :]) / side[..., None, :]).astype(np.float32)
+
+
 def strange_tilt(points):
     """By how many degrees a face is tilted clockwise past FAMILIAR_TILT: dlib's landmarks (..., 68, 2) -> (...)."""
     across = points[..., EYES[1], :].mean(-2) - points[..., EYES[0], :].mean(-2)

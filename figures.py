@@ -5,7 +5,8 @@ import numpy as np
 
 from audio_hparams import hparams
 from errors import whole_file
-from mouth import LIPS, LipLandmarks, opening
+from faces import LIPS
+from mouth import LipLandmarks, opening
 
 MOMENTS = 10  # columns of a sheet
 

@@ -22,19 +22,20 @@ class Footage:
     resize_factor: float
 
     def frames(self, count=None):
-        """Yield the first `count` frames (None: all), BGR uint8 (H, W, 3)."""
+        """Yield the first `count` frames (None: all), BGR uint8 (H, W, 3). UserError where none can be decoded."""
         count = self.info.num_frames if count is None else min(count, self.info.num_frames)
+        frame = None
         with contextlib.closing(video.read_frames(self.path, self.info.fps)) as read:
             for frame in itertools.islice(read, self.first, self.first + count):
                 yield resized(frame, self.resize_factor)
+        if frame is None:  # a damaged end
+            start_s = float(self.first / self.info.fps)
+            raise UserError(f"no frame of {self.path} can be decoded from --start {start_s:g} on; give an earlier one")
 
     def first_frame(self):
-        """BGR uint8 (H, W, 3). Raises UserError where there is none to be decoded."""
+        """BGR uint8 (H, W, 3). UserError where it cannot be decoded."""
         with contextlib.closing(self.frames(1)) as frames:
-            frame = next(frames, None)
-        if frame is None:
-            raise UserError(f"no frame of {self.path} can be decoded from --start on; give an earlier one")
-        return frame
+            return next(frames)
 
 
 def open_footage(path, start_s=0.0, end_s=None, resize_factor=1.0, fps=None):

@@ -94,11 +94,11 @@ def build_generator(
     below = functools.partial(_below, order=order) if lean else (lambda x, _: x)
     res = functools.partial(_res, conv=conv)
 
-    shapes = [(img_size, img_size), (hparams.num_mels, hparams.mel_window)]
-    face, mel = (
-        keras.Input((channels, *shape) if lean else (*shape, channels), name=name)
-        for name, shape, channels in zip(("face", "mel"), shapes, (6, 1), strict=True)
-    )
+    def entry(name, rows, columns, channels):
+        return keras.Input((channels, rows, columns) if lean else (rows, columns, channels), name=name)
+
+    face = entry("face", img_size, img_size, 6)
+    mel = entry("mel", hparams.num_mels, hparams.mel_window, 1)
     if kind == "warp":
         output = build_warp(face, _residual_mel(mel, conv, res), functools.partial(scaled, width=width), MEETING)
         return keras.Model([face, mel], output, name="warp_generator")

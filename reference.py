@@ -14,7 +14,7 @@ import numpy as np
 
 import faces
 from audio_hparams import hparams
-from faces import EYES, LIPS
+from faces import EYES, LIPS, in_crop
 from stream import FrameStore
 
 # fitted: the frame itself with the mouth of the shot's usual frame fitted in. same: the frame itself. closed: the
@@ -66,13 +66,6 @@ def read_references(way, footage, track):
                 crops.put(row, faces.crop(frame, track.boxes[index], KEPT_PX))
                 row += 1
     return References(crops, in_crop(track.points[wanted], track.boxes[wanted]), of, way == "fitted")
-
-
-def in_crop(points, boxes):
-    """Landmarks (..., 68, 2) in a frame's pixels as parts of the crop of their box (..., 4): float32."""
-    top, bottom, left, right = np.moveaxis(np.asarray(boxes, np.float32), -1, 0)
-    start, side = np.stack([left, top], -1), np.stack([right - left, bottom - top], -1)
-    return ((points - start[..., None, :]) / side[..., None, :]).astype(np.float32)
 
 
 def chosen_frames(way, track, fps):

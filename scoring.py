@@ -6,8 +6,8 @@ import numpy as np
 
 import metrics
 from audio_hparams import hparams
-from faces import generator_input
-from mouth import LIPS, LipLandmarks
+from faces import LIPS, generator_input
+from mouth import LipLandmarks
 
 OWN, OTHER, LEAK = "own sound", "another clip's sound", "target as reference"
 COPIED, MEAN, OTHER_MOUTH = "copied reference", "mean face of the clip", "another clip's mouth"

@@ -6,7 +6,8 @@ import numpy as np
 
 import faces
 import metrics
-from mouth import LIPS, MOUTH, LipLandmarks
+from faces import LIPS
+from mouth import MOUTH, LipLandmarks
 
 
 class Measured(typing.NamedTuple):
@@ -18,7 +19,7 @@ class Measured(typing.NamedTuple):
 
 
 def measure(clip, frames=None, img_size=96):
-    """The Measured of a `lipsync.Clip`'s source, or of other frames in its place, from the first one on."""
+    """The Measured of a `clip.Clip`'s source, or of other frames in its place, from the first one on."""
     find, kept = LipLandmarks(), []
     for index, frame in enumerate(clip.footage.frames(len(clip.found)) if frames is None else frames):
         if index == len(clip.found):
