@@ -36,7 +36,7 @@ def cluster(tmp_path_factory):
         for command in commands
     ]
     deadline = time.monotonic() + 60
-    while not file.exists() and time.monotonic() < deadline:
+    while not (file.exists() and file.stat().st_size) and time.monotonic() < deadline:  # it is made empty
         time.sleep(0.1)
     yield json.loads(file.read_text())["address"]
     for process in reversed(started):
