@@ -2,9 +2,11 @@
 
     python evaluate.py --checkpoint_path weights/lipgan.weights.h5 --data_root grid_preprocessed --filelists grid_lists
     python evaluate.py --videos results/ --originals originals/
+    python evaluate.py --pairs pairs.csv
 
 Every number stands beside those that a model must beat: one far frame of the clip copied, the clip's mean face, and the
-same network fed with another clip's sound. The second form scores finished videos, of any program, against originals.
+same network fed with another clip's sound. The other forms score finished videos, of any program, against originals:
+those of the same names in two folders, or those that a CSV file names in its columns video and original.
 """
 
 import argparse
@@ -16,7 +18,10 @@ import numpy as np
 from tqdm import tqdm
 
 import options
+from audio_hparams import hparams
 from errors import UserError, script, whole_file
+
+MAX_OFFSET_MS = 400  # as far as a lag is looked for
 
 EXPLAINED = """
 L1, PSNR (dB), SSIM: of the crop, and of the mouth's part of it. sharpness: variance of the mouth's Laplacian,
@@ -24,7 +29,7 @@ in parts of the truth's. spectrum: distance of the mouth's power spectrum, dB. c
 mouth's border, above the truth's own, grey levels. LMD: distance of the lips' landmarks, % of the eyes'
 distance. correlation: of mouth opening with the true one, at lag 0. lag: frames by which the lips are late,
 where that is highest. in time: share of clips with a lag within one frame. opening: its standard deviation in
-parts of the truth's. disc distance: of the crops and the clip's sound."""
+parts of the truth's. disc distance: of the crops and the clip's sound; the truth's is the yardstick."""
 
 
 def parse_args(argv=None):
@@ -36,6 +41,10 @@ def parse_args(argv=None):
     add("--checkpoint_path", help="the generator: X.weights.h5, or a legacy .h5")
     add("--disc_checkpoint_path", help="a discriminator: also tell how well it knows a clip's sound from another's")
     add(
+        "--sync_offset_ms", type=offset_ms,
+        help="how many ms after a frame's middle lies the sound that the generator hears (default: the checkpoint's)",
+    )  # fmt: skip
+    add(
         "--model", choices=("basic", "residual", "warp"), help="which generator it is (default: as the checkpoint says)"
     )
     add("--data_root", help="folder made by preprocess.py")
@@ -45,6 +54,11 @@ def parse_args(argv=None):
     add("--max_clips", type=options.positive_int, help="score so many clips, evenly spaced (default: all)")
     add("--videos", type=pathlib.Path, help="score the finished videos of this folder instead of a generator")
     add("--originals", type=pathlib.Path, help="folder of their originals, which have the same names before the ending")
+    add(
+        "--pairs",
+        type=pathlib.Path,
+        help="CSV file of finished videos: columns video and original, a path in each cell",
+    )
     add("--detector", choices=("cnn", "hog"), default="cnn", help="finds the originals' faces (default: %(default)s)")
     add("--batch_size", type=options.positive_int, default=16, help="faces at a time (default: %(default)s)")
     add("--json", type=pathlib.Path, help="write all numbers, clip by clip, to this file")
@@ -53,10 +67,21 @@ def parse_args(argv=None):
     add("--max_pictures", type=options.positive_int, default=8, help="clips that are pictured (default: %(default)s)")
     add("--backend", choices=options.BACKENDS, help="default: KERAS_BACKEND, or openvino")
     args = parser.parse_args(argv)
-    wanted = ("videos", "originals") if args.videos or args.originals else ("checkpoint_path", "data_root")
+    finished = args.videos or args.originals
+    if args.pairs and finished:
+        parser.error("--pairs stands in place of --videos and --originals")
+    wanted = ("videos", "originals") if finished else ("pairs",) if args.pairs else ("checkpoint_path", "data_root")
     if missing := [f"--{name}" for name in wanted if getattr(args, name) is None]:
         parser.error(f"the following arguments are required: {', '.join(missing)}")
     return args
+
+
+def offset_ms(text):
+    """An argparse type: a number of ms, so small that a lag that is left can be measured."""
+    value = float(text)
+    if not abs(value) <= MAX_OFFSET_MS:
+        raise argparse.ArgumentTypeError(f"{text} is not from {-MAX_OFFSET_MS} to {MAX_OFFSET_MS}")
+    return value
 
 
 @script
@@ -64,14 +89,15 @@ def main(argv=None):
     """Print the tables. Returns an exit status."""
     args = parse_args(argv)
     options.set_backend(args.backend, default="openvino")
-    if args.videos:
-        from finished import score_videos
+    if args.videos or args.pairs:
+        from finished import listed_pairs, pairs_of_folders, score_videos
 
-        clips, total, skipped = score_videos(args.videos, args.originals, args.detector)
+        pairs = listed_pairs(args.pairs) if args.pairs else pairs_of_folders(args.videos, args.originals)
+        (clips, skipped), total, offset = score_videos(pairs, args.detector), len(pairs), None
     else:
-        clips, total, skipped = scored_clips(
+        clips, total, skipped, offset = scored_clips(
             args.checkpoint_path, args.model, args.disc_checkpoint_path, args.data_root, args.filelists, args.split,
-            args.max_clips, args.batch_size, args.leave_out,
+            args.max_clips, args.batch_size, args.leave_out, args.sync_offset_ms,
         )  # fmt: skip
     scores = {}
     for clip in tqdm(clips, "clips", total, dynamic_ncols=True):
@@ -80,7 +106,7 @@ def main(argv=None):
             write_pictures(args.picture_dir, clip)
     if not scores:
         raise UserError(f"no clip could be scored ({'; '.join(f'{n}: {why}' for why, n in skipped.items())})")
-    report(scores, skipped)
+    report(scores, skipped, offset)
     if args.json:
         write_json(args.json, scores, skipped)
     if args.csv:
@@ -89,8 +115,11 @@ def main(argv=None):
 
 
 def scored_clips(checkpoint_path, model, disc_checkpoint_path, data_root, filelists, split, max_clips, batch_size,
-                 leave_out=None):  # fmt: skip
-    """The ScoredClips of a list, one after another; how many there are; and clips left out, counted by reason."""
+                 leave_out=None, sync_offset_ms=None):  # fmt: skip
+    """The ScoredClips of a list, one after another; how many there are; clips left out, by reason; and the offset.
+
+    sync_offset_ms: None takes the checkpoint's.
+    """
     from checkpoint import load_discriminator, load_generator
     from dataset import FaceDataset
     from index import open_index
@@ -107,7 +136,9 @@ def scored_clips(checkpoint_path, model, disc_checkpoint_path, data_root, fileli
     discriminator = load_discriminator(disc_checkpoint_path)[0] if disc_checkpoint_path else None
     if discriminator:
         print(sync_line(dataset, discriminator, batch_size), flush=True)
-    return score_clips(dataset, generator, batch_size, discriminator), len(dataset.clips), dataset.skipped
+    offset = info["sync_offset_ms"] if sync_offset_ms is None else sync_offset_ms
+    clips = score_clips(dataset, generator, batch_size, discriminator, offset)
+    return clips, len(dataset.clips), dataset.skipped, offset
 
 
 def sync_line(dataset, discriminator, batch_size):
@@ -127,20 +158,41 @@ def sync_line(dataset, discriminator, batch_size):
     return f"{what}: {mean:.3f} ({low:.3f} to {high:.3f})"
 
 
-def report(scores, skipped):
-    """Print the table of all clips, that of each speaker's own sound, and what was left out, by reason."""
+def report(scores, skipped, offset):
+    """Print the table of all clips, that of each speaker's own sound, the lag, and what was left out, by reason."""
     from scoring import table
 
     print_table(f"{len(scores)} clips", table(scores))
     speakers = {}
     for name in scores:
         speakers.setdefault(name.split("/")[0], []).append(name)
+    first = next(iter(next(iter(scores.values()))))
     if len(speakers) > 1:
-        first = next(iter(next(iter(scores.values()))))
         rows = {f"{s}, {len(names)}": table(scores, names)[first] for s, names in speakers.items()}
         print_table(f"{first}, by speaker", rows)
+    print(f"\n{first}: {lag_told([rows[first]['lag'] for rows in scores.values()], offset)}")
     for reason, count in skipped.items():
         print(f"{count} clips could not be scored: {reason}")
+
+
+def lag_told(lags, offset=None):
+    """How late the lips of the clips are, by the median of their lags in frames, in words.
+
+    offset: the sync_offset_ms at which a generator made them; then also the one that brings them in time.
+    """
+    lags = np.asarray(lags, "float64")
+    lags = lags[~np.isnan(lags)]
+    if not len(lags):
+        return "no lag can be told, no mouth moves"
+    median = float(np.median(lags))
+    near, ms = int((np.abs(lags - median) <= 1).sum()), median / hparams.fps * 1000
+    how = "late" if median > 0 else "early" if median < 0 else "in time"
+    told = f"lag {median:+g} frames ({ms:+g} ms, lips {how}), median; {near} of {len(lags)} clips within a frame of it"
+    if offset is None:
+        return told
+    if 2 * near <= len(lags):
+        return f"{told}: too few to tell an offset by"
+    return f"{told}; batch_inference.py wants --sync_offset_ms {offset + ms:g}"
 
 
 def print_table(title, rows):

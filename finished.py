@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+import pathlib
 
 import cv2
 import numpy as np
@@ -10,6 +11,7 @@ import faces
 import video
 from audio_hparams import hparams
 from errors import UserError
+from jobs import read_rows
 from mouth import LipLandmarks
 from scoring import COPIED, MEAN, ScoredClip, score
 from tracking import find_boxes
@@ -18,12 +20,28 @@ IMG_SIZE = 96
 ROW = "video"
 
 
-def score_videos(videos, originals, detector="cnn"):
-    """Score each video of one folder against the file of the same stem in another: (ScoredClips, how many, skipped).
+def listed_pairs(path):
+    """The (name, video, original) of a CSV file with the columns video and original; the name is the video's cell.
 
-    Both are read at hparams.fps frames a second, from their first frame on. Faces are found in the original, and the
-    same boxes are cut from both; a video of another size is brought to the original's. The ScoredClips come one after
-    another, and skipped, a Counter by reason, is whole when they have ended. Raises UserError.
+    Raises UserError where a column or a file is missing, or two lines have one video.
+    """
+    pairs = {}
+    for number, row in enumerate(read_rows(path, "pairs", ("video", "original")), 1):
+        name, files = row["video"], {column: pathlib.Path(row[column] or "") for column in ("video", "original")}
+        for column, file in files.items():
+            if not file.is_file():
+                found = f"{file} is no file" if row[column] else "the cell is empty"
+                raise UserError(f"--pairs {path}, video {number}, column {column}: {found}; give the path of a file")
+        if name in pairs:
+            raise UserError(f"--pairs {path}, video {number}: {name} stands there already; give each video one line")
+        pairs[name] = (name, *files.values())
+    return list(pairs.values())
+
+
+def pairs_of_folders(videos, originals):
+    """The (name, video, original) of the files of one folder and those of the same stem, the name, in another.
+
+    The original is None where there is none. Raises UserError for what is no folder, or no video at all.
     """
     for folder in (videos, originals):
         if not folder.is_dir():
@@ -32,19 +50,29 @@ def score_videos(videos, originals, detector="cnn"):
     results = sorted(path for path in videos.iterdir() if path.is_file())
     if not results:
         raise UserError(f"{videos} holds no file; give --videos the folder of the finished videos")
+    return [(path.stem, path, files.get(path.stem)) for path in results]
+
+
+def score_videos(pairs, detector="cnn"):
+    """Score videos against their originals: (ScoredClips, skipped). pairs: (name, video, original or None).
+
+    Both are read at hparams.fps frames a second, from their first frame on. Faces are found in the original, and the
+    same boxes are cut from both; a video of another size is brought to the original's. The ScoredClips come one after
+    another, and skipped, a Counter by reason, is whole when they have ended.
+    """
     skipped = collections.Counter()
-    return _scored(results, files, faces.FaceDetector(detector), skipped), len(results), skipped
+    return _scored(pairs, faces.FaceDetector(detector), skipped), skipped
 
 
-def _scored(results, files, detector, skipped):
+def _scored(pairs, detector, skipped):
     landmarks = LipLandmarks()
-    for path in results:
-        if path.stem not in files:
+    for name, path, original in pairs:
+        if original is None:
             skipped["no original of the same name"] += 1
             continue
         try:
-            lengths = [video.probe(file).duration_s for file in (path, files[path.stem])]
-            truth, crops, frames, count = _crops(path, files[path.stem], detector)
+            lengths = [video.probe(file).duration_s for file in (path, original)]
+            truth, crops, frames, count = _crops(path, original, detector)
         except UserError as e:
             skipped[str(e)] += 1
             continue
@@ -58,7 +86,7 @@ def _scored(results, files, detector, skipped):
         copied = np.where((ids - ids[0] < hparams.min_reference_gap)[:, None, None, None], truth[-1:], truth[:1])
         rows = {ROW: crops, COPIED: copied, MEAN: np.broadcast_to(truth.mean(0).round().astype("uint8"), truth.shape)}
         scores = {row: score(made, truth, points, landmarks) for row, made in rows.items()}
-        yield ScoredClip(path.stem, frames, truth, points, rows, scores)
+        yield ScoredClip(name, frames, truth, points, rows, scores)
 
 
 def _crops(result, original, detector):

@@ -16,6 +16,20 @@ def read_jobs(path, columns=None):
     True or yes, or is empty, False or no. Blank lines are skipped. Raises UserError for a file without the columns face
     and audio, with one that is no option, or without a line.
     """
+    rows = read_rows(path, "jobs", ("face", "audio"))
+    if unknown := [name for name in rows[0] if columns and name and name.removeprefix("no-") not in columns]:
+        raise UserError(
+            f"--jobs {path} has the column {unknown[0]!a}, which is no option; take face, audio and others of --help"
+        )
+    return [_options(row) for row in rows]
+
+
+def read_rows(path, option, wanted):
+    """The lines of a CSV file with a header, as dicts of text by column, without the blank ones. Raises UserError.
+
+    option: the one that named the file. wanted: the columns that must be there, others may.
+    """
+    columns = " and ".join(wanted)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             header = file.readline()
@@ -23,24 +37,22 @@ def read_jobs(path, columns=None):
             file.seek(0)
             rows = list(csv.DictReader(file, skipinitialspace=True, delimiter=delimiter))
     except FileNotFoundError:
-        raise UserError(f"--jobs {path} does not exist; give a CSV file with the columns face and audio") from None
+        raise UserError(f"--{option} {path} does not exist; give a CSV file with the columns {columns}") from None
     except (UnicodeDecodeError, csv.Error, IsADirectoryError) as e:
-        raise UserError(f"--jobs {path} is not a CSV file ({e}); give one with the columns face and audio") from None
+        raise UserError(f"--{option} {path} is not a CSV file ({e}); give one with the columns {columns}") from None
     rows = [row for row in rows if any(row.values())]
     if not rows:
-        raise UserError(f"--jobs {path} has no line under its header; give a line for each video")
-    if missing := {"face", "audio"} - set(rows[0]):
-        raise UserError(f"--jobs {path} lacks the column {' and '.join(sorted(missing))} in its first line")
-    if unknown := [name for name in rows[0] if columns and name and name.removeprefix("no-") not in columns]:
-        raise UserError(
-            f"--jobs {path} has the column {unknown[0]!a}, which is no option; take face, audio and others of --help"
-        )
-    return [_options(path, number, row) for number, row in enumerate(rows, 1)]
+        raise UserError(f"--{option} {path} has no line under its header; give a line for each video")
+    if missing := [name for name in wanted if name not in rows[0]]:
+        raise UserError(f"--{option} {path} lacks the column {' and '.join(missing)} in its first line")
+    for number, row in enumerate(rows, 1):
+        if None in row:  # more cells than the header
+            why = "more cells than columns; put names with commas into quotes"
+            raise UserError(f"--{option} {path}, video {number}: {why}")
+    return rows
 
 
-def _options(path, number, row):
-    if None in row:  # more cells than the header
-        raise UserError(f"--jobs {path}, video {number}: more cells than columns; put names with commas into quotes")
+def _options(row):
     options = []
     for name, text in row.items():
         text = (text or "").strip()

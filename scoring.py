@@ -1,6 +1,7 @@
 """Crops to numbers: what a generator makes of whole clips, what it is compared with, and tables over clips."""
 
 import dataclasses
+from fractions import Fraction
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from mouth import LipLandmarks
 
 OWN, OTHER, LEAK = "own sound", "another clip's sound", "target as reference"
 COPIED, MEAN, OTHER_MOUTH = "copied reference", "mean face of the clip", "another clip's mouth"
+TRUTH = "truth"  # only where there is a discriminator
 GENERATED = (OWN, OTHER, LEAK)
 ROWS = (*GENERATED, COPIED, MEAN, OTHER_MOUTH)
 
@@ -27,15 +29,17 @@ class ScoredClip:
     scores: dict  # by row: numbers by name
 
 
-def score_clips(dataset, generator, batch_size=16, discriminator=None):
+def score_clips(dataset, generator, batch_size=16, discriminator=None, sync_offset_ms=0):
     """Yield a ScoredClip for each clip of a `dataset.FaceDataset` (of two or more clips).
 
     generator, discriminator: `keras.Model`s. Rows: the generator with the clip's own sound, with the next clip's
     sound in its place, and with the target itself as reference (a bound: the answer lies in the input); one far
     frame copied; the clip's mean face; and, as lips alone, the true mouth of the clip whose sound `another clip's
     sound` has. That last one is how well a perfect network would do there: clips that pause at the same times agree
-    a little.
+    a little. sync_offset_ms: the generator hears the sound of so much later than a frame; a clip without a frame that
+    has such a sound is left out, and counted in `dataset.skipped`. The discriminator hears the frame's own sound.
     """
+    late = Fraction(sync_offset_ms) / 1000 * hparams.fps  # in frames
     landmarks, lips_of = LipLandmarks(), {}
 
     def true_landmarks(number):
@@ -46,11 +50,14 @@ def score_clips(dataset, generator, batch_size=16, discriminator=None):
         return lips_of[number]
 
     for number, clip in enumerate(dataset.clips):
-        frames = [int(frame) for frame in clip.targets]
+        frames = with_sound(clip.inside, [int(frame) for frame in clip.targets], late)
+        if not frames:
+            dataset.skipped["no frame has its whole sound, so much later, in the clip"] += 1
+            continue
         truth = np.stack([dataset.read_crop(number, frame) for frame in frames])
         points = np.stack([true_landmarks(number)[frame] for frame in frames])
-        other, other_frames = other_clip(dataset, number, frames)
-        own_mels, other_mels = windows(dataset, number, frames), windows(dataset, other, other_frames)
+        other, other_frames = other_clip(dataset, number, frames, late)
+        own_mels, other_mels = windows(dataset, number, frames, late), windows(dataset, other, other_frames, late)
         far = far_frames(dataset, number, frames)
         inputs = {OWN: (far, own_mels), OTHER: (far, other_mels), LEAK: (truth, own_mels)}
         results = {
@@ -64,22 +71,30 @@ def score_clips(dataset, generator, batch_size=16, discriminator=None):
         theirs = np.stack([true_landmarks(other).get(frame, nowhere) for frame in other_frames])
         scores[OTHER_MOUTH] = lip_scores(theirs, points)
         if discriminator is not None:
-            for row, crops in results.items():
-                scores[row]["disc distance"] = _distance(discriminator, crops, own_mels, batch_size)
+            scores[TRUTH] = {}
+            in_sync = windows(dataset, number, frames)
+            for row, crops in (results | {TRUTH: truth}).items():
+                scores[row]["disc distance"] = _distance(discriminator, crops, in_sync, batch_size)
         lips_of.pop(number - 1, None)  # the last clip is compared with the first: that one is read again
         yield ScoredClip("/".join(clip.folder.parts[-2:]), frames, truth, points, results, scores)
 
 
-def other_clip(dataset, number, frames):
+def with_sound(inside, frames, late):
+    """Those frames whose whole sound, `late` frames after them, lies in the clip. inside: those where it does at 0."""
+    return [frame for frame in frames if inside.start <= frame + late <= inside.stop - 1]
+
+
+def other_clip(dataset, number, frames, late=0):
     """The clip whose sound is put in place of this one's, and as many of its frames: (clip, frames)."""
     other = (number + 1) % len(dataset.clips)
     inside = dataset.clips[other].inside
+    inside = with_sound(inside, inside, late) or inside  # a clip too short for that is heard with silence at an end
     return other, [inside[i % len(inside)] for i in range(len(frames))]
 
 
-def windows(dataset, number, frames):
-    """A clip's mel windows of these frames, (N, 80, 27, 1) float32."""
-    return np.stack([dataset.mel_window(number, frame) for frame in frames])[..., None]
+def windows(dataset, number, frames, late=0):
+    """A clip's mel windows of `late` frames after these frames, (N, 80, 27, 1) float32."""
+    return np.stack([dataset.mel_window(number, frame + late) for frame in frames])[..., None]
 
 
 def far_frames(dataset, number, frames):

@@ -16,7 +16,7 @@ from dataset import FaceDataset, write_clip
 from discriminator import build_discriminator
 from faces import crop
 from generator import build_generator
-from scoring import COPIED, GENERATED, MEAN, OTHER, OTHER_MOUTH, OWN, ROWS, score_clips, table
+from scoring import COPIED, GENERATED, MEAN, OTHER, OTHER_MOUTH, OWN, ROWS, TRUTH, score_clips, table
 
 TINY = 0.02
 NUM_FRAMES = 40
@@ -54,10 +54,16 @@ def data(tmp_path_factory):
 
 
 class Speaker:
-    """A generator that draws the mouth that it hears, and takes no notice of the faces but of their colours."""
+    """A generator that draws the mouth that it hears, and takes no notice of the faces but of their colours.
+
+    place: the mel frame of the window that it draws; 13 is the frame's own, one less is 12.5 ms earlier.
+    """
+
+    def __init__(self, place=13):
+        self.place = place
 
     def predict_on_batch(self, inputs):
-        middle = inputs[1][:, 40, 13, 0]
+        middle = inputs[1][:, 40, self.place, 0]
         return np.stack([face(level) for level in np.clip((middle + 3) / 6, 0, 1)]).astype("float32") / 255
 
 
@@ -78,6 +84,40 @@ def test_a_generator_that_follows_the_sound_beats_all_baselines(data):
     assert np.isnan(rows[MEAN]["correlation"][0]) and np.isnan(rows[OTHER_MOUTH]["PSNR"][0])
 
 
+@pytest.mark.parametrize(("place", "lag", "offset_ms"), [(13 - 6, 2, 80), (13 + 10, -3, -120)])
+def test_the_offset_that_is_told_brings_the_lips_in_time(data, place, lag, offset_ms):
+    # Weights that were trained with the sound late draw what they hear before the window's middle: late lips.
+    clips = sorted((data / "main").glob("one/*"))
+
+    def own(sync_offset_ms):
+        scored = score_clips(FaceDataset(clips), Speaker(place), sync_offset_ms=sync_offset_ms)
+        return [clip.scores[OWN] for clip in scored]
+
+    late = own(0)
+    assert [scores["lag"] for scores in late] == [lag] * 2
+    told = evaluate.lag_told([scores["lag"] for scores in late], 0)
+    assert f"lag {lag:+d} frames ({offset_ms:+d} ms, lips {'late' if lag > 0 else 'early'})" in told
+    assert told.endswith(f"--sync_offset_ms {offset_ms}")
+    in_time = own(offset_ms)
+    assert [scores["lag"] for scores in in_time] == [0] * 2
+    for before, after in zip(late, in_time, strict=True):
+        assert after["correlation"] > max(0.8, before["correlation"] + 0.2)
+    told = evaluate.lag_told([scores["lag"] for scores in in_time], offset_ms)
+    assert told.endswith(f"2 of 2 clips within a frame of it; batch_inference.py wants --sync_offset_ms {offset_ms}")
+
+
+def test_lags_that_disagree_and_mouths_that_never_move_tell_no_offset():
+    assert evaluate.lag_told([-9, 0, 3, 8], 0).endswith("too few to tell an offset by")
+    assert evaluate.lag_told([float("nan")] * 2, 0) == "no lag can be told, no mouth moves"
+    assert "sync_offset_ms" not in evaluate.lag_told([1, 1])
+
+
+def test_a_clip_too_short_for_the_offset_is_counted(data):
+    dataset = FaceDataset(sorted((data / "main").glob("*/*")))
+    assert not list(score_clips(dataset, Speaker(), sync_offset_ms=5000))
+    assert dataset.skipped == {"no frame has its whole sound, so much later, in the clip": 4}
+
+
 def test_one_command_writes_tables_numbers_and_pictures(data, tmp_path, capsys):
     keras.utils.set_random_seed(0)
     weights, judge = tmp_path / "gen.weights.h5", tmp_path / "disc.weights.h5"
@@ -85,17 +125,18 @@ def test_one_command_writes_tables_numbers_and_pictures(data, tmp_path, capsys):
     save_discriminator(judge, build_discriminator(width=TINY), {"width": TINY, "model": "discriminator"})
     line = f"--checkpoint_path {weights} --disc_checkpoint_path {judge} --data_root {data} --filelists {data}"
     line += f" --json {tmp_path}/all.json --csv {tmp_path}/all.csv --picture_dir {tmp_path}/pictures --max_pictures 1"
-    assert evaluate.main(line.split()) == 0
+    assert evaluate.main([*line.split(), "--sync_offset_ms", "-40"]) == 0
     told = capsys.readouterr().out
     assert "| 4 clips | L1 | PSNR |" in told and "| own sound, by speaker |" in told and "| two, 2 |" in told
     assert "area under the curve" in told and "1 of the 5 clips" in told
+    assert "own sound: " in told and "| truth | - |" in told
     whole = json.loads((tmp_path / "all.json").read_text())
     assert set(whole["clips"]) == {"one/00001", "one/00002", "two/00001", "two/00002"}
-    distances = [whole["clips"]["one/00001"][row]["disc distance"] for row in (*GENERATED, COPIED, MEAN)]
+    distances = [whole["clips"]["one/00001"][row]["disc distance"] for row in (*GENERATED, COPIED, MEAN, TRUTH)]
     assert all(0 <= distance <= 2 for distance in distances) and len(set(distances)) > 2
     with (tmp_path / "all.csv").open() as file:
         lines = list(csv.DictReader(file))
-    assert len(lines) == 4 * len(ROWS)
+    assert len(lines) == 4 * len((*ROWS, TRUTH))
     assert float(lines[0]["PSNR"]) == whole["clips"][lines[0]["clip"]][lines[0]["row"]]["PSNR"]
     assert {path.name for path in (tmp_path / "pictures").iterdir()} == {"one_00001.png", "one_00001_opening.png"}
     assert cv2.imread(str(tmp_path / "pictures" / "one_00001.png")).shape == (3 * 96, 10 * 96, 3)
@@ -125,11 +166,36 @@ def test_a_finished_video_is_scored_against_the_original_of_its_name(astronaut, 
     write(results / "b.mp4", [soft] * 16)
     line = f"--videos {results} --originals {originals} --detector hog --json {tmp_path}/all.json"
     assert evaluate.main(line.split()) == 0
-    assert "1 clips could not be scored: no original of the same name" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "1 clips could not be scored: no original of the same name" in told and "--sync_offset_ms" not in told
     rows = json.loads((tmp_path / "all.json").read_text())["clips"]["a"]
     assert rows["video"]["PSNR"] < rows[COPIED]["PSNR"] - 3
     assert rows["video"]["sharpness"] < 0.5 and rows[COPIED]["sharpness"] == pytest.approx(1, abs=0.1)
     assert rows["video"]["LMD"] < 5
+    # The same two files by a list, under a name that is not the original's.
+    (tmp_path / "pairs.csv").write_text(f"video,original,program\n{results}/b.mp4,{originals}/a.mp4,other\n")
+    line = f"--pairs {tmp_path}/pairs.csv --detector hog --json {tmp_path}/pairs.json"
+    assert evaluate.main(line.split()) == 0
+    assert json.loads((tmp_path / "pairs.json").read_text())["clips"] == {f"{results}/b.mp4": rows}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("video,source\na.mp4,a.mp4\n", "lacks the column original in its first line"),
+        ("video,original\na.mp4,b.mp4\n", "video 1, column original: b.mp4 is no file; give the path of a file"),
+        ("video,original\na.mp4,a.mp4\na.mp4\n", "video 2, column original: the cell is empty"),
+        ("video,original\na.mp4,a.mp4\na.mp4,a.mp4\n", "video 2: a.mp4 stands there already"),
+        ("video,original\n", "no line under its header"),
+    ],
+)
+def test_a_list_of_pairs_that_cannot_be_meant_is_refused_in_one_line(tmp_path, monkeypatch, capsys, text, message):
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path("a.mp4").touch()
+    pathlib.Path("pairs.csv").write_text(text)
+    assert evaluate.main(["--pairs", "pairs.csv"]) == 1
+    told = capsys.readouterr().err
+    assert message in told and told.startswith("evaluate.py: --pairs pairs.csv") and told.count("\n") == 1
 
 
 def test_what_cannot_be_scored_is_said_in_one_line(tmp_path, capsys):
@@ -138,3 +204,7 @@ def test_what_cannot_be_scored_is_said_in_one_line(tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         evaluate.main(["--videos", str(tmp_path)])
     assert stop.value.code == 2
+    for wrong in (["--sync_offset_ms", "900"], ["--pairs", "a.csv", "--videos", "b"]):
+        with pytest.raises(SystemExit) as stop:
+            evaluate.main(["--checkpoint_path", "a", "--data_root", "b", *wrong])
+        assert stop.value.code == 2
