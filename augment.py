@@ -10,7 +10,9 @@ import cv2
 import numpy as np
 
 from audio_hparams import hparams
+from lips import MIRRORED
 
+LIPS_NAMES = {"reference_lips", "target_lips"}  # in a batch, where they are known
 NUM_BUMPS = 3  # places of a crop that are pulled about
 
 
@@ -44,10 +46,21 @@ class Deformation(typing.NamedTuple):
 
     def apply(self, crop):
         """The crop (S, S, 3) uint8 deformed; past its borders they are repeated."""
-        size = crop.shape[0]
-        grid = np.stack(np.meshgrid(np.arange(size), np.arange(size)), axis=-1).astype("float32")
-        x, y = np.moveaxis(self.source(grid).astype("float32"), -1, 0)
+        pixels = np.arange(crop.shape[0])
+        # As `source` of every pixel. A Gaussian has one factor for columns and one for rows.
+        near = np.exp(-np.square(pixels - self.centres[..., None]) / (2 * self.radii[:, None, None] ** 2))  # (K, 2, S)
+        x, y = (
+            (row[0] * pixels + row[1] * pixels[:, None] + shift + near[:, 1].T @ (near[:, 0] * move[:, None])).astype(
+                "float32"
+            )
+            for row, shift, move in zip(self.linear, self.shift, self.moves.T, strict=True)
+        )
         return cv2.remap(crop, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+    def lips(self, lips, size):
+        """The lips of a crop of `size` pixels after it: (40,) as `lip_cache.read_lips` gives them."""
+        points = (self.target(lips.reshape(-1, 2) * size - 0.5) + 0.5) / size
+        return (points[MIRRORED] if self.mirrored else points).ravel()
 
     def _bumps(self, points):
         distance = np.square(points[..., None, :] - self.centres).sum(-1)
@@ -69,8 +82,8 @@ def draw_deformation(size, rng) -> Deformation:
 def augmented(batch, rngs):
     """A batch of `FaceDataset` with faces mirrored, deformed and coloured anew, and with other voices; in place.
 
-    rngs: a numpy.random.Generator for each sample. Its reference and its target are changed alike, and so are its two
-    sounds.
+    rngs: a numpy.random.Generator for each sample. Its reference and its target (and their lips) are changed alike, and
+    so are its two sounds.
     """
     levels, size = np.arange(256, dtype="float32") / 255, batch["target"].shape[1]
     for sample, (reference, target, rng) in enumerate(zip(batch["reference"], batch["target"], rngs, strict=True)):
@@ -82,6 +95,8 @@ def augmented(batch, rngs):
         deformation = draw_deformation(size, rng)
         for crop in (reference, target):
             crop[...] = cv2.LUT(deformation.apply(crop), table)
+        for name in LIPS_NAMES & batch.keys():
+            batch[name][sample] = deformation.lips(batch[name][sample], size)
     return batch
 
 

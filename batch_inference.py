@@ -25,7 +25,7 @@ import faces
 import lipsync
 import video
 from checks import INPUTS, RANGES, check_inputs, check_media, check_numbers, check_result
-from description import check_kind, description
+from description import KINDS, check_kind, description
 from errors import UserError, script, whole_file
 from footage import open_footage, resized
 from options import BACKENDS, PRECISIONS, VERSION, has_gpu, import_keras, set_backend
@@ -50,7 +50,7 @@ def parse_args(argv=None):
     # fmt: off
     add("--checkpoint_path", type=pathlib.Path,
         help="the generator: X.weights.h5 of train_unet.py or train.py, or a legacy .h5")
-    add("--model", choices=("residual", "basic", "warp"),
+    add("--model", choices=KINDS,
         help="which generator it is (default: as the checkpoint says)")
     add("--face", type=pathlib.Path, help="picture or video of the face")
     add("--audio", type=pathlib.Path, help="what it is to say: a sound file, or a video with sound")

@@ -47,13 +47,23 @@ class Batches(keras.utils.PyDataset):
 
 
 def as_inputs(batch):
-    """A batch of `FaceDataset` as the step takes it: ({face, mel, wrong_mel}, target), float32, pictures in [0, 1]."""
+    """A batch of `FaceDataset` as the step takes it: ({face, mel, wrong_mel}, target), float32, pictures in [0, 1].
+
+    With lips, the first also has "seen", those of the reference, and "lips", those of the target.
+    """
     face = generator_input(batch["reference"], batch["target"])
     target = batch["target"].astype("float32") / np.float32(255)
-    return {"face": face, "mel": batch["mel"], "wrong_mel": batch["wrong_mel"]}, target
+    return _inputs(batch, face), target
 
 
 def as_bytes(batch):
     """As `as_inputs`, but face and target are uint8: a quarter of what must be copied. TrainingStep scales them."""
     face = generator_bytes(batch["reference"], batch["target"])
-    return {"face": face, "mel": batch["mel"], "wrong_mel": batch["wrong_mel"]}, batch["target"]
+    return _inputs(batch, face), batch["target"]
+
+
+def _inputs(batch, face):
+    inputs = {"face": face, "mel": batch["mel"], "wrong_mel": batch["wrong_mel"]}
+    if "target_lips" in batch:
+        inputs |= {"seen": batch["reference_lips"], "lips": batch["target_lips"]}
+    return inputs

@@ -19,7 +19,7 @@ from audio_hparams import hparams
 from description import ENDING, KINDS, description, json_path
 from discriminator import build_discriminator
 from errors import UserError, whole_file
-from generator import IMG_SIZES, MEETING, PAINTING, build_generator, scaled
+from generator import HEARD, IMG_SIZES, MEETING, PAINTING, build_generator, scaled
 
 
 def _build(kind, img_size, width, lean=False):
@@ -208,9 +208,11 @@ def _assign(path, model, stored):
 
 
 def _embedding_size(model):
-    """How many numbers the sound's embedding has: 512 at width 1, in every network."""
+    """How many numbers a layer has that has 512 at width 1: the sound's embedding, or the last but the lips."""
     if model.name == "discriminator":
         return model.get_layer("face_to_vector").filters
+    if model.name == "warp_tdnn_generator":
+        return model.get_layer(HEARD).units
     return model.get_layer(MEETING).input[1].shape[-1]
 
 
@@ -230,7 +232,8 @@ def _recognised(stored, lean=False):
     kind, cells = next(((first[s[0], s[2]], s[3]) for s in kernels if (s[0], s[2]) in first), (None, 0))
     filters = {d.shape[0] for d in stored if d.ndim == 1 and d.shape[0] > 3}  # no gains, nor the output's
     if kind == "warp":  # its arrays are the same for every size
-        found = (kind, IMG_SIZES[0], cells / 64)
+        heard = any(d.ndim == 3 and d.shape[:2] == (3, hparams.num_mels) for d in stored)  # by Conv1D
+        found = ("warp_tdnn" if heard else kind, IMG_SIZES[0], cells / 64)
     else:
         width = _width(filters, (32, 64, 128, 256, 512) if kind == "discriminator" else (16, 32, 64, 128, 256, 512))
         if not kind or not width:

@@ -126,16 +126,17 @@ class FaceDataset:
     an epoch; `clips` are Clips; `skipped` counts the clips left out, by reason.
     """
 
-    def __init__(self, clips, img_size=96, mel_dtype="float16", balance=False, augment=False, index=None):
+    def __init__(self, clips, img_size=96, mel_dtype="float16", balance=False, augment=False, index=None, lips=None):
         """clips: folders, as from `find_clips`. index: of the folder they are in, from `open_index`; without it these
         clips are indexed for this object alone, with mels of mel_dtype (float16 is good to 0.001 of [-4, 4]).
 
         balance: draw targets so that a speaker (the folder of the clip) weighs as the root of what there is of them.
-        augment: change faces and sounds as `augmented` does.
+        augment: change faces and sounds as `augmented` does. lips: of all crops of the index (see lip_cache.py).
         Raises UserError when no clip can be used, or when the crops are not of `img_size`.
         """
         self.img_size, self.skipped = img_size, collections.Counter()
         self._index, self._augment, self._last_order = index or index_of(clips, mel_dtype), augment, (None, None)
+        self._lips = lips
         row_of = {str(self._index.root / name): row for row, name in enumerate(self._index.names)}
         rows = []
         for folder in map(pathlib.Path, clips):
@@ -207,12 +208,25 @@ class FaceDataset:
         """The mel window of one frame, (80, 27) float32."""
         return self._kept_window(clip, frame).astype("float32")
 
+    @property
+    def knows_lips(self) -> bool:
+        """Whether `lips` can be asked."""
+        return self._lips is not None
+
+    def lips(self, clip: int, frame: int) -> np.ndarray:
+        """The lips' landmarks in the crop of one frame, (40,) float32: x and y of 20 points in parts of its side."""
+        row = self._rows[clip]
+        number = self._index.first_crop[row] + np.searchsorted(self._index.frames(row), frame)
+        return self._lips[number].astype("float32")
+
     def _kept_window(self, clip, frame):
         start = _mel_start(frame)
         return self._index.mel(self._rows[clip], start, start + hparams.mel_window)
 
     def batch(self, key, size: int, rows=slice(None)) -> dict[str, np.ndarray]:
         """A batch of samples: reference and target (B, S, S, 3) uint8 BGR, mel and wrong_mel (B, 80, 27, 1) float32.
+
+        Where lips are known, also reference_lips and target_lips, (B, 40) float32.
 
         key: (seed, epoch, number), of which the batch is a pure function and by which an epoch visits every target; or
         a numpy.random.Generator, which draws targets at random. rows: those to read, the same as of the whole batch.
@@ -268,10 +282,16 @@ class FaceDataset:
         mel_shape = (len(targets), hparams.num_mels, hparams.mel_window, 1)
         batch = {name: np.empty(shape, "uint8") for name in ("reference", "target")}
         batch |= {name: np.empty(mel_shape, "float32") for name in ("mel", "wrong_mel")}
+        if self._lips is not None:
+            shape = (len(targets), self._lips.shape[1])
+            batch |= {name: np.empty(shape, "float32") for name in ("reference_lips", "target_lips")}
         clips, frames = self._clip_of[targets].tolist(), self._frame_of[targets].tolist()
         for i, (clip, frame, chance) in enumerate(zip(clips, frames, chances.tolist(), strict=True)):
             self.read_crop(clip, frame, batch["target"][i])
-            self.read_crop(clip, self._reference(clip, frame, chance[0]), batch["reference"][i])
+            reference = self._reference(clip, frame, chance[0])
+            self.read_crop(clip, reference, batch["reference"][i])
+            if self._lips is not None:
+                batch["reference_lips"][i], batch["target_lips"][i] = self.lips(clip, reference), self.lips(clip, frame)
             batch["mel"][i, ..., 0] = self._kept_window(clip, frame)
             batch["wrong_mel"][i, ..., 0] = self._kept_window(*self._wrong(clip, frame, chance[1:], only_other_clips))
         return batch

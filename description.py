@@ -6,7 +6,7 @@ import pathlib
 from errors import UserError
 
 ENDING = ".weights.h5"
-KINDS = ("residual", "basic", "warp")  # of generators
+KINDS = ("residual", "basic", "warp", "warp_tdnn")  # of generators
 
 
 def json_path(path) -> pathlib.Path:

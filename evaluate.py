@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 import options
 from audio_hparams import hparams
+from description import KINDS
 from errors import UserError, script, whole_file
 
 MAX_OFFSET_MS = 400  # as far as a lag is looked for
@@ -44,9 +45,7 @@ def parse_args(argv=None):
         "--sync_offset_ms", type=offset_ms,
         help="how many ms after a frame's middle lies the sound that the generator hears (default: the checkpoint's)",
     )  # fmt: skip
-    add(
-        "--model", choices=("basic", "residual", "warp"), help="which generator it is (default: as the checkpoint says)"
-    )
+    add("--model", choices=KINDS, help="which generator it is (default: as the checkpoint says)")
     add("--data_root", help="folder made by preprocess.py")
     add("--filelists", default="filelists/", help="folder of the lists (default: %(default)s)")
     add("--split", choices=("train", "val", "test"), default="test", help="which list (default: %(default)s)")
@@ -125,8 +124,10 @@ def scored_clips(checkpoint_path, model, disc_checkpoint_path, data_root, fileli
     from index import open_index
     from scoring import score_clips
     from splits import evenly_spaced, find_clips
+    from warp import has_lips, informed
 
     generator, info = load_generator(checkpoint_path, model)
+    generator = informed(generator) if has_lips(generator) else generator
     index = open_index(data_root)
     clips, notes = find_clips(data_root, split, filelists, index, leave_out)
     print("\n".join(notes), end="\n" if notes else "")
@@ -152,7 +153,7 @@ def sync_line(dataset, discriminator, batch_size):
         crops = np.stack([dataset.read_crop(number, frame) for frame in frames]).astype("float32") / 255
         other, other_frames = other_clip(dataset, number, frames)
         mels = windows(dataset, number, frames), windows(dataset, other, other_frames)
-        areas.append(area_under_curve(*(predicted(discriminator, crops, m, batch_size)[:, 0] for m in mels)))
+        areas.append(area_under_curve(*(predicted(discriminator, batch_size, crops, m)[:, 0] for m in mels)))
     mean, low, high = interval(areas)
     what = f"area under the curve, own against another clip's sound, {len(areas)} clips"
     return f"{what}: {mean:.3f} ({low:.3f} to {high:.3f})"

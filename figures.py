@@ -6,7 +6,7 @@ import numpy as np
 from audio_hparams import hparams
 from errors import whole_file
 from faces import LIPS
-from mouth import LipLandmarks, opening
+from lips import LipLandmarks, opening
 
 MOMENTS = 10  # columns of a sheet
 

@@ -12,7 +12,7 @@ import video
 from audio_hparams import hparams
 from errors import UserError
 from jobs import read_rows
-from mouth import LipLandmarks
+from lips import LipLandmarks
 from scoring import COPIED, MEAN, ScoredClip, score
 from tracking import find_boxes
 

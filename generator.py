@@ -1,6 +1,7 @@
 """The LipGAN generators (K R et al., ACM MM 2019): a face and 337.5 ms of sound become that face saying that sound.
 
-`residual` and `basic` are the paper's, and paint every pixel. `warp` moves the reference's own pixels: see warp.py.
+`residual` and `basic` are the paper's, and paint every pixel. `warp` and `warp_tdnn` move the reference's own pixels:
+see warp.py. They differ in how they listen.
 """
 
 import functools
@@ -11,12 +12,15 @@ from keras import layers
 from audio_hparams import hparams
 from description import KINDS
 from errors import UserError
+from lips import NUM_LIPS
 from warp import build_warp
 
 IMG_SIZES = range(96, 257, 32)
 MEETING = "face_and_sound"  # the layer at which the two embeddings, in this order, are joined
+HEARD = "heard"  # the last layer but one of `_tdnn`
 AXES = {"channels_last": 3, "channels_first": 1}  # where a map's channels are
 PAINTING = ("residual", "basic")  # kinds that paint, layer by layer, and have a lean form
+WARPING = ("warp", "warp_tdnn")  # kinds that go through lips
 ABOVE = 2  # rows above the middle that the lean form makes too: what is pasted is interpolated from them
 MARGINS = (4, 3)  # rows that the decoder keeps above the middle of its last maps but one: so far its convolutions see
 
@@ -99,9 +103,11 @@ def build_generator(
 
     face = entry("face", img_size, img_size, 6)
     mel = entry("mel", hparams.num_mels, hparams.mel_window, 1)
-    if kind == "warp":
-        output = build_warp(face, _residual_mel(mel, conv, res), functools.partial(scaled, width=width), MEETING)
-        return keras.Model([face, mel], output, name="warp_generator")
+    if kind in WARPING:
+        apart = kind == "warp_tdnn"
+        heard = _tdnn(mel, width, synchronized) if apart else _residual_mel(mel, conv, res)
+        output = build_warp(face, heard, functools.partial(scaled, width=width), MEETING, apart)
+        return keras.Model([face, mel], output, name=f"{kind}_generator")
     basic = kind == "basic"
     encode_face, encode_mel = (_basic_face, _basic_mel) if basic else (_residual_face, _residual_mel)
     smallest = img_size // 32  # side of the last map before the embedding
@@ -153,6 +159,19 @@ def _basic_mel(mel, conv, res):
     x = conv(conv(conv(x, 128, strides=(3, 1)), 128), 128)  # (9, 9, 128)
     x = conv(conv(conv(x, 256, strides=3), 256), 256)  # (3, 3, 256)
     return conv(conv(x, 512, padding="valid"), 512, 1)
+
+
+def _tdnn(mel, width, synchronized):
+    """What is said, as a movement of 20 lips: (40,). Convolutions over time alone, the bands as channels.
+
+    (A time-delay neural network: Waibel et al., IEEE TASSP 1989.)
+    """
+    x = layers.Permute((2, 1))(layers.Reshape(mel.shape[1:3])(mel))  # (27, 80)
+    for filters, strides in ((256, 1), (256, 1), (384, 2), (384, 2), (512, 2)):  # (4, 512) at last
+        x = layers.Conv1D(scaled(filters, width), 3, strides, "same")(x)
+        x = layers.ReLU()(layers.BatchNormalization(momentum=0.9, synchronized=synchronized)(x))
+    x = layers.Dense(scaled(512, width), activation="relu", name=HEARD)(layers.Flatten()(x))
+    return layers.Dense(2 * NUM_LIPS, dtype="float32")(x)
 
 
 def _decoder(x, skips, smallest, up, res, join, below):

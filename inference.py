@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 import checkpoint
+from warp import has_lips, informed
 
 HARMLESS = ("residual",)  # kinds that bfloat16 was seen, with trained weights, to change by 4 grey levels at most
 
@@ -14,6 +15,7 @@ HARMLESS = ("residual",)  # kinds that bfloat16 was seen, with trained weights, 
 class Speaker:
     """Called with faces (B, S, S, 6) and mels (B, 80, 27, 1), gives pictures (B, S, S, 3) in [0, 1]; all float32.
 
+    Where `wants_lips`, lips (B, 40) are a third argument: where those of the references are (see warp.py).
     generator: a keras.Model of `generator.build_generator`. A lean one makes the lower half and two rows more, which is
     what is pasted; above that the pictures are the pose. B is always `batch_size`. still: all faces of a clip are the
     same one, which is looked at once: half of the residual generator's work. `forget` between clips.
@@ -22,7 +24,8 @@ class Speaker:
     """
 
     def __init__(self, generator, still=False, batch_size=8, precision="float32"):
-        self.img_size, self.batch_size = generator.input_shape[0][2], batch_size
+        self.img_size, self.batch_size, self.wants_lips = generator.input_shape[0][2], batch_size, has_lips(generator)
+        generator = informed(generator) if self.wants_lips else generator
         self._lean = generator.input_shape[0][1] != self.img_size
         self.at_once = 2 if batch_size > 1 and keras.backend.backend() == "openvino" else 1
         self.still, self._seen, self._lock = still, None, threading.Lock()
@@ -30,20 +33,20 @@ class Speaker:
         self._look = self._look and _runner(self._look, 1, 1, precision)
         self._speak = _runner(speak, batch_size, self.at_once, precision)
 
-    def __call__(self, faces, mels):
+    def __call__(self, faces, mels, lips=None):
         if not self._lean:
-            return self._said(faces, mels)
+            return self._said(faces, mels, *([lips] if self.wants_lips else []))
         made = self._said(*(np.ascontiguousarray(np.moveaxis(x, -1, 1)) for x in (faces, mels)))
         pictures = faces[..., 3:].copy()
         pictures[:, -made.shape[2] :] = np.moveaxis(made, 1, -1)
         return pictures
 
-    def _said(self, faces, mels):
+    def _said(self, faces, mels, *lips):
         if not self.still:
-            return self._speak([faces, mels])[0]
+            return self._speak([faces, mels, *lips])[0]
         with self._lock:
             if self._seen is None:
-                seen = self._look([faces[:1]])
+                seen = self._look([faces[:1], *(points[:1] for points in lips)])
                 self._seen = [np.repeat(features, self.batch_size, axis=0) for features in seen]
         return self._speak([*self._seen, mels])[0]
 
@@ -53,15 +56,15 @@ class Speaker:
 
 
 def _parted(generator):
-    """The generator as two keras.Models: face -> what it makes of the face alone; [that, mel] -> picture."""
-    face, mel = generator.inputs
+    """The generator as two keras.Models: face (and lips) -> what it makes of that alone; [that, mel] -> picture."""
+    face, mel, *lips = generator.inputs
     heard, before_sound = {id(mel)}, []  # tensors that depend on the sound; those that meet it and do not
     for step in generator.operations:  # layers and bare operations, from the inputs to the output
         inputs = [] if isinstance(step, keras.layers.InputLayer) else keras.tree.flatten(step.input)
         if any(id(tensor) in heard for tensor in inputs):
             before_sound += [t for t in inputs if id(t) not in heard and all(t is not b for b in before_sound)]
             heard.update(id(tensor) for tensor in keras.tree.flatten(step.output))
-    return keras.Model(face, before_sound), keras.Model([*before_sound, mel], generator.output)
+    return keras.Model([face, *lips], before_sound), keras.Model([*before_sound, mel], generator.output)
 
 
 def _runner(model, batch_size, at_once, precision):

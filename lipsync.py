@@ -23,6 +23,8 @@ from audio import mel_window
 from audio_hparams import hparams
 from clip import prepare
 from errors import UserError, whole_file
+from faces import LIPS
+from lips import NUM_LIPS, LipLandmarks
 from paste import paste_back
 from silence import rest
 from stream import FrameStore, ahead, timed
@@ -47,6 +49,7 @@ class _Batch(typing.NamedTuple):
     points: list  # of (68, 2) float32, or None where no landmarks are known
     tilts: list  # degrees by which each frame's crop was turned
     faces: np.ndarray  # (B, S, S, 6) float32; rows past the faces are zero
+    lips: np.ndarray  # (B, 40) float32: those of the faces' references, as `lips.LipLandmarks` gives them
     mels: np.ndarray  # (B, 80, 27, 1) float32
 
 
@@ -58,6 +61,7 @@ def lipsync(
     generator: a keras.Model of `generator.build_generator`, an `inference.Speaker` (which is one made ready), or any
     function of (faces (B, S, S, 6) float32 in [0, 1], mels (B, 80, 27, 1) float32) that returns (B, S, S, 3) in [0, 1];
     S is the model's own, or else `img_size`; a Speaker's batch_size is its own, too, and its `still` that of the face.
+    One that has a true `wants_lips` is called with the references' lips, too: see `inference.Speaker`.
     sync_offset_ms: see `lipsync_frames`. progress: show bars on stderr. source: the further arguments of `prepare`.
     made: those of the result: silence_gate (default True), see `lipsync_frames`; crf, lossless and comment, see
     `video.VideoWriter`; preview, the path of a PNG of 8 moments; side_by_side, the source to the left of the result.
@@ -192,6 +196,7 @@ def _batches(clip, frames, img_size, batch_size, sync_offset_ms, silence_gate, s
     late = Fraction(sync_offset_ms) / 1000 * clip.fps  # in frames
     at_rest = rest(clip.mel, clip.num_frames, clip.fps, late) if silence_gate else np.zeros(clip.num_frames, "float32")
     six, nothing = None, np.float32(-hparams.max_abs_value)
+    find = LipLandmarks() if clip.points is None else None
     for start in range(0, clip.num_frames, batch_size):
         with timed(seconds, "decode"):
             group = list(itertools.islice(frames, batch_size))
@@ -204,15 +209,19 @@ def _batches(clip, frames, img_size, batch_size, sync_offset_ms, silence_gate, s
                 mels[n, ..., 0] = window + at_rest[start + row] * (nothing - window)
             if six is None or clip.still is None:  # a still picture is cropped once
                 six = np.zeros((batch_size, img_size, img_size, 6), np.float32)
+                lips = np.zeros((batch_size, 2 * NUM_LIPS), np.float32)
                 for n, (row, index) in enumerate(found):
                     shown = own = faces.turned(faces.crop(group[row][1], clip.boxes[index], img_size), tilts[row])
-                    if clip.references is not None:
+                    points = None
+                    if clip.points is not None:
                         points = faces.turned_points(clip.landmarks(index), tilts[row])
-                        shown = clip.references.crop(index, own, points)
+                    if clip.references is not None:
+                        shown, points = clip.references.crop(index, own, points)
                     six[n] = faces.generator_input(shown, own)
+                    lips[n] = (find(shown) if points is None else points[LIPS]).ravel()
         boxes = [clip.boxes[index] if clip.found[index] else None for index, _ in group]
         points = [None if clip.points is None else clip.points[index] for index, _ in group]
-        yield _Batch([frame for _, frame in group], boxes, points, tilts, six, mels)
+        yield _Batch([frame for _, frame in group], boxes, points, tilts, six, lips, mels)
 
 
 def _generated(batches, generate, seconds):
@@ -223,7 +232,8 @@ def _generated(batches, generate, seconds):
 
     def work(batch):
         count, start = sum(box is not None for box in batch.boxes), time.perf_counter()
-        crops = generate(batch.faces, batch.mels)[:count] if count else ()
+        lips = [batch.lips] if getattr(generate, "wants_lips", False) else []
+        crops = generate(batch.faces, batch.mels, *lips)[:count] if count else ()
         crops = np.clip(np.asarray(crops, np.float32) * 255 + 0.5, 0, 255).astype(np.uint8)
         return batch, crops, time.perf_counter() - start
 

@@ -10,7 +10,8 @@ import numpy as np
 from scipy.stats import bootstrap, mannwhitneyu
 
 from faces import EYES, LIPS
-from mouth import MOUTH, opening
+from lips import opening
+from mouth import MOUTH
 from paste import paste_back
 
 MAX_LAG = 10  # frames to either side in which the best agreement is looked for

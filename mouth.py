@@ -14,43 +14,17 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-import faces
-from audio_hparams import hparams
 from augment import draw_deformation
 from errors import UserError, whole_file
-from faces import LIPS
 from generator import MEETING
+from lips import NUM_LIPS, LipLandmarks, opening
 from memory import KeepsMemory
-from warp import LIPS_UNIT, NUM_LIPS, build_expert
+from warp import LIPS_UNIT, build_expert
 
-MIRRORED = [6, 5, 4, 3, 2, 1, 0, 11, 10, 9, 8, 7, 16, 15, 14, 13, 12, 19, 18, 17]  # which of them is which in a mirror
 MOUTH = (0.54, 0.94, 0.21, 0.79)  # top, bottom, left, right of the mouth in the crop, open or shut, by hparams' placing
 NUM_CROPS = 8_000  # crops with dlib's landmarks that the expert learns from
 BATCH_SIZE = 64
 STEPS = 2_000
-
-
-class LipLandmarks:
-    """dlib's landmarks of the lips in face crops, whose place in the crop is known."""
-
-    def __init__(self):
-        self._detector = faces.FaceDetector("hog")
-
-    def __call__(self, crop):
-        """(S, S, 3) uint8 -> (20, 2) float64, x and y in parts of the crop's side."""
-        return self.face(crop)[LIPS]
-
-    def face(self, crop):
-        """All 68 landmarks: (S, S, 3) uint8 -> (68, 2) float64."""
-        side = 2 * crop.shape[0]  # the predictor rounds to pixels
-        large = cv2.resize(crop, (side, side), interpolation=cv2.INTER_CUBIC)
-        square = (0, side / (1 + hparams.crop_lengthen), 0, side)
-        return self._detector.landmarks(large, square) / side
-
-
-def opening(lips):
-    """How far the mouth is open: between the inner lips' middles. (..., 20, 2) -> (...)."""
-    return lips[..., 18, 1] - lips[..., 14, 1]
 
 
 def prepare_expert(dataset, path, seed=0):
@@ -93,7 +67,7 @@ def _labelled(dataset, clips, rng, held_out):
 
     A speaker (the folder of the clip) weighs as the root of how many clips there are: rare shapes of lips count more.
     """
-    landmarks, crops, lips, shown = LipLandmarks(), [], [], []
+    landmarks, crops, lips, shown = None if dataset.knows_lips else LipLandmarks(), [], [], []
     speakers = [dataset.clips[clip].folder.parent for clip in clips]
     clips_of = collections.Counter(speakers)
     weights = np.array([clips_of[speaker] ** -0.5 for speaker in speakers])
@@ -102,29 +76,29 @@ def _labelled(dataset, clips, rng, held_out):
         for frame in rng.choice(frames, min(math.ceil(NUM_CROPS * share), len(frames)), replace=False):
             crop = dataset.read_crop(int(clip), int(frame))
             crops.append(crop)
-            lips.append(landmarks(crop).ravel())
+            lips.append(landmarks(crop).ravel() if landmarks else dataset.lips(int(clip), int(frame)))
             shown.append(int(clip) not in held_out)
     return np.stack(crops), np.stack(lips), np.array(shown)
 
 
-def pretrain_audio_encoder(generator, expert, dataset, val_set, steps, seed=0):
+def pretrain_audio_encoder(generator, dataset, val_set, steps, seed=0):
     """Teach the generator's audio encoder which lips go with a sound, before it meets a face; in place.
 
-    The lips are the expert's, (x, y) as deviations from the mean of their clip: what the face looks like cannot be
-    heard. dataset, val_set: `dataset.FaceDataset`s (val_set may be None). Prints the correlation of mouth opening on
+    The lips are dlib's, (x, y) as deviations from the mean of their clip: what the face looks like cannot be heard.
+    dataset, val_set: `dataset.FaceDataset`s with lips (val_set may be None). Prints the correlation of mouth opening on
     the clips of val_set. A network that meets face and sound at once learns to ignore the sound for long.
     """
-    embedding = generator.get_layer(MEETING).input[1]
-    guess = layers.Dense(2 * NUM_LIPS, dtype="float32")(layers.Flatten()(embedding))
-    listener = keras.Model(generator.inputs[1], guess)
+    heard = layers.Flatten()(generator.get_layer(MEETING).input[1])
+    if heard.shape[-1] != 2 * NUM_LIPS:  # else it is the lips' movement already
+        heard = layers.Dense(2 * NUM_LIPS, dtype="float32")(heard)
+    listener = keras.Model(generator.inputs[1], heard)
     listener.compile(optimizer=keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(1e-3, steps)), loss="mae")
-    lips = _lips_of_clips(expert, dataset)
-    batches = _Listening(dataset, lips, steps, seed)
+    batches = _Listening(dataset, _lips_of_clips(dataset), steps, seed)
     listener.fit(batches, epochs=1, shuffle=False, verbose=0, callbacks=[KeepsMemory()])
     if val_set is None:
         return
     scores = []
-    for number, truth in enumerate(_lips_of_clips(expert, val_set)):
+    for number, truth in enumerate(_lips_of_clips(val_set)):
         frames = [int(frame) for frame in val_set.clips[number].targets]
         mels = np.stack([val_set.mel_window(number, frame) for frame in frames])[..., None]
         told = listener.predict(mels, batch_size=BATCH_SIZE, verbose=0)
@@ -133,12 +107,11 @@ def pretrain_audio_encoder(generator, expert, dataset, val_set, steps, seed=0):
     print(f"audio encoder alone: correlation of mouth opening on val.txt {np.nanmean(scores):.3f}", flush=True)
 
 
-def _lips_of_clips(expert, dataset):
-    """For each clip {frame: lips (40,) float32}, as the expert sees them, less the clip's mean, in LIPS_UNIT."""
+def _lips_of_clips(dataset):
+    """For each clip {frame: lips (40,) float32}, less the clip's mean, in LIPS_UNIT."""
     lips = []
     for number, clip in enumerate(dataset.clips):
-        crops = np.stack([dataset.read_crop(number, int(frame)) for frame in clip.frame_ids]).astype("float32") / 255
-        seen = expert.predict(crops, batch_size=BATCH_SIZE, verbose=0)
+        seen = np.stack([dataset.lips(number, int(frame)) for frame in clip.frame_ids])
         lips.append(dict(zip(clip.frame_ids.tolist(), (seen - seen.mean(0)) / LIPS_UNIT, strict=True)))
     return lips
 
@@ -175,17 +148,14 @@ class _Augmented(keras.utils.PyDataset):
         picks = rng.integers(len(self.crops), size=BATCH_SIZE)
         batch, size = np.zeros((BATCH_SIZE, *self.crops.shape[1:]), "float32"), self.crops.shape[1]
         lower = batch[:, size // 2 :]  # all that the expert looks at
-        lips = np.empty((BATCH_SIZE, NUM_LIPS, 2))
+        lips = np.empty((BATCH_SIZE, 2 * NUM_LIPS))
         for row, pick in enumerate(picks):
             blur, deformation = int(rng.integers(1, 6)), draw_deformation(size, rng)
             lower[row] = cv2.blur(deformation.apply(self.crops[pick])[size // 2 :], (blur, blur))
-            lips[row] = deformation.target(self.lips[pick].reshape(NUM_LIPS, 2) * size - 0.5)
-            if deformation.mirrored:
-                lips[row] = lips[row, MIRRORED]
+            lips[row] = deformation.lips(self.lips[pick], size)
         lower *= rng.uniform(0.7, 1.3, (BATCH_SIZE, 1, 1, 3)).astype("float32") / 255
         lower += rng.uniform(-0.1, 0.1, (BATCH_SIZE, 1, 1, 3)).astype("float32")
         lower += 0.03 * rng.standard_normal(lower.shape, "float32")
-        lips = (lips.reshape(BATCH_SIZE, -1) + 0.5) / size
         return batch, ((lips - self.mean) / self.deviation).astype("float32")
 
 

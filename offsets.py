@@ -41,7 +41,7 @@ def clip_offset(dataset, number, joint, batch_size=64):
     crops = np.zeros((len(frames), dataset.img_size, dataset.img_size, 3), "float32")
     for frame in faces:
         crops[frame - frames.start] = dataset.read_crop(number, int(frame)).astype("float32") / 255
-    seen, heard = np.split(predicted(joint, crops, windows(dataset, number, frames), batch_size), 2, axis=1)
+    seen, heard = np.split(predicted(joint, batch_size, crops, windows(dataset, number, frames)), 2, axis=1)
     lags, distances = np.arange(-MAX_LAG, MAX_LAG + 1), []
     for lag in lags:
         paired = faces[(faces + lag >= frames.start) & (faces + lag < frames.stop)] - frames.start

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import types
 
+from description import KINDS
 from errors import UserError
 from machines import ALONE, Machines, from_slurm
 
@@ -128,7 +129,7 @@ def add_training_args(parser, *, lr, name):
     add("--filelists", default="filelists/", help="folder of train.txt and val.txt (default: %(default)s)")
     add("--leave_out", help="file of clips that are not used, such as dataset_report.py's leave_out.txt")
     add("--logdir", default="logs/", help="folder of the run; one in use gets a number added (default: %(default)s)")
-    add("--model", choices=("basic", "residual", "warp"), default="residual", help="generator (default: %(default)s)")
+    add("--model", choices=KINDS, default="residual", help="generator (default: %(default)s)")
     add("--width", type=positive_float, default=1.0, help="multiplies all filter counts (default: %(default)s)")
     add("--img_size", type=int, default=96, help="side of the face crops in pixels (default: %(default)s)")
     add("--resume", help="training state to go on from, or weights (.weights.h5, legacy .h5) to start from")

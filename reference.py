@@ -39,14 +39,17 @@ class References:
     _last: tuple = (None, None)  # (number, side) of the crop that was asked for, and that crop: often the next one too
 
     def crop(self, index, own, points):
-        """The reference (S, S, 3) uint8 of frame `index`, whose own crop (S, S, 3) has landmarks `points` (68, 2)."""
+        """The reference of frame `index`, whose own crop (S, S, 3) has landmarks `points` (68, 2).
+
+        Returns its crop (S, S, 3) uint8 and its landmarks (68, 2) in parts of S.
+        """
         number, size = self.of[index], own.shape[1::-1]
+        tilt = 0.0 if self.fitted else faces.strange_tilt(self.points[number])
         if self._last[0] != (number, size):
             crop = cv2.resize(self.crops.get(number), size, interpolation=cv2.INTER_AREA)
-            crop = crop if self.fitted else faces.turned(crop, faces.strange_tilt(self.points[number]))
-            self._last = (number, size), crop
-        crop = self._last[1]
-        return fit_mouth(crop, self.points[number], own, points) if self.fitted else crop
+            self._last = (number, size), faces.turned(crop, tilt)
+        crop, seen = self._last[1], faces.turned_points(self.points[number], tilt)
+        return fit_mouth(crop, seen, own, points) if self.fitted else (crop, seen)
 
 
 def read_references(way, footage, track):
@@ -105,13 +108,16 @@ def fit_mouth(reference, reference_points, own, own_points):
     """The crop `own` with the mouth of the crop `reference`, both (S, S, 3) uint8, in its place.
 
     points: (68, 2) landmarks in parts of S. The mouth is moved as the parts of the face are that do not speak (an
-    affine map), and takes on the brightness and colour around it. Returns (S, S, 3) uint8.
+    affine map), and takes on the brightness and colour around it. Returns the crop (S, S, 3) uint8, and its landmarks
+    (68, 2), those of the lips as they were fitted in.
     """
     size = own.shape[0]
     here, there = own_points * size - 0.5, reference_points * size - 0.5
     known = np.column_stack([there[STILL_POINTS], np.ones(len(STILL_POINTS))])
     to = np.linalg.lstsq(known, here[STILL_POINTS], rcond=None)[0].T
     moved = cv2.warpAffine(reference, to, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    fitted = np.array(own_points)
+    fitted[LIPS] = (there[LIPS] @ to[:, :2].T + to[:, 2] + 0.5) / size
     lips = there[LIPS].mean(0) @ to[:, :2].T + to[:, 2]
     unit = np.linalg.norm(here[EYES[1]].mean(0) - here[EYES[0]].mean(0))
     x, y = (np.arange(size) - middle for middle in lips)
@@ -121,4 +127,4 @@ def fit_mouth(reference, reference_points, own, own_points):
     edge = mask * (1 - mask)
     difference = own.astype(np.float32) - moved
     colour = (edge * difference).sum((0, 1)) / max(edge.sum(), 1e-6)
-    return np.clip(own - mask * (difference - colour) + 0.5, 0, 255).astype(np.uint8)
+    return np.clip(own - mask * (difference - colour) + 0.5, 0, 255).astype(np.uint8), fitted

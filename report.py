@@ -16,6 +16,7 @@ from errors import whole_file
 from event_log import EventLog
 from metrics import area_under_curve
 from state import STATS_NAME
+from warp import has_lips, informed
 
 SAMPLES_SHOWN = 8
 CHARTED = 50  # batches between two points of TensorBoard's curves of losses
@@ -99,11 +100,14 @@ class EpochReport(keras.callbacks.Callback):
         if not self.batches:
             return {}
         generator, discriminator = self.users(epoch)
+        by_lips = has_lips(generator)
+        generator = informed(generator) if by_lips else generator
         errors, other_errors, distances, other_distances = [], [], [], []
         for number, batch in enumerate(self.batches):
             x, y = as_inputs(batch)
-            result = generator.predict_on_batch([x["face"], x["mel"]])
-            other = generator.predict_on_batch([x["face"], x["wrong_mel"]])
+            seen = [x["seen"]] if by_lips else []
+            result = generator.predict_on_batch([x["face"], x["mel"], *seen])
+            other = generator.predict_on_batch([x["face"], x["wrong_mel"], *seen])
             errors.append(_errors(result, y))
             other_errors.append(_errors(other, y))
             if discriminator:

@@ -8,7 +8,7 @@ import numpy as np
 import metrics
 from audio_hparams import hparams
 from faces import LIPS, generator_input
-from mouth import LipLandmarks
+from lips import LipLandmarks
 
 OWN, OTHER, LEAK = "own sound", "another clip's sound", "target as reference"
 COPIED, MEAN, OTHER_MOUTH = "copied reference", "mean face of the clip", "another clip's mouth"
@@ -58,11 +58,14 @@ def score_clips(dataset, generator, batch_size=16, discriminator=None, sync_offs
         points = np.stack([true_landmarks(number)[frame] for frame in frames])
         other, other_frames = other_clip(dataset, number, frames, late)
         own_mels, other_mels = windows(dataset, number, frames, late), windows(dataset, other, other_frames, late)
-        far = far_frames(dataset, number, frames)
-        inputs = {OWN: (far, own_mels), OTHER: (far, other_mels), LEAK: (truth, own_mels)}
+        far_ids = far_frames(dataset, number, frames)
+        far = np.stack([dataset.read_crop(number, frame) for frame in far_ids])
+        far_lips = np.stack([true_landmarks(number)[frame] for frame in far_ids])[:, LIPS]
+        inputs = {OWN: (far, own_mels, far_lips), OTHER: (far, other_mels, far_lips)}
+        inputs |= {LEAK: (truth, own_mels, points[:, LIPS])}
         results = {
-            row: generated(generator, generator_input(reference, truth), mels, batch_size)
-            for row, (reference, mels) in inputs.items()
+            row: generated(generator, generator_input(reference, truth), mels, batch_size, lips)
+            for row, (reference, mels, lips) in inputs.items()
         }
         results[COPIED] = far
         results[MEAN] = np.broadcast_to(truth.mean(0).round().astype("uint8"), truth.shape)
@@ -98,27 +101,30 @@ def windows(dataset, number, frames, late=0):
 
 
 def far_frames(dataset, number, frames):
-    """One far frame for all, (N, S, S, 3) uint8: the clip's first, and for the frames near that one the last."""
-    ids = dataset.clips[number].frame_ids
-    ends = [dataset.read_crop(number, int(ids[end])) for end in (0, -1)]
-    return np.stack([ends[int(frame - ids[0] < hparams.min_reference_gap)] for frame in frames])
+    """One far frame for all, by number: the clip's first, and for the frames near that one the last."""
+    ids = dataset.clips[number].frame_ids.tolist()
+    return [ids[-1] if frame - ids[0] < hparams.min_reference_gap else ids[0] for frame in frames]
 
 
-def generated(generator, faces, mels, batch_size):
-    """The pictures that a generator makes of all, (N, S, S, 3) uint8."""
-    return np.round(predicted(generator, faces, mels, batch_size) * 255).clip(0, 255).astype("uint8")
+def generated(generator, faces, mels, batch_size, lips=None):
+    """The pictures that a generator makes of all, (N, S, S, 3) uint8. lips: (N, 20, 2), those of the references.
+
+    Only an `informed` generator (see warp.py) is told them.
+    """
+    more = [lips.reshape(len(lips), -1).astype("float32")] if len(getattr(generator, "inputs", ())) > 2 else []
+    return np.round(predicted(generator, batch_size, faces, mels, *more) * 255).clip(0, 255).astype("uint8")
 
 
 def _distance(discriminator, crops, mels, batch_size):
-    return float(predicted(discriminator, crops.astype("float32") / np.float32(255), mels, batch_size).mean())
+    return float(predicted(discriminator, batch_size, crops.astype("float32") / np.float32(255), mels).mean())
 
 
-def predicted(network, faces, mels, batch_size):
+def predicted(network, batch_size, *inputs):
     """The network's output for all, in whole batches: compiled networks are made for one size."""
-    count = len(faces)
-    faces, mels = (np.concatenate([a, np.repeat(a[-1:], -count % batch_size, axis=0)]) for a in (faces, mels))
-    starts = range(0, len(faces), batch_size)
-    parts = [network.predict_on_batch([faces[i : i + batch_size], mels[i : i + batch_size]]) for i in starts]
+    count = len(inputs[0])
+    inputs = [np.concatenate([a, np.repeat(a[-1:], -count % batch_size, axis=0)]) for a in inputs]
+    starts = range(0, len(inputs[0]), batch_size)
+    parts = [network.predict_on_batch([a[i : i + batch_size] for a in inputs]) for i in starts]
     return np.concatenate([np.asarray(part) for part in parts])[:count]
 
 

@@ -3,14 +3,15 @@
 import keras
 from keras import ops
 
-from warp import EXPERT, LIPS, LIPS_UNIT, listener, painter
+from warp import LIPS, LIPS_UNIT, has_lips, listener, painter
 
 
 class TrainingStep(keras.Model):
     """The generator, and with it the discriminator where there is one, as one model that `fit()` trains.
 
     x: {"face": (B, S, S, 6), "mel": (B, 80, 27, 1), "wrong_mel": the same}; y: (B, S, S, 3). Pictures are float32 in
-    [0, 1], or uint8, which are scaled here, on the device.
+    [0, 1], or uint8, which are scaled here, on the device. For a generator that goes through lips, x also has those of
+    the reference, "seen", and of the target, "lips": (B, 40).
     The losses are K R et al. 2019's, section 4; they keep their names in the bar, in stats.jsonl and in the README.
     """
 
@@ -21,26 +22,26 @@ class TrainingStep(keras.Model):
         self.adversarial_weight, self.num_replicas = adversarial_weight, num_replicas
         self._mouth = mouth
         names = ["mae", *(mouth.names if mouth else [])]
-        self._listener = self._painter = self._expert = None
-        if any(layer.name == LIPS for layer in generator.layers):
+        self._listener = self._painter = None
+        if has_lips(generator):
             names.append(LIPS)
             self._listener, self._painter = listener(generator), painter(generator)
-            self._expert = generator.get_layer(EXPERT)
         names += ["adversarial", "disc_real", "disc_wrong", "disc_fake"] if discriminator else []
         self.means = {name: keras.metrics.Mean(name) for name in names}
         self.built = True  # both networks come with their variables: weights can be loaded before the first batch
 
     def call(self, x, training=None):
         """The face; of a generator with a listener, only the lips (B, 40): its painter waits for the true ones."""
-        return (self._listener or self.generator)([unit(x["face"]), x["mel"]], training=training)
+        if self._listener:
+            return self._listener([x["mel"], x["seen"]], training=training)
+        return self.generator([unit(x["face"]), x["mel"]], training=training)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         losses, total, y = {}, 0.0, unit(y)
         if self._listener:  # one learns what lips a sound has, the other to paint a face with given lips
-            lips = ops.stop_gradient(self._expert(y, training=False))
-            losses[LIPS] = ops.mean(ops.abs(lips - y_pred)) / LIPS_UNIT
+            losses[LIPS] = ops.mean(ops.abs(x["lips"] - y_pred)) / LIPS_UNIT
             total += losses[LIPS]
-            y_pred = self._painter([unit(x["face"]), lips], training=training)
+            y_pred = self._painter([unit(x["face"]), x["seen"], x["lips"]], training=training)
         losses["mae"] = ops.mean(ops.abs(y - y_pred))
         total += losses["mae"]
         if self._mouth:

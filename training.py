@@ -18,8 +18,9 @@ from checkpoint import ENDING, load_discriminator, load_generator
 from dataset import FaceDataset, read_settings, setting_differences
 from discriminator import build_discriminator
 from errors import UserError
-from generator import build_generator
+from generator import WARPING, build_generator
 from index import open_index
+from lip_cache import read_lips
 from machines import ALONE
 from memory import KeepsMemory
 from mouth import MouthLoss, prepare_expert, pretrain_audio_encoder
@@ -84,12 +85,13 @@ def _from_state(state, wanted):
     return generator
 
 
-def read_datasets(data_root, filelists, img_size, leave_out=None, **sampling):
+def read_datasets(data_root, filelists, img_size, leave_out=None, with_lips=False, **sampling):
     """The training and the validation samples (None where there are none), with a line for all that is left out."""
     differences = setting_differences(read_settings(data_root), img_size=img_size)
     if differences:
         raise UserError(f"{data_root} was made otherwise ({'; '.join(differences)}); preprocess it again")
     datasets, index = [], open_index(data_root)
+    lips = read_lips(index) if with_lips else None
     for split in ("train", "val"):
         clips, notes = find_clips(data_root, split, filelists, index, leave_out)
         print("\n".join(notes), end="\n" if notes else "")
@@ -97,7 +99,7 @@ def read_datasets(data_root, filelists, img_size, leave_out=None, **sampling):
             print("WARNING: no clip of val.txt is there: nothing is validated")
             datasets.append(None)
             continue
-        dataset = FaceDataset(clips, img_size, index=index, **(sampling if split == "train" else {}))
+        dataset = FaceDataset(clips, img_size, index=index, lips=lips, **(sampling if split == "train" else {}))
         skipped = "".join(f"; {count} left out: {reason}" for reason, count in dataset.skipped.items())
         print(f"{split}: {len(dataset.clips)} clips, {len(dataset)} frames{skipped}", flush=True)
         datasets.append(dataset)
@@ -150,7 +152,8 @@ def _train(placement, *, with_discriminator, data_root, filelists, logdir, model
         raise UserError(f"--warmup_steps {warmup_steps} leaves nothing of --lr_decay_steps {lr_decay_steps}; lower it")
     print(f"{keras.backend.backend()} on {placement.described}, {precision}, batches of {batch_size}")
     with placement.first_alone():  # the index is made once
-        train_set, val_set = read_datasets(data_root, filelists, img_size, leave_out, balance=balance, augment=augment)
+        sampling = {"with_lips": model in WARPING or bool(pretrain_audio), "balance": balance, "augment": augment}
+        train_set, val_set = read_datasets(data_root, filelists, img_size, leave_out, **sampling)
     keras.utils.set_random_seed(seed)
     keras.config.set_dtype_policy(precision)
     wanted = (model, img_size, width)
@@ -158,12 +161,12 @@ def _train(placement, *, with_discriminator, data_root, filelists, logdir, model
     keeps = {"accumulate": accumulate, "averages": ema is not None, "scales": precision == "mixed_float16"}
     _check_optimizer(state, keeps)
     anew = not (state or resume or resume_gen)
-    wants_expert = model == "warp" or landmark_weight or pretrain_audio
+    wants_expert = model in WARPING or landmark_weight
     expert = None
     if wants_expert:
         expert = _mouth_expert(generator, train_set, data_root, anew) if placement.leads else build_expert(img_size)
     if pretrain_audio and anew and placement.leads:
-        pretrain_audio_encoder(generator, expert, train_set, val_set, pretrain_audio, seed)
+        pretrain_audio_encoder(generator, train_set, val_set, pretrain_audio, seed)
     networks = generator, discriminator  # on one device, in which they are validated and saved
     generator = placement.spread(generator, lambda: build_generator(*wanted, synchronized=True))
     discriminator = placement.spread(discriminator, lambda: build_discriminator(img_size, width))

@@ -1,18 +1,22 @@
-"""The generator that moves the reference's own pixels: sound -> lips -> picture.
+"""The generators that move the reference's own pixels: sound -> lips -> picture.
 
-Between the sound and the picture stand 20 landmarks of the lips. A frozen expert reads those of the reference; the
-listener says where they are when this sound is said; the painter moves the reference's pixels there (an appearance
-flow: Zhou et al., View Synthesis by Appearance Flow, ECCV 2016), and paints what they do not show, such as the inside
-of a mouth that was shut. So the painter can learn from true landmarks, and never learns to ignore the sound.
+Between the sound and the picture stand 20 landmarks of the lips. The listener says where those of the reference are
+when this sound is said; the painter moves the reference's pixels there (an appearance flow: Zhou et al., View Synthesis
+by Appearance Flow, ECCV 2016), and paints what they do not show, such as the inside of a mouth that was shut. So the
+painter can learn from true landmarks, and never learns to ignore the sound.
+
+Where the reference's lips are is told by dlib (`informed`); where nobody tells, a small frozen expert reads them, which
+has only seen the faces that were trained on, and misreads others.
 """
 
 import keras
 import numpy as np
 from keras import layers, ops
 
+from lips import NUM_LIPS
+
 EXPERT, LIPS = "mouth_expert", "lips"  # layers of the generator
 SEEN_HEIGHT = 24  # rows of the lower half that the expert sees: finer ones would let it be fooled by single pixels
-NUM_LIPS = 20  # dlib's landmarks 48 to 67: 12 of the outer lips, 8 of the inner ones
 UPPER_INNER, LOWER_INNER = (12, 13, 14, 15, 16), (12, 19, 18, 17, 16)  # from the left corner to the right one
 LIPS_CENTRE = (0.5, 0.73)  # (x, y) of an average mouth in the crop, as hparams place it
 LIPS_UNIT = 0.02  # of the crop's side: by about so much lips move when they speak
@@ -41,10 +45,11 @@ def build_expert(img_size: int) -> keras.Model:
     return keras.Model(crop, layers.Dense(2 * NUM_LIPS, name="points", **float32)(x), name=EXPERT)
 
 
-def build_warp(face, mel_embedding, scale, meeting):
+def build_warp(face, mel_embedding, scale, meeting, apart=False):
     """Build the network's end, from the tensors face (S, S, 6) and the sound's embedding (1, 1, C), to (S, S, 3).
 
     scale: gives a filter count at the width wanted. meeting: name of the layer at which face and sound are joined.
+    apart: what the sound does to the lips does not depend on the face (of `warp_tdnn`).
     Its layer LIPS is where listener and painter meet. Sizes in the comments are those of S = 96 and width 1.
     """
     img_size, half = face.shape[1], face.shape[1] // 2
@@ -52,7 +57,8 @@ def build_warp(face, mel_embedding, scale, meeting):
     expert = build_expert(img_size)
     expert.trainable = False  # it learns before it comes here, and never again
     seen = expert(reference, training=False)  # (40,)
-    lips = _listen(seen, mel_embedding, scale, meeting)
+    listen = _listen_apart if apart else _listen
+    lips = listen(seen, mel_embedding, scale, meeting)
 
     picture = ops.concatenate([reference, InnerMouth(img_size, **float32)(seen)], axis=-1)  # (96, 96, 4)
     pull = LipFlow(img_size, **float32)([seen, lips])  # (48, 96, 2)
@@ -84,13 +90,32 @@ def build_warp(face, mel_embedding, scale, meeting):
 
 
 def listener(generator: keras.Model) -> keras.Model:
-    """The part [face, mel] -> lips (40,), as `build_expert` gives them; its layers are the generator's own."""
-    return keras.Model(generator.inputs, generator.get_layer(LIPS).output, name="listener")
+    """The part [mel, lips of the reference (40,)] -> lips (40,); its layers are the generator's own.
+
+    Lips are x and y of 20 points (dlib's 48 to 67) in parts of the crop's side.
+    """
+    return keras.Model([generator.inputs[1], _seen(generator)], generator.get_layer(LIPS).output, name="listener")
 
 
 def painter(generator: keras.Model) -> keras.Model:
-    """The part [face, lips (40,)] -> face; its layers are the generator's own."""
-    return keras.Model([generator.inputs[0], generator.get_layer(LIPS).output], generator.output, name="painter")
+    """The part [face, lips of the reference (40,), lips (40,)] -> face; its layers are the generator's own."""
+    lips = _seen(generator), generator.get_layer(LIPS).output
+    return keras.Model([generator.inputs[0], *lips], generator.output, name="painter")
+
+
+def informed(generator: keras.Model) -> keras.Model:
+    """The generator with the reference's lips as a third input: [face, mel, lips (40,)] -> face, its own layers."""
+    return keras.Model([*generator.inputs, _seen(generator)], generator.output, name=f"{generator.name}_informed")
+
+
+def has_lips(generator: keras.Model) -> bool:
+    """Whether this generator goes through lips, and can be `informed`."""
+    return any(layer.name == LIPS for layer in generator.layers)
+
+
+def _seen(generator):
+    """The tensor of the reference's lips."""
+    return generator.get_layer(LIPS).input[0]
 
 
 def _listen(seen, mel_embedding, scale, meeting):
@@ -100,6 +125,14 @@ def _listen(seen, mel_embedding, scale, meeting):
     for _ in range(2):
         x = layers.Dense(scale(512), activation="relu")(x)
     movement = layers.Dense(2 * NUM_LIPS, kernel_initializer="zeros", name="movement", **float32)(x)
+    return layers.Add(name=LIPS, **float32)([seen, LIPS_UNIT * movement])
+
+
+def _listen_apart(seen, said, scale, meeting):
+    """As `_listen`, but the sound says by how much lips are off their middle, and the face how far off they were."""
+    shown = layers.Dense(scale(64), activation="relu")(_standard(seen))
+    shown = layers.Dense(2 * NUM_LIPS, kernel_initializer="zeros", **float32)(shown)
+    movement = layers.Add(name=meeting, **float32)([shown, layers.Flatten(**float32)(said)])
     return layers.Add(name=LIPS, **float32)([seen, LIPS_UNIT * movement])
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import faces
 import metrics
 from faces import LIPS
-from mouth import MOUTH, LipLandmarks
+from lips import LipLandmarks
+from mouth import MOUTH
 
 
 class Measured(typing.NamedTuple):

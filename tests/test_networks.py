@@ -8,7 +8,7 @@ import pytest
 from discriminator import SampleNormalization, UnitLength, build_discriminator, embeddings
 from errors import UserError
 from generator import IMG_SIZES, MEETING, build_generator, scaled
-from warp import LIPS, listener, painter, warp
+from warp import EXPERT, informed, listener, painter, warp
 
 WIDTH = 1 / 8
 
@@ -136,16 +136,19 @@ def test_warp_fetches_every_pixel_from_where_the_flow_says():
     np.testing.assert_allclose(keras.ops.convert_to_numpy(found), expected, atol=0.02)  # cv2 rounds to 1/32 of a pixel
 
 
-def test_warp_is_its_listener_and_then_its_painter():
-    generator, given = build_generator("warp", width=WIDTH), inputs(96, 6)
-    lips = listener(generator).predict_on_batch(given)
-    painted = painter(generator).predict_on_batch([given[0], lips])
-    assert generator.get_layer(LIPS).output.shape == (None, 40)
+@pytest.mark.parametrize("kind", ["warp", "warp_tdnn"])
+def test_warp_is_its_listener_and_then_its_painter(kind):
+    generator, given = build_generator(kind, width=WIDTH), inputs(96, 6)
+    seen = generator.get_layer(EXPERT).predict_on_batch(given[0][..., :3])
+    lips = listener(generator).predict_on_batch([given[1], seen])
+    painted = painter(generator).predict_on_batch([given[0], seen, lips])
+    assert lips.shape == (len(seen), 40)
     np.testing.assert_allclose(painted, output(generator, 6), atol=1e-5)
+    np.testing.assert_allclose(informed(generator).predict_on_batch([*given, seen]), painted, atol=1e-5)
     np.testing.assert_array_equal(painted[:, :48], given[0][:, :48, :, 3:])  # the upper half is the frame's own
 
 
-@pytest.mark.parametrize("kind", ["residual", "basic", "warp"])
+@pytest.mark.parametrize("kind", ["residual", "basic", "warp", "warp_tdnn"])
 def test_face_and_sound_meet_in_one_layer(kind):
     generator = build_generator(kind, width=WIDTH)
     face, sound = (keras.Model(generator.inputs, tensor) for tensor in generator.get_layer(MEETING).input)
