@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 import checkpoint
-from warp import has_lips, informed
+from warp import has_lips, informed, seen_lips
 
 HARMLESS = ("residual",)  # kinds that bfloat16 was seen, with trained weights, to change by 4 grey levels at most
 
@@ -25,11 +25,11 @@ class Speaker:
 
     def __init__(self, generator, still=False, batch_size=8, precision="float32"):
         self.img_size, self.batch_size, self.wants_lips = generator.input_shape[0][2], batch_size, has_lips(generator)
-        generator = informed(generator) if self.wants_lips else generator
         self._lean = generator.input_shape[0][1] != self.img_size
         self.at_once = 2 if batch_size > 1 and keras.backend.backend() == "openvino" else 1
         self.still, self._seen, self._lock = still, None, threading.Lock()
-        self._look, speak = _parted(generator) if still else (None, generator)
+        whole = informed(generator) if self.wants_lips else generator
+        self._look, speak = _parted(generator) if still else (None, whole)
         self._look = self._look and _runner(self._look, 1, 1, precision)
         self._speak = _runner(speak, batch_size, self.at_once, precision)
 
@@ -48,7 +48,7 @@ class Speaker:
             if self._seen is None:
                 seen = self._look([faces[:1], *(points[:1] for points in lips)])
                 self._seen = [np.repeat(features, self.batch_size, axis=0) for features in seen]
-        return self._speak([*self._seen, mels])[0]
+        return self._speak([*self._seen, *lips, mels])[0]
 
     def forget(self):
         """The next faces are those of another clip."""
@@ -56,15 +56,20 @@ class Speaker:
 
 
 def _parted(generator):
-    """The generator as two keras.Models: face (and lips) -> what it makes of that alone; [that, mel] -> picture."""
-    face, mel, *lips = generator.inputs
+    """The generator as two keras.Models: face -> what it makes of the face alone; [that, mel] -> picture.
+
+    Where it goes through lips, those of the face are the last input of the first, and the last but one of the second.
+    """
+    face, mel = generator.inputs
+    lips = [seen_lips(generator)] if has_lips(generator) else []
+    known = {id(tensor) for tensor in lips}
     heard, before_sound = {id(mel)}, []  # tensors that depend on the sound; those that meet it and do not
     for step in generator.operations:  # layers and bare operations, from the inputs to the output
         inputs = [] if isinstance(step, keras.layers.InputLayer) else keras.tree.flatten(step.input)
         if any(id(tensor) in heard for tensor in inputs):
-            before_sound += [t for t in inputs if id(t) not in heard and all(t is not b for b in before_sound)]
+            before_sound += [t for t in inputs if id(t) not in heard | known and all(t is not b for b in before_sound)]
             heard.update(id(tensor) for tensor in keras.tree.flatten(step.output))
-    return keras.Model([face, *lips], before_sound), keras.Model([*before_sound, mel], generator.output)
+    return keras.Model([face, *lips], before_sound), keras.Model([*before_sound, *lips, mel], generator.output)
 
 
 def _runner(model, batch_size, at_once, precision):

@@ -19,3 +19,18 @@ def test_where_a_point_went_and_where_it_came_from_agree():
     points = np.random.default_rng(0).uniform(20, 76, (20, 2))
     deformation = draw_deformation(96, np.random.default_rng(1))
     np.testing.assert_allclose(deformation.source(deformation.target(points)), points, atol=0.1)
+
+
+def test_lips_move_with_their_mouth_and_change_sides_in_a_mirror():
+    lips = np.random.default_rng(0).uniform(0.3, 0.9, (20, 2))
+    mirrored, plain = (next(d for d in map(drawn, range(20)) if d.mirrored == wanted) for wanted in (True, False))
+    moved = (plain.target(lips * 96 - 0.5) + 0.5) / 96
+    np.testing.assert_allclose(plain.lips(lips.ravel(), 96).reshape(20, 2), moved)
+    found = mirrored.lips(lips.ravel(), 96).reshape(20, 2)
+    left_corner = (mirrored.target(lips[0] * 96 - 0.5) + 0.5) / 96
+    np.testing.assert_allclose(found[6], left_corner)  # it is the right corner now
+    assert np.abs(found[14] - (1 - lips[14, 0], lips[14, 1])).max() < 0.15  # a middle one stays the same one
+
+
+def drawn(seed):
+    return draw_deformation(96, np.random.default_rng(seed))

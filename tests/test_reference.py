@@ -60,7 +60,8 @@ def test_the_fitted_mouth_moves_with_the_head_and_takes_its_colour(astronaut, ho
     painted = own.copy()
     lips = (points[48:] * 96).round().astype(np.int32)
     cv2.fillConvexPoly(painted, cv2.convexHull(lips), (0, 255, 0))
-    fitted, _ = fit_mouth(moved, moved_points.astype("float32"), painted, points)
+    fitted, seen = fit_mouth(moved, moved_points.astype("float32"), painted, points)
+    np.testing.assert_allclose(seen, points, atol=1e-3)  # the same lips as before
     assert np.abs(fitted.astype(int) - own).mean() < 1.5  # the own mouth is back, and none of the paint
     assert np.abs(fitted.astype(int) - own)[60:84, 30:66].mean() < 4
     np.testing.assert_array_equal(fitted[:36], painted[:36])
