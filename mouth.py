@@ -86,7 +86,8 @@ def pretrain_audio_encoder(generator, dataset, val_set, steps, seed=0):
 
     The lips are dlib's, (x, y) as deviations from the mean of their clip: what the face looks like cannot be heard.
     dataset, val_set: `dataset.FaceDataset`s with lips (val_set may be None). Prints the correlation of mouth opening on
-    the clips of val_set. A network that meets face and sound at once learns to ignore the sound for long.
+    the clips of val_set, and returns it by clip. A network that meets face and sound at once learns to ignore the sound
+    for long.
     """
     heard = layers.Flatten()(generator.get_layer(MEETING).input[1])
     if heard.shape[-1] != 2 * NUM_LIPS:  # else it is the lips' movement already
@@ -96,7 +97,7 @@ def pretrain_audio_encoder(generator, dataset, val_set, steps, seed=0):
     batches = _Listening(dataset, _lips_of_clips(dataset), steps, seed)
     listener.fit(batches, epochs=1, shuffle=False, verbose=0, callbacks=[KeepsMemory()])
     if val_set is None:
-        return
+        return []
     scores = []
     for number, truth in enumerate(_lips_of_clips(val_set)):
         frames = [int(frame) for frame in val_set.clips[number].targets]
@@ -105,6 +106,7 @@ def pretrain_audio_encoder(generator, dataset, val_set, steps, seed=0):
         pair = [opening(np.reshape(points, (-1, 20, 2))) for points in (told, [truth[frame] for frame in frames])]
         scores.append(np.corrcoef(*pair)[0, 1])
     print(f"audio encoder alone: correlation of mouth opening on val.txt {np.nanmean(scores):.3f}", flush=True)
+    return scores
 
 
 def _lips_of_clips(dataset):
