@@ -15,6 +15,19 @@ from machines import ALONE, Machines, from_slurm
 VERSION = "0.4"  # of the program; videos tell it
 BACKENDS = ("tensorflow", "jax", "openvino")
 PRECISIONS = ("auto", "float32", "bfloat16")  # of inference
+# Defaults of training's options: the paper's, and those with which a network uses the sound soonest (experiments.md).
+RECIPES = {
+    "reference": {},
+    "lips": {
+        "model": "warp_tdnn",
+        "width": 0.5,
+        "pretrain_audio": 1500,
+        "mouth_weight": 1.0,
+        "landmark_weight": 0.1,
+        "balance": True,
+        "augment": True,
+    },
+}
 
 
 def positive_int(text):
@@ -122,6 +135,10 @@ def find_machines(coordinator, num_processes, process_id) -> Machines:
     return slurm._replace(visible_gpus=gpus, **{k: v for k, v in chosen.items() if v is not None})
 
 
+def _told(values):
+    return " ".join(f"--{name}" if value is True else f"--{name} {value}" for name, value in values.items())
+
+
 def add_training_args(parser, *, lr, name):
     """The options of train_unet.py and train.py. lr: default learning rate. name: default --checkpoint_name."""
     add = parser.add_argument
@@ -129,6 +146,12 @@ def add_training_args(parser, *, lr, name):
     add("--filelists", default="filelists/", help="folder of train.txt and val.txt (default: %(default)s)")
     add("--leave_out", help="file of clips that are not used, such as dataset_report.py's leave_out.txt")
     add("--logdir", default="logs/", help="folder of the run; one in use gets a number added (default: %(default)s)")
+    add(
+        "--recipe",
+        choices=RECIPES,
+        default="reference",
+        help=f"defaults of other options: the paper's, or 'lips': {_told(RECIPES['lips'])} (default: %(default)s)",
+    )
     add("--model", choices=KINDS, default="residual", help="generator (default: %(default)s)")
     add("--width", type=positive_float, default=1.0, help="multiplies all filter counts (default: %(default)s)")
     add("--img_size", type=int, default=96, help="side of the face crops in pixels (default: %(default)s)")

@@ -6,6 +6,7 @@ import pathlib
 import h5py
 
 from errors import UserError
+from options import RECIPES
 
 STATE_NAME = "state.weights.h5"
 STATS_NAME = "stats.jsonl"
@@ -45,7 +46,11 @@ def read_stats(path):
 
 
 def parse_with_state(parser, argv):
-    """Parse the options of train_unet.py or train.py; those that --resume's run was given hold where they are not."""
+    """Parse the options of train_unet.py or train.py.
+
+    What is not given is as the --recipe says, or rather as it was in --resume's run.
+    """
+    parser.set_defaults(**RECIPES[parser.parse_args(argv).recipe])
     args = parser.parse_args(argv)
     state = read_state(args.resume) if args.resume else None
     if not state:

@@ -22,6 +22,7 @@ from batches import Feed
 from dataset import FaceDataset
 from devices import Placement, find
 from optimizer import UsersNetworks, build_optimizer, learning_rate
+from options import RECIPES
 from run_folder import Checkpoints, LossWatch, open_folder, write_record
 from state import STATE_ATTRIBUTE, STATE_NAME, read_state
 from step import TrainingStep
@@ -226,3 +227,12 @@ def test_what_a_state_was_not_made_with_is_refused_or_given_anew(data, whole, ca
     assert (args.lr, args.seed, args.accumulate, args.steps) == (0.5, 5, 2, 7)
     with h5py.File(whole / STATE_NAME) as file:
         assert json.loads(file.attrs[STATE_ATTRIBUTE])["batch"] == 3
+
+
+def test_a_recipe_gives_defaults_that_options_override():
+    plain = vars(train.parse_args(["--data_root", "x"]))
+    args = vars(train.parse_args(["--data_root", "x", "--recipe", "lips", "--width", "0.25", "--no-balance"]))
+    changed = {name: value for name, value in args.items() if value != plain[name]}
+    expected = RECIPES["lips"] | {"recipe": "lips", "width": 0.25}
+    del expected["balance"]  # it is as without a recipe
+    assert changed == expected
