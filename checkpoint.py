@@ -76,7 +76,7 @@ def _pack(source, target, half):
             return
         if isinstance(item, h5py.Group):
             new = packed.require_group(name)
-        elif half and item.ndim == 4 and np.abs(item[...]).max() < np.finfo("float16").max:
+        elif half and item.ndim >= 3 and np.abs(item[...]).max() < np.finfo("float16").max:
             new = packed.create_dataset(name, data=item[...].astype("float16"), compression="gzip", shuffle=True)
         else:  # biases and batch norm are small, and a variance may not fit into float16
             new = packed.create_dataset(name, data=item[...])

@@ -217,7 +217,10 @@ class FaceDataset:
         """The lips' landmarks in the crop of one frame, (40,) float32: x and y of 20 points in parts of its side."""
         row = self._rows[clip]
         number = self._index.first_crop[row] + np.searchsorted(self._index.frames(row), frame)
-        return self._lips[number].astype("float32")
+        lips = self._lips[number].astype("float32")
+        if np.isnan(lips[0]):
+            raise UserError(f"{self._path(clip, frame)} is not a picture; remove its folder and preprocess again")
+        return lips
 
     def _kept_window(self, clip, frame):
         start = _mel_start(frame)

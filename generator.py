@@ -16,7 +16,7 @@ from lips import NUM_LIPS
 from warp import build_warp
 
 IMG_SIZES = range(96, 257, 32)
-MEETING = "face_and_sound"  # the layer at which the two embeddings, in this order, are joined
+MEETING = "face_and_sound"  # the layer at which what comes of the face and of the sound, in this order, are joined
 HEARD = "heard"  # the last layer but one of `_tdnn`
 AXES = {"channels_last": 3, "channels_first": 1}  # where a map's channels are
 PAINTING = ("residual", "basic")  # kinds that paint, layer by layer, and have a lean form

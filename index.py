@@ -255,7 +255,7 @@ def _opened(root, mels, header, arrays, files):
 
 def _made(root, entries, total, keep, dtype="float16", files=(), shard_stamps=()):
     """The ClipIndex of the entries, kept in `root` or (not `keep`) in a file without a name."""
-    if keep and not _writable(root):
+    if keep and not is_writable(root):
         print(f"{root} cannot be written: its clips are indexed for this run alone", flush=True)
         keep = False
     elif keep:
@@ -306,7 +306,8 @@ def _written(mels, entries, dtype):
     }
 
 
-def _writable(root):
+def is_writable(root) -> bool:
+    """Whether files can be made in this folder."""
     try:
         with tempfile.TemporaryFile(dir=root):
             return True

@@ -49,7 +49,7 @@ class _Batch(typing.NamedTuple):
     points: list  # of (68, 2) float32, or None where no landmarks are known
     tilts: list  # degrees by which each frame's crop was turned
     faces: np.ndarray  # (B, S, S, 6) float32; rows past the faces are zero
-    lips: np.ndarray  # (B, 40) float32: those of the faces' references, as `lips.LipLandmarks` gives them
+    lips: np.ndarray  # (B, 40) float32: those of the faces' references, as `lips.LipLandmarks` gives them, or zeros
     mels: np.ndarray  # (B, 80, 27, 1) float32
 
 
@@ -162,7 +162,8 @@ def _made_frames(
         img_size, batch_size = generator.img_size, generator.batch_size
         generator.forget()
     frames = _still_frames(clip) if clip.still is not None else _to_and_fro(clip, folder)
-    batches = ahead(_batches(clip, frames, img_size, batch_size, sync_offset_ms, silence_gate, seconds), 1)
+    find = LipLandmarks() if clip.points is None and getattr(generator, "wants_lips", False) else None
+    batches = ahead(_batches(clip, frames, img_size, batch_size, sync_offset_ms, silence_gate, find, seconds), 1)
     pasted = ahead(_pasted(ahead(_generated(batches, generator, seconds), 1), seconds), batch_size)
     with contextlib.closing(pasted):
         yield from pasted
@@ -191,12 +192,14 @@ def _to_and_fro(clip, folder):
             yield index, store.get(index)
 
 
-def _batches(clip, frames, img_size, batch_size, sync_offset_ms, silence_gate, seconds):
-    """Group (index, frame) into _Batches, all of the same number of rows: a generator is compiled for one size."""
+def _batches(clip, frames, img_size, batch_size, sync_offset_ms, silence_gate, find, seconds):
+    """Group (index, frame) into _Batches, all of the same number of rows: a generator is compiled for one size.
+
+    find: a `lips.LipLandmarks` where the lips are wanted and no landmarks are known, else None.
+    """
     late = Fraction(sync_offset_ms) / 1000 * clip.fps  # in frames
     at_rest = rest(clip.mel, clip.num_frames, clip.fps, late) if silence_gate else np.zeros(clip.num_frames, "float32")
     six, nothing = None, np.float32(-hparams.max_abs_value)
-    find = LipLandmarks() if clip.points is None else None
     for start in range(0, clip.num_frames, batch_size):
         with timed(seconds, "decode"):
             group = list(itertools.islice(frames, batch_size))
@@ -218,7 +221,10 @@ def _batches(clip, frames, img_size, batch_size, sync_offset_ms, silence_gate, s
                     if clip.references is not None:
                         shown, points = clip.references.crop(index, own, points)
                     six[n] = faces.generator_input(shown, own)
-                    lips[n] = (find(shown) if points is None else points[LIPS]).ravel()
+                    if points is not None:
+                        lips[n] = points[LIPS].ravel()
+                    elif find:
+                        lips[n] = find(shown).ravel()
         boxes = [clip.boxes[index] if clip.found[index] else None for index, _ in group]
         points = [None if clip.points is None else clip.points[index] for index, _ in group]
         yield _Batch([frame for _, frame in group], boxes, points, tilts, six, lips, mels)

@@ -89,8 +89,9 @@ def pretrain_audio_encoder(generator, dataset, val_set, steps, seed=0):
     the clips of val_set, and returns it by clip. A network that meets face and sound at once learns to ignore the sound
     for long.
     """
-    heard = layers.Flatten()(generator.get_layer(MEETING).input[1])
-    if heard.shape[-1] != 2 * NUM_LIPS:  # else it is the lips' movement already
+    meeting = generator.get_layer(MEETING)
+    heard = layers.Flatten()(meeting.input[1])
+    if not isinstance(meeting, layers.Add):  # else what is heard is the lips' movement already
         heard = layers.Dense(2 * NUM_LIPS, dtype="float32")(heard)
     listener = keras.Model(generator.inputs[1], heard)
     listener.compile(optimizer=keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(1e-3, steps)), loss="mae")

@@ -15,7 +15,7 @@ from machines import ALONE, Machines, from_slurm
 VERSION = "0.4"  # of the program; videos tell it
 BACKENDS = ("tensorflow", "jax", "openvino")
 PRECISIONS = ("auto", "float32", "bfloat16")  # of inference
-# Defaults of training's options: the paper's, and those with which a network uses the sound soonest (experiments.md).
+# Defaults of training's options: the paper's, and those of the rotation in docs/experiments.md.
 RECIPES = {
     "reference": {},
     "lips": {

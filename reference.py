@@ -118,7 +118,7 @@ def fit_mouth(reference, reference_points, own, own_points):
     moved = cv2.warpAffine(reference, to, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     fitted = np.array(own_points)
     fitted[LIPS] = (there[LIPS] @ to[:, :2].T + to[:, 2] + 0.5) / size
-    lips = there[LIPS].mean(0) @ to[:, :2].T + to[:, 2]
+    lips = fitted[LIPS].mean(0) * size - 0.5
     unit = np.linalg.norm(here[EYES[1]].mean(0) - here[EYES[0]].mean(0))
     x, y = (np.arange(size) - middle for middle in lips)
     distance = np.hypot(x[None] / (REACH[0] * unit), y[:, None] / (REACH[1] * unit))

@@ -62,6 +62,7 @@ class EpochReport(keras.callbacks.Callback):
         rate: the learning rate's schedule. leads: whether this is the process that reports.
         """
         super().__init__()
+        self._informed = None, None
         self.folder, self.users, self.position, self.rate, self.leads = folder, users, position, rate, leads
         self.events = EventLog(folder / "tensorboard", position["batches"]) if leads else None
         # The same samples every time; they are small enough to keep.
@@ -101,7 +102,10 @@ class EpochReport(keras.callbacks.Callback):
             return {}
         generator, discriminator = self.users(epoch)
         by_lips = has_lips(generator)
-        generator = informed(generator) if by_lips else generator
+        if by_lips:
+            if self._informed[0] is not generator:  # it is compiled once
+                self._informed = generator, informed(generator)
+            generator = self._informed[1]
         errors, other_errors, distances, other_distances = [], [], [], []
         for number, batch in enumerate(self.batches):
             x, y = as_inputs(batch)

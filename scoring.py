@@ -59,7 +59,8 @@ def score_clips(dataset, generator, batch_size=16, discriminator=None, sync_offs
         other, other_frames = other_clip(dataset, number, frames, late)
         own_mels, other_mels = windows(dataset, number, frames, late), windows(dataset, other, other_frames, late)
         far_ids = far_frames(dataset, number, frames)
-        far = np.stack([dataset.read_crop(number, frame) for frame in far_ids])
+        ends = {frame: dataset.read_crop(number, frame) for frame in set(far_ids)}
+        far = np.stack([ends[frame] for frame in far_ids])
         far_lips = np.stack([true_landmarks(number)[frame] for frame in far_ids])[:, LIPS]
         inputs = {OWN: (far, own_mels, far_lips), OTHER: (far, other_mels, far_lips)}
         inputs |= {LEAK: (truth, own_mels, points[:, LIPS])}

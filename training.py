@@ -91,9 +91,9 @@ def read_datasets(data_root, filelists, img_size, leave_out=None, with_lips=Fals
     if differences:
         raise UserError(f"{data_root} was made otherwise ({'; '.join(differences)}); preprocess it again")
     datasets, index = [], open_index(data_root)
+    lists = {split: find_clips(data_root, split, filelists, index, leave_out) for split in ("train", "val")}
     lips = read_lips(index) if with_lips else None
-    for split in ("train", "val"):
-        clips, notes = find_clips(data_root, split, filelists, index, leave_out)
+    for split, (clips, notes) in lists.items():
         print("\n".join(notes), end="\n" if notes else "")
         if split == "val" and not clips:
             print("WARNING: no clip of val.txt is there: nothing is validated")
@@ -115,8 +115,8 @@ def expert_path(dataset, data_root):
 def _mouth_expert(generator, dataset, data_root, anew):
     """The mouth expert of these training clips, kept in data_root.
 
-    A generator that holds an expert keeps its own, by which its painter and its listener understand each other; one
-    that is made anew takes this one over.
+    A generator that holds an expert keeps its own, so that a resumed run is judged as before; one that is made anew
+    takes this one over.
     """
     own = next((layer for layer in generator.layers if layer.name == EXPERT), None)
     if own and not anew:
@@ -151,8 +151,10 @@ def _train(placement, *, with_discriminator, data_root, filelists, logdir, model
     if lr_decay_steps and (warmup_steps or 0) >= lr_decay_steps:
         raise UserError(f"--warmup_steps {warmup_steps} leaves nothing of --lr_decay_steps {lr_decay_steps}; lower it")
     print(f"{keras.backend.backend()} on {placement.described}, {precision}, batches of {batch_size}")
+    anew = not (resume or resume_gen)
     with placement.first_alone():  # the index is made once
-        sampling = {"with_lips": model in WARPING or bool(pretrain_audio), "balance": balance, "augment": augment}
+        with_lips = model in WARPING or bool(pretrain_audio and anew)
+        sampling = {"with_lips": with_lips, "balance": balance, "augment": augment}
         train_set, val_set = read_datasets(data_root, filelists, img_size, leave_out, **sampling)
     keras.utils.set_random_seed(seed)
     keras.config.set_dtype_policy(precision)
@@ -160,7 +162,6 @@ def _train(placement, *, with_discriminator, data_root, filelists, logdir, model
     generator, discriminator, state = _start(wanted, resume, resume_gen, resume_disc, with_discriminator)
     keeps = {"accumulate": accumulate, "averages": ema is not None, "scales": precision == "mixed_float16"}
     _check_optimizer(state, keeps)
-    anew = not (state or resume or resume_gen)
     wants_expert = model in WARPING or landmark_weight
     expert = None
     if wants_expert:

@@ -48,7 +48,9 @@ def build_expert(img_size: int) -> keras.Model:
 
 
 def build_warp(face, mel_embedding, scale, meeting, apart=False):
-    """Build the network's end, from the tensors face (S, S, 6) and the sound's embedding (1, 1, C), to (S, S, 3).
+    """Build the network's end, from the tensors face (S, S, 6) and mel_embedding to a face (S, S, 3).
+
+    mel_embedding: (1, 1, C); apart: (40,), by how much the sound moves the lips, in LIPS_UNIT.
 
     scale: gives a filter count at the width wanted. meeting: name of the layer at which face and sound are joined.
     apart: what the sound does to the lips does not depend on the face (of `warp_tdnn`).

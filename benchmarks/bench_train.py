@@ -30,7 +30,7 @@ def parse_args(argv=None):
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--model", default="residual", help="generator (default: %(default)s)")
+    add("--model", choices=("residual", "basic"), default="residual", help="generator (default: %(default)s)")
     add("--width", type=float, default=1.0, help="multiplies all filter counts (default: %(default)s)")
     add("--batch_size", type=int, default=16, help="samples a batch (default: %(default)s)")
     add("--steps", type=int, help="steps that are measured (default: 8), or batches of --losses (default: 200)")

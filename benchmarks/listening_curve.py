@@ -17,6 +17,10 @@ import sys
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+import options  # noqa: E402
+from audio_hparams import hparams  # noqa: E402
+from errors import script  # noqa: E402
+
 
 def parse_args(argv=None):
     """Read the command line."""
@@ -24,13 +28,20 @@ def parse_args(argv=None):
     add = parser.add_argument
     add("--data_root", required=True, help="folder made by preprocess.py")
     add("--filelists", required=True, help="folder of train.txt and test.txt")
-    add("--speakers", type=int, nargs="+", required=True, help="how many people to learn from, one after another")
-    add("--steps", type=int, default=1500, help="batches of 64 sounds (default: %(default)s)")
-    add("--width", type=float, default=0.5, help="multiplies all filter counts (default: %(default)s)")
-    add("--seed", type=int, default=0, help="(default: %(default)s)")
+    add(
+        "--speakers",
+        type=options.positive_int,
+        nargs="+",
+        required=True,
+        help="how many people to learn from, one after another",
+    )
+    add("--steps", type=options.positive_int, default=1500, help="batches of 64 sounds (default: %(default)s)")
+    add("--width", type=options.positive_float, default=0.5, help="multiplies all filter counts (default: %(default)s)")
+    add("--seed", type=int, default=0, help="of weights and order (default: %(default)s)")
     return parser.parse_args(argv)
 
 
+@script
 def main(argv=None):
     """Print a line of the table for each number of people."""
     args = parse_args(argv)
@@ -59,7 +70,7 @@ def main(argv=None):
     for count in args.speakers:
         clips = [clip for speaker in by_size[:count] for clip in clips_of[speaker]]
         dataset = FaceDataset(clips, index=index, lips=lips, balance=True, augment=True)
-        minutes = len(dataset) / 25 / 60
+        minutes = len(dataset) / hparams.fps / 60
         keras.utils.set_random_seed(args.seed)
         generator = build_generator("warp_tdnn", dataset.img_size, args.width)
         with contextlib.redirect_stdout(io.StringIO()):

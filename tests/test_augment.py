@@ -22,15 +22,19 @@ def test_where_a_point_went_and_where_it_came_from_agree():
 
 
 def test_lips_move_with_their_mouth_and_change_sides_in_a_mirror():
-    lips = np.random.default_rng(0).uniform(0.3, 0.9, (20, 2))
-    mirrored, plain = (next(d for d in map(drawn, range(20)) if d.mirrored == wanted) for wanted in (True, False))
-    moved = (plain.target(lips * 96 - 0.5) + 0.5) / 96
-    np.testing.assert_allclose(plain.lips(lips.ravel(), 96).reshape(20, 2), moved)
-    found = mirrored.lips(lips.ravel(), 96).reshape(20, 2)
-    left_corner = (mirrored.target(lips[0] * 96 - 0.5) + 0.5) / 96
-    np.testing.assert_allclose(found[6], left_corner)  # it is the right corner now
-    assert np.abs(found[14] - (1 - lips[14, 0], lips[14, 1])).max() < 0.15  # a middle one stays the same one
-
-
-def drawn(seed):
-    return draw_deformation(96, np.random.default_rng(seed))
+    lips = np.tile([0.5, 0.75], (20, 1))
+    lips[0], lips[6] = (0.4, 0.72), (0.6, 0.72)  # the corners
+    sides = set()
+    for seed in range(10):
+        deformation = draw_deformation(96, np.random.default_rng(seed))
+        sides.add(deformation.mirrored)
+        moved = deformation.lips(lips.ravel(), 96).reshape(20, 2)
+        assert moved[0, 0] < moved[6, 0]  # the left corner stays on the left
+        for corner, place in ((0, lips[0]), (6, lips[6])):
+            crop = np.zeros((96, 96, 3), "uint8")
+            x, y = (place * 96).astype(int)
+            crop[y - 2 : y + 2, x - 2 : x + 2] = 255  # about (x, y) in pixels from the crop's edge
+            rows, columns = np.nonzero(deformation.apply(crop)[..., 0] > 127)
+            shown = moved[6 - corner if deformation.mirrored else corner] * 96
+            np.testing.assert_allclose(shown, (columns.mean() + 0.5, rows.mean() + 0.5), atol=1.2)
+    assert sides == {False, True}

@@ -5,7 +5,9 @@ import pytest
 from toys import write_data
 
 import lip_cache
+import pack
 from dataset import FaceDataset
+from errors import UserError
 from index import open_index
 from lip_cache import read_lips
 from lips import LipLandmarks
@@ -53,3 +55,36 @@ def test_a_crop_that_is_no_picture_has_no_lips(root):
     crop.write_bytes(b"no picture")
     lips = read_lips(open_index(root))
     assert np.isnan(lips).all(axis=1).sum() == 1 and np.isnan(lips[5]).all()
+    index = open_index(root)
+    with pytest.raises(UserError, match=r"5.jpg is not a picture"):
+        FaceDataset([root / name for name in index.names], index=index, lips=lips).lips(0, 5)
+
+
+def test_a_packed_folder_has_the_same_lips(root, tmp_path):
+    assert pack.main(["--data_root", str(root), "--out", str(tmp_path / "packed")]) == 0
+    packed, index = open_index(tmp_path / "packed"), open_index(root)
+    assert packed.names == index.names
+    np.testing.assert_array_equal(read_lips(packed), read_lips(index))
+
+
+def test_where_nothing_can_be_written_lips_are_read_for_one_run(root, monkeypatch, capsys):
+    monkeypatch.setattr(lip_cache, "is_writable", lambda folder: False)
+    assert not np.isnan(read_lips(open_index(root))).any()
+    assert kept(root) == [] and "cannot be written" in capsys.readouterr().out
+
+
+def test_many_crops_are_read_by_several_processes_to_the_same_numbers(root, monkeypatch):
+    alone = read_lips(open_index(root))
+    (root / kept(root)[0]).unlink()
+    monkeypatch.setattr(lip_cache, "FEW", 0)
+    monkeypatch.setattr(lip_cache.dask.system, "CPU_COUNT", 2)
+    np.testing.assert_array_equal(read_lips(open_index(root)), alone)
+
+
+def test_a_clip_that_kills_its_reader_is_named(root, monkeypatch):
+    monkeypatch.setattr(lip_cache, "FEW", 0)
+    monkeypatch.setattr(lip_cache.dask.system, "CPU_COUNT", 2)
+    monkeypatch.setattr(lip_cache, "in_workers", lambda *_: iter([(1, None)]))
+    with pytest.raises(UserError, match="00001 kills"):
+        read_lips(open_index(root))
+    assert kept(root) == []
