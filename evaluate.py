@@ -3,16 +3,20 @@
     python evaluate.py --checkpoint_path weights/lipgan.weights.h5 --data_root grid_preprocessed --filelists grid_lists
     python evaluate.py --videos results/ --originals originals/
     python evaluate.py --pairs pairs.csv
+    python evaluate.py --scored group_a.json group_b.json
 
 Every number stands beside those that a model must beat: one far frame of the clip copied, the clip's mean face, and the
 same network fed with another clip's sound. The other forms score finished videos, of any program, against originals:
-those of the same names in two folders, or those that a CSV file names in its columns video and original.
+those of the same names in two folders, or those that a CSV file names in its columns video and original. The last
+form puts together what was scored before, such as the groups of a rotation.
 """
 
 import argparse
+import collections
 import csv
 import json
 import pathlib
+import typing
 
 import numpy as np
 from tqdm import tqdm
@@ -60,6 +64,9 @@ def parse_args(argv=None):
     )
     add("--detector", choices=("cnn", "hog"), default="cnn", help="finds the originals' faces (default: %(default)s)")
     add("--batch_size", type=options.positive_int, default=16, help="faces at a time (default: %(default)s)")
+    add(
+        "--scored", type=pathlib.Path, nargs="+", help="in place of all that: files of --json, their clips in one table"
+    )
     add("--json", type=pathlib.Path, help="write all numbers, clip by clip, to this file")
     add("--csv", type=pathlib.Path, help="write all numbers, a line for each clip and row, to this file")
     add("--picture_dir", type=pathlib.Path, help="write truth | result | reference and mouth opening of clips here")
@@ -70,6 +77,7 @@ def parse_args(argv=None):
     if args.pairs and finished:
         parser.error("--pairs stands in place of --videos and --originals")
     wanted = ("videos", "originals") if finished else ("pairs",) if args.pairs else ("checkpoint_path", "data_root")
+    wanted = () if args.scored else wanted
     if missing := [f"--{name}" for name in wanted if getattr(args, name) is None]:
         parser.error(f"the following arguments are required: {', '.join(missing)}")
     return args
@@ -88,7 +96,10 @@ def main(argv=None):
     """Print the tables. Returns an exit status."""
     args = parse_args(argv)
     options.set_backend(args.backend, default="openvino")
-    if args.videos or args.pairs:
+    if args.scored:
+        clips, skipped = read_scored(args.scored)
+        total, offset = len(clips), None
+    elif args.videos or args.pairs:
         from finished import listed_pairs, pairs_of_folders, score_videos
 
         pairs = listed_pairs(args.pairs) if args.pairs else pairs_of_folders(args.videos, args.originals)
@@ -101,7 +112,7 @@ def main(argv=None):
     scores = {}
     for clip in tqdm(clips, "clips", total, dynamic_ncols=True):
         scores[clip.name] = clip.scores
-        if args.picture_dir and len(scores) <= args.max_pictures:
+        if args.picture_dir and not args.scored and len(scores) <= args.max_pictures:
             write_pictures(args.picture_dir, clip)
     if not scores:
         raise UserError(f"no clip could be scored ({'; '.join(f'{n}: {why}' for why, n in skipped.items())})")
@@ -207,6 +218,29 @@ def print_table(title, rows):
             for m, low, high in values.values()
         ]
         print(f"| {row} | {' | '.join(cells)} |")
+
+
+class _Scored(typing.NamedTuple):
+    name: str
+    scores: dict
+
+
+def read_scored(paths):
+    """The clips in files that `write_json` wrote, and the counts of those left out by reason. Raises UserError."""
+    clips, skipped = {}, collections.Counter()
+    for path in paths:
+        try:
+            read = json.loads(path.read_text(encoding="utf-8"))
+            found, left_out = dict(read["clips"]), dict(read["skipped"])
+        except (OSError, ValueError, KeyError, TypeError) as e:
+            raise UserError(
+                f"--scored {path} is no file of --json ({e!r}); give those that evaluate.py wrote"
+            ) from None
+        if twice := clips.keys() & found.keys():
+            raise UserError(f"--scored {path}: {min(twice)} is in another of these files too; give each clip once")
+        clips |= found
+        skipped.update(left_out)
+    return [_Scored(*clip) for clip in clips.items()], skipped
 
 
 def write_json(path, scores, skipped):

@@ -208,3 +208,18 @@ def test_what_cannot_be_scored_is_said_in_one_line(tmp_path, capsys):
         with pytest.raises(SystemExit) as stop:
             evaluate.main(["--checkpoint_path", "a", "--data_root", "b", *wrong])
         assert stop.value.code == 2
+
+
+def test_clips_scored_before_are_put_together_and_none_twice(tmp_path, capsys):
+    for name, correlation in (("a", 0.2), ("b", 0.6)):
+        numbers = {"correlation": correlation, "lag": 0.0}
+        evaluate.write_json(tmp_path / f"{name}.json", {f"{name}/1": {OWN: numbers}}, {"too short": 1})
+    both = [str(tmp_path / f"{name}.json") for name in "ab"]
+    assert evaluate.main(["--scored", *both, "--json", str(tmp_path / "all.json")]) == 0
+    assert "2 clips could not be scored: too short" in capsys.readouterr().out
+    whole = json.loads((tmp_path / "all.json").read_text())
+    assert whole["mean_low_high"][OWN]["correlation"][0] == pytest.approx(0.4) and set(whole["clips"]) == {"a/1", "b/1"}
+    (tmp_path / "broken.json").write_text("{")
+    for wrong, message in ((both[:1] * 2, "a/1 is in another"), ([str(tmp_path / "broken.json")], "is no file of")):
+        assert evaluate.main(["--scored", *wrong]) == 1
+        assert message in capsys.readouterr().err
