@@ -109,7 +109,7 @@ def test_a_damaged_or_older_index_is_made_anew(root, reads, damage, monkeypatch)
 
 
 def test_a_folder_that_cannot_be_written_is_indexed_for_the_run(root, monkeypatch, capsys):
-    monkeypatch.setattr(index, "_writable", lambda root: False)
+    monkeypatch.setattr(index, "is_writable", lambda root: False)
     samples(root)
     assert "for this run alone" in capsys.readouterr().out
     assert sorted(path.name for path in root.iterdir()) == ["main", "preprocess.json", "pretrain"]
