@@ -12,7 +12,7 @@ import numpy as np
 from audio_hparams import hparams
 from lips import MIRRORED
 
-LIPS_NAMES = {"reference_lips", "target_lips"}  # in a batch, where they are known
+LIPS_NAMES = ("reference_lips", "target_lips")  # in a batch, where they are known
 NUM_BUMPS = 3  # places of a crop that are pulled about
 
 
@@ -95,8 +95,9 @@ def augmented(batch, rngs):
         deformation = draw_deformation(size, rng)
         for crop in (reference, target):
             crop[...] = cv2.LUT(deformation.apply(crop), table)
-        for name in LIPS_NAMES & batch.keys():
-            batch[name][sample] = deformation.lips(batch[name][sample], size)
+        for name in LIPS_NAMES:
+            if name in batch:
+                batch[name][sample] = deformation.lips(batch[name][sample], size)
     return batch
 
 

@@ -5,6 +5,7 @@ import typing
 import keras
 import numpy as np
 
+from augment import LIPS_NAMES
 from faces import generator_bytes, generator_input
 
 
@@ -49,7 +50,7 @@ class Batches(keras.utils.PyDataset):
 def as_inputs(batch):
     """A batch of `FaceDataset` as the step takes it: ({face, mel, wrong_mel}, target), float32, pictures in [0, 1].
 
-    With lips, the first also has "seen", those of the reference, and "lips", those of the target.
+    With lips, the first also has reference_lips and target_lips.
     """
     face = generator_input(batch["reference"], batch["target"])
     target = batch["target"].astype("float32") / np.float32(255)
@@ -64,6 +65,4 @@ def as_bytes(batch):
 
 def _inputs(batch, face):
     inputs = {"face": face, "mel": batch["mel"], "wrong_mel": batch["wrong_mel"]}
-    if "target_lips" in batch:
-        inputs |= {"seen": batch["reference_lips"], "lips": batch["target_lips"]}
-    return inputs
+    return inputs | {name: batch[name] for name in LIPS_NAMES if name in batch}

@@ -23,7 +23,7 @@ import numpy as np
 import simplejpeg
 
 from audio_hparams import hparams
-from augment import augmented, other_voice
+from augment import LIPS_NAMES, augmented, other_voice
 from errors import UserError, whole_file, whole_folder
 from index import index_of
 from shards import MELS_NAME, SETTINGS_NAME
@@ -285,15 +285,14 @@ class FaceDataset:
         mel_shape = (len(targets), hparams.num_mels, hparams.mel_window, 1)
         batch = {name: np.empty(shape, "uint8") for name in ("reference", "target")}
         batch |= {name: np.empty(mel_shape, "float32") for name in ("mel", "wrong_mel")}
-        if self._lips is not None:
-            shape = (len(targets), self._lips.shape[1])
-            batch |= {name: np.empty(shape, "float32") for name in ("reference_lips", "target_lips")}
+        if self.knows_lips:
+            batch |= {name: np.empty((len(targets), self._lips.shape[1]), "float32") for name in LIPS_NAMES}
         clips, frames = self._clip_of[targets].tolist(), self._frame_of[targets].tolist()
         for i, (clip, frame, chance) in enumerate(zip(clips, frames, chances.tolist(), strict=True)):
             self.read_crop(clip, frame, batch["target"][i])
             reference = self._reference(clip, frame, chance[0])
             self.read_crop(clip, reference, batch["reference"][i])
-            if self._lips is not None:
+            if self.knows_lips:
                 batch["reference_lips"][i], batch["target_lips"][i] = self.lips(clip, reference), self.lips(clip, frame)
             batch["mel"][i, ..., 0] = self._kept_window(clip, frame)
             batch["wrong_mel"][i, ..., 0] = self._kept_window(*self._wrong(clip, frame, chance[1:], only_other_clips))

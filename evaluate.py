@@ -16,7 +16,6 @@ import collections
 import csv
 import json
 import pathlib
-import typing
 
 import numpy as np
 from tqdm import tqdm
@@ -76,7 +75,7 @@ def parse_args(argv=None):
     finished = args.videos or args.originals
     if args.pairs and finished:
         parser.error("--pairs stands in place of --videos and --originals")
-    wanted = ("videos", "originals") if finished else ("pairs",) if args.pairs else ("checkpoint_path", "data_root")
+    wanted = ("videos", "originals") if finished else () if args.pairs else ("checkpoint_path", "data_root")
     wanted = () if args.scored else wanted
     if missing := [f"--{name}" for name in wanted if getattr(args, name) is None]:
         parser.error(f"the following arguments are required: {', '.join(missing)}")
@@ -96,10 +95,20 @@ def main(argv=None):
     """Print the tables. Returns an exit status."""
     args = parse_args(argv)
     options.set_backend(args.backend, default="openvino")
-    if args.scored:
-        clips, skipped = read_scored(args.scored)
-        total, offset = len(clips), None
-    elif args.videos or args.pairs:
+    scores, skipped, offset = (*read_scored(args.scored), None) if args.scored else scored(args)
+    if not scores:
+        raise UserError(f"no clip could be scored ({'; '.join(f'{n}: {why}' for why, n in skipped.items())})")
+    report(scores, skipped, offset)
+    if args.json:
+        write_json(args.json, scores, skipped)
+    if args.csv:
+        write_csv(args.csv, scores)
+    return 0
+
+
+def scored(args):
+    """Score what the options say: scores by clip, counts of those left out by reason, the offset (None: of videos)."""
+    if args.videos or args.pairs:
         from finished import listed_pairs, pairs_of_folders, score_videos
 
         pairs = listed_pairs(args.pairs) if args.pairs else pairs_of_folders(args.videos, args.originals)
@@ -112,16 +121,9 @@ def main(argv=None):
     scores = {}
     for clip in tqdm(clips, "clips", total, dynamic_ncols=True):
         scores[clip.name] = clip.scores
-        if args.picture_dir and not args.scored and len(scores) <= args.max_pictures:
+        if args.picture_dir and len(scores) <= args.max_pictures:
             write_pictures(args.picture_dir, clip)
-    if not scores:
-        raise UserError(f"no clip could be scored ({'; '.join(f'{n}: {why}' for why, n in skipped.items())})")
-    report(scores, skipped, offset)
-    if args.json:
-        write_json(args.json, scores, skipped)
-    if args.csv:
-        write_csv(args.csv, scores)
-    return 0
+    return scores, skipped, offset
 
 
 def scored_clips(checkpoint_path, model, disc_checkpoint_path, data_root, filelists, split, max_clips, batch_size,
@@ -220,13 +222,8 @@ def print_table(title, rows):
         print(f"| {row} | {' | '.join(cells)} |")
 
 
-class _Scored(typing.NamedTuple):
-    name: str
-    scores: dict
-
-
 def read_scored(paths):
-    """The clips in files that `write_json` wrote, and the counts of those left out by reason. Raises UserError."""
+    """The scores by clip in files that `write_json` wrote, and the counts of those left out by reason. UserError."""
     clips, skipped = {}, collections.Counter()
     for path in paths:
         try:
@@ -240,7 +237,7 @@ def read_scored(paths):
             raise UserError(f"--scored {path}: {min(twice)} is in another of these files too; give each clip once")
         clips |= found
         skipped.update(left_out)
-    return [_Scored(*clip) for clip in clips.items()], skipped
+    return clips, skipped
 
 
 def write_json(path, scores, skipped):

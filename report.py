@@ -109,7 +109,7 @@ class EpochReport(keras.callbacks.Callback):
         errors, other_errors, distances, other_distances = [], [], [], []
         for number, batch in enumerate(self.batches):
             x, y = as_inputs(batch)
-            seen = [x["seen"]] if by_lips else []
+            seen = [x["reference_lips"]] if by_lips else []
             result = generator.predict_on_batch([x["face"], x["mel"], *seen])
             other = generator.predict_on_batch([x["face"], x["wrong_mel"], *seen])
             errors.append(_errors(result, y))

@@ -10,8 +10,8 @@ class TrainingStep(keras.Model):
     """The generator, and with it the discriminator where there is one, as one model that `fit()` trains.
 
     x: {"face": (B, S, S, 6), "mel": (B, 80, 27, 1), "wrong_mel": the same}; y: (B, S, S, 3). Pictures are float32 in
-    [0, 1], or uint8, which are scaled here, on the device. For a generator that goes through lips, x also has those of
-    the reference, "seen", and of the target, "lips": (B, 40).
+    [0, 1], or uint8, which are scaled here, on the device. For a generator that goes through lips, x also has
+    "reference_lips" and "target_lips": (B, 40).
     The losses are K R et al. 2019's, section 4; they keep their names in the bar, in stats.jsonl and in the README.
     """
 
@@ -33,15 +33,15 @@ class TrainingStep(keras.Model):
     def call(self, x, training=None):
         """The face; of a generator with a listener, only the lips (B, 40): its painter waits for the true ones."""
         if self._listener:
-            return self._listener([x["mel"], x["seen"]], training=training)
+            return self._listener([x["mel"], x["reference_lips"]], training=training)
         return self.generator([unit(x["face"]), x["mel"]], training=training)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         losses, total, y = {}, 0.0, unit(y)
         if self._listener:  # one learns what lips a sound has, the other to paint a face with given lips
-            losses[LIPS] = ops.mean(ops.abs(x["lips"] - y_pred)) / LIPS_UNIT
+            losses[LIPS] = ops.mean(ops.abs(x["target_lips"] - y_pred)) / LIPS_UNIT
             total += losses[LIPS]
-            y_pred = self._painter([unit(x["face"]), x["seen"], x["lips"]], training=training)
+            y_pred = self._painter([unit(x["face"]), x["reference_lips"], x["target_lips"]], training=training)
         losses["mae"] = ops.mean(ops.abs(y - y_pred))
         total += losses["mae"]
         if self._mouth:

@@ -51,7 +51,6 @@ def build_warp(face, mel_embedding, scale, meeting, apart=False):
     """Build the network's end, from the tensors face (S, S, 6) and mel_embedding to a face (S, S, 3).
 
     mel_embedding: (1, 1, C); apart: (40,), by how much the sound moves the lips, in LIPS_UNIT.
-
     scale: gives a filter count at the width wanted. meeting: name of the layer at which face and sound are joined.
     apart: what the sound does to the lips does not depend on the face (of `warp_tdnn`).
     Its layer LIPS is where listener and painter meet. Sizes in the comments are those of S = 96 and width 1.
@@ -238,26 +237,35 @@ class Move(layers.Layer):
         return sample(picture, picture.shape[1] * flow, top=picture.shape[1] // 2)
 
 
+def _places(flow, top, height, width, rows):
+    """Where the flow fetches from: the pixel above and to the left, and how far below and to the right of it.
+
+    flow, top: as of `warp`. rows: of each picture, height or more, in an array of all pixels of the batch, in which the
+    pixel's place is (B, h, W) int32. How far: (B, h, W, 1) each, in [0, 1), through which the gradient goes.
+    """
+    y = ops.arange(top, top + flow.shape[1], dtype="float32")[None, :, None]
+    y = ops.clip(y + flow[..., 0], 0.0, height - 1.001)
+    x = ops.clip(ops.arange(width, dtype="float32")[None, None] + flow[..., 1], 0.0, width - 1.001)
+    above, left = ops.floor(ops.stop_gradient(y)), ops.floor(ops.stop_gradient(x))  # (B, h, W)
+    first = ops.reshape(ops.arange(ops.shape(flow)[0], dtype="int32") * rows * width, (-1, 1, 1))
+    corner = first + ops.cast(above, "int32") * width + ops.cast(left, "int32")
+    return corner, (y - above)[..., None], (x - left)[..., None]
+
+
 def warp_cubic(picture, flow, top=0):
     """As `warp`, but with the cubic convolution of Keys (IEEE TASSP 1981, a = -1/2), clipped to [0, 1]."""
-    batch, (height, width, channels) = ops.shape(picture)[0], picture.shape[1:]
+    height, width, channels = picture.shape[1:]
+    corner, down, right = _places(flow, top, height, width, rows=height + 3)
     padded = ops.pad(ops.stop_gradient(picture), ((0, 0), (1, 2), (1, 2), (0, 0)), mode="symmetric")
     four = ops.concatenate([padded[:, :, k : k + width] for k in range(4)], axis=-1)  # columns x - 1 to x + 2
     pixels = ops.reshape(four, (-1, 4 * channels))
-    rows = ops.arange(top, top + flow.shape[1], dtype="float32")[None, :, None]
-    y = ops.clip(rows + flow[..., 0], 0.0, height - 1.001)
-    x = ops.clip(ops.arange(width, dtype="float32")[None, None] + flow[..., 1], 0.0, width - 1.001)
-    above, left = ops.floor(ops.stop_gradient(y)), ops.floor(ops.stop_gradient(x))  # (B, h, W)
-    first = ops.reshape(ops.arange(batch, dtype="int32") * (height + 3) * width, (-1, 1, 1))
-    corner = first + ops.cast(above, "int32") * width + ops.cast(left, "int32")
-    column = sum(share * ops.take(pixels, corner + k * width, 0) for k, share in enumerate(_keys(y - above)))
+    column = sum(share * ops.take(pixels, corner + k * width, 0) for k, share in enumerate(_keys(down)))
     column = ops.split(column, 4, axis=-1)  # (B, h, W, C) each
-    return ops.clip(sum(share * part for share, part in zip(_keys(x - left), column, strict=True)), 0.0, 1.0)
+    return ops.clip(sum(share * part for share, part in zip(_keys(right), column, strict=True)), 0.0, 1.0)
 
 
 def _keys(t):
-    """The shares of four neighbours, the second and the third t and 1 - t away: each (..., 1)."""
-    t = t[..., None]
+    """The shares of four neighbours, the second and the third t and 1 - t away: each of t's shape."""
     square, cube = t * t, t * t * t
     return (
         (-cube + 2 * square - t) / 2,
@@ -278,14 +286,8 @@ def warp(picture, flow, top=0):
     The flow is that of the h rows from `top` on. Past the edges the edge is repeated. The gradient reaches the flow,
     not the picture's pixels.
     """
-    batch, (height, width, channels) = ops.shape(picture)[0], picture.shape[1:]
-    rows = ops.arange(top, top + flow.shape[1], dtype="float32")[None, :, None]
-    y = ops.clip(rows + flow[..., 0], 0.0, height - 1.001)
-    x = ops.clip(ops.arange(width, dtype="float32")[None, None] + flow[..., 1], 0.0, width - 1.001)
-    above, left = ops.floor(ops.stop_gradient(y)), ops.floor(ops.stop_gradient(x))  # (B, h, W)
-    down, right = (y - above)[..., None], (x - left)[..., None]
-    first = ops.reshape(ops.arange(batch, dtype="int32") * height * width, (-1, 1, 1))
-    corner = first + ops.cast(above, "int32") * width + ops.cast(left, "int32")
+    height, width, channels = picture.shape[1:]
+    corner, down, right = _places(flow, top, height, width, rows=height)
     pixels = ops.reshape(ops.stop_gradient(picture), (-1, channels))
     upper = (1 - right) * ops.take(pixels, corner, 0) + right * ops.take(pixels, corner + 1, 0)
     lower = (1 - right) * ops.take(pixels, corner + width, 0) + right * ops.take(pixels, corner + width + 1, 0)
