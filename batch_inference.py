@@ -21,16 +21,16 @@ import threading
 
 import cv2
 
-import faces
-import lipsync
-import video
-from checks import INPUTS, RANGES, check_inputs, check_media, check_numbers, check_result
-from description import KINDS, check_kind, description
-from errors import UserError, script, whole_file
-from footage import open_footage, resized
-from options import BACKENDS, PRECISIONS, VERSION, has_gpu, import_keras, set_backend
-from pictures import read_picture
-from reference import WAYS
+from lipgan.faces import faces
+from lipgan.inference import pipeline
+from lipgan.inference.checks import INPUTS, RANGES, check_inputs, check_media, check_numbers, check_result
+from lipgan.inference.footage import open_footage, resized
+from lipgan.inference.reference import WAYS
+from lipgan.media import video
+from lipgan.media.image import read_picture
+from lipgan.models.metadata import KINDS, check_kind, description
+from lipgan.training.options import BACKENDS, PRECISIONS, VERSION, has_gpu, import_keras, set_backend
+from lipgan.utils.errors import UserError, script, whole_file
 
 PATHS = ("--checkpoint_path", "--face", "--audio", "--jobs", "--results_dir", "--outfile", "--face_det_checkpoint",
          "--ref_face", "--list_faces")  # fmt: skip
@@ -134,7 +134,7 @@ def main(argv=None):
         return show_faces(args)
     if args.jobs is None:
         return make_video(args)
-    from jobs import read_jobs, report, run_jobs
+    from lipgan.inference.jobs import read_jobs, report, run_jobs
 
     own = list(sys.argv[1:] if argv is None else argv)
     lines, generators, results = read_jobs(args.jobs, columns=vars(args)), {}, set()
@@ -210,7 +210,7 @@ def make_video(args, generators=None):
         detector = faces.FaceDetector(detector, args.face_det_checkpoint)
         frame = first_picture(args.face, args.start, args.resize_factor, fps) if args.face_box else None
         choice = chosen_face(detector, frame, args.face_index, args.face_box, args.ref_face)
-        clip = lipsync.prepare(
+        clip = pipeline.prepare(
             args.face,
             args.audio,
             fps=fps,
@@ -236,7 +236,7 @@ def make_video(args, generators=None):
             note(told)
         warn_of_idle_gpu(backend, gpu)
         offset_ms = info["sync_offset_ms"] if args.sync_offset_ms is None else args.sync_offset_ms
-        result = lipsync.write(
+        result = pipeline.write(
             clip,
             out,
             speaker,
@@ -262,7 +262,7 @@ def load_network(path, *which):
     Runs in a thread beside the search for the face.
     """
     import_keras()
-    from inference import load_speaker
+    from lipgan.inference.runner import load_speaker
 
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -279,7 +279,7 @@ def first_picture(path, start_s, resize_factor, fps=None):
 
 def show_faces(args):
     """Write the first picture of args.face with its faces numbered, and print their places. Returns the exit status."""
-    from choice import draw_faces, list_faces
+    from lipgan.faces.selection import draw_faces, list_faces
 
     check_result(args.list_faces, checked(args), args.overwrite, "list_faces", ".png")
     stored = description(args.checkpoint_path) if args.checkpoint_path else None
@@ -300,7 +300,7 @@ def chosen_face(detector, frame, index, box, ref_face):
 
     frame: the first one, where a box is given.
     """
-    from choice import SAME_PLACE, FaceChoice, placed
+    from lipgan.faces.selection import SAME_PLACE, FaceChoice, placed
 
     picture = read_picture(ref_face) if ref_face else None
     if ref_face and picture is None:

@@ -20,13 +20,12 @@ import pathlib
 import numpy as np
 from tqdm import tqdm
 
-import options
 from audio_hparams import hparams
-from description import KINDS
-from errors import UserError, script, whole_file
+from lipgan.models.metadata import KINDS
+from lipgan.training import options
+from lipgan.utils.errors import UserError, script, whole_file
 
 MAX_OFFSET_MS = 400  # as far as a lag is looked for
-
 EXPLAINED = """
 L1, PSNR (dB), SSIM: of the crop, and of the mouth's part of it. sharpness: variance of the mouth's Laplacian,
 in parts of the truth's. spectrum: distance of the mouth's power spectrum, dB. colour step: across the pasted
@@ -109,7 +108,7 @@ def main(argv=None):
 def scored(args):
     """Score what the options say: scores by clip, counts of those left out by reason, the offset (None: of videos)."""
     if args.videos or args.pairs:
-        from finished import listed_pairs, pairs_of_folders, score_videos
+        from lipgan.evaluation.finished_videos import listed_pairs, pairs_of_folders, score_videos
 
         pairs = listed_pairs(args.pairs) if args.pairs else pairs_of_folders(args.videos, args.originals)
         (clips, skipped), total, offset = score_videos(pairs, args.detector), len(pairs), None
@@ -132,12 +131,12 @@ def scored_clips(checkpoint_path, model, disc_checkpoint_path, data_root, fileli
 
     sync_offset_ms: None takes the checkpoint's.
     """
-    from checkpoint import load_discriminator, load_generator
-    from dataset import FaceDataset
-    from index import open_index
-    from scoring import score_clips
-    from splits import evenly_spaced, find_clips
-    from warp import has_lips, informed
+    from lipgan.data.dataset import FaceDataset
+    from lipgan.data.filelists import evenly_spaced, find_clips
+    from lipgan.data.index import open_index
+    from lipgan.evaluation.scoring import score_clips
+    from lipgan.models.checkpoint import load_discriminator, load_generator
+    from lipgan.models.warp import has_lips, informed
 
     generator, info = load_generator(checkpoint_path, model)
     generator = informed(generator) if has_lips(generator) else generator
@@ -157,8 +156,8 @@ def scored_clips(checkpoint_path, model, disc_checkpoint_path, data_root, fileli
 
 def sync_line(dataset, discriminator, batch_size):
     """How often real faces with their own sound are nearer than with another clip's, at the same frames, as a line."""
-    from metrics import area_under_curve, interval
-    from scoring import other_clip, predicted, windows
+    from lipgan.evaluation.metrics import area_under_curve, interval
+    from lipgan.evaluation.scoring import other_clip, predicted, windows
 
     areas = []
     for number, clip in enumerate(dataset.clips):
@@ -174,7 +173,7 @@ def sync_line(dataset, discriminator, batch_size):
 
 def report(scores, skipped, offset):
     """Print the table of all clips, that of each speaker's own sound, the lag, and what was left out, by reason."""
-    from scoring import table
+    from lipgan.evaluation.scoring import table
 
     print_table(f"{len(scores)} clips", table(scores))
     speakers = {}
@@ -242,7 +241,7 @@ def read_scored(paths):
 
 def write_json(path, scores, skipped):
     """All numbers: {"mean_low_high": {row: {number: ...}}, "clips": {clip: {row: {number: ...}}}, "skipped": ...}."""
-    from scoring import table
+    from lipgan.evaluation.scoring import table
 
     with whole_file(path) as temporary:
         whole = {"mean_low_high": table(scores), "clips": scores, "skipped": dict(skipped)}
@@ -261,7 +260,7 @@ def write_csv(path, scores):
 
 def write_pictures(folder, clip):
     """The clip's sheet, truth | result | reference, and its mouth opening over time, as PNGs named after it."""
-    from figures import write_opening, write_sheet
+    from lipgan.evaluation.plots import write_opening, write_sheet
 
     folder.mkdir(parents=True, exist_ok=True)
     result, reference = next(iter(clip.results)), "copied reference"

@@ -20,17 +20,16 @@ import distributed
 import numpy as np
 import tqdm
 
-import audio
-import faces
-import video
 from audio_hparams import hparams
-from dataset import is_clip, write_clip
-from errors import UserError, script
-from ledger import Outcome, begin, end, part_name, print_summary, sole_owner, summary
-from listing import all_jobs, listed_jobs, shard_of
-from splits import SPLITS
-from tracking import find_boxes
-from workers import in_workers
+from lipgan.data.dataset import is_clip, write_clip
+from lipgan.data.filelists import SPLITS
+from lipgan.faces import faces
+from lipgan.faces.tracker import find_boxes
+from lipgan.media import audio, video
+from lipgan.preprocessing.run_log import Outcome, begin, end, part_name, print_summary, sole_owner, summary
+from lipgan.preprocessing.video_list import all_jobs, listed_jobs, shard_of
+from lipgan.utils.errors import UserError, script
+from lipgan.utils.parallel import in_workers
 
 MIN_WHOLE = 0.9  # of a clip's seconds must be there, and of its frames undamaged
 KILLED = "killed its worker process"

@@ -5,9 +5,9 @@ python train.py --data_root lrs2_preprocessed --resume_gen logs/unet/unet.weight
 
 import argparse
 
-import options
-from errors import script
-from state import parse_with_state
+from lipgan.training import options
+from lipgan.training.state import parse_with_state
+from lipgan.utils.errors import script
 
 
 def parse_args(argv=None):
@@ -23,9 +23,9 @@ def main(argv=None):
     args = parse_args(argv)
     options.set_backend(args.backend, default="tensorflow")
     joined = options.find_machines(args.coordinator, args.num_processes, args.process_id)
-    import training
+    from lipgan.training import loop
 
-    return training.train(with_discriminator=True, joined=joined, **vars(args))
+    return loop.train(with_discriminator=True, joined=joined, **vars(args))
 
 
 if __name__ == "__main__":

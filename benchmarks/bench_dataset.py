@@ -27,11 +27,10 @@ import numpy as np
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-import index  # noqa: E402
-import shards  # noqa: E402
 from audio_hparams import hparams  # noqa: E402
-from dataset import FaceDataset, write_clip  # noqa: E402
-from splits import find_clips  # noqa: E402
+from lipgan.data import index, tar_shards  # noqa: E402
+from lipgan.data.dataset import FaceDataset, write_clip  # noqa: E402
+from lipgan.data.filelists import find_clips  # noqa: E402
 
 BATCH = 96
 REFERENCE = ("reference", "reference, mels zipped", "reference, memory kept")
@@ -82,7 +81,7 @@ def measured(way, data_root, seconds):
     """Samples a second, and a second of processor time, of one way."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from memory import keep_memory
+    from lipgan.training.memory import keep_memory
 
     if way not in REFERENCE[:2]:
         keep_memory()
@@ -110,7 +109,7 @@ def compare(data_root, seconds, rounds):
     """Measure every way in turn and print their medians and ratios."""
     with tempfile.TemporaryDirectory() as scratch:
         packed = pathlib.Path(scratch) / "packed"
-        clips, count = shards.pack(data_root, packed, 10**9)
+        clips, count = tar_shards.pack(data_root, packed, 10**9)
         begun = time.perf_counter()
         index.open_index(packed)
         print(f"{clips} clips in {count} shards indexed in {time.perf_counter() - begun:.2f} s", flush=True)
@@ -149,11 +148,11 @@ def waiting(data_root, width, rounds, batch_size=16, steps=20):
     """Print the median step of fit() with batches read from disk, and with one kept batch given again and again."""
     import keras
 
-    import options
-    from batches import Feed
     from generator import build_generator
-    from memory import KeepsMemory
-    from step import TrainingStep
+    from lipgan.training import options
+    from lipgan.training.loader import Feed
+    from lipgan.training.losses import TrainingStep
+    from lipgan.training.memory import KeepsMemory
 
     class Kept(keras.utils.PyDataset):
         """The first batch of another one, so often."""
@@ -210,7 +209,7 @@ def make_index(root, num_frames):
     write_clip(root / names[0], crops, range(CLIP_FRAMES), boxes, np.zeros((hparams.num_mels, num_mels)), np.zeros(9))
     for name in names[1:]:
         (root / name).mkdir(parents=True)
-        (root / name / shards.MELS_NAME).touch()
+        (root / name / tar_shards.MELS_NAME).touch()
     time.sleep(index.UNSURE_S + 0.5)
     first, stamps = next(index._tree_entries(root, {names[0]: index.UNKNOWN}, None)), index._tree(root)
     entries = (first._replace(name=name, stamp=stamp) for name, stamp in stamps.items())

@@ -70,12 +70,12 @@ def measure(args, batch_size):
     """Seconds a step with data read while it trains and with one batch at hand; memory; the device."""
     import keras
 
-    import devices
-    from dataset import FaceDataset
     from discriminator import build_discriminator
     from generator import build_generator
-    from memory import KeepsMemory
-    from step import TrainingStep
+    from lipgan.data.dataset import FaceDataset
+    from lipgan.training import devices
+    from lipgan.training.losses import TrainingStep
+    from lipgan.training.memory import KeepsMemory
 
     found = devices.find()
     keras.utils.set_random_seed(0)
@@ -85,8 +85,8 @@ def measure(args, batch_size):
     step.compile(optimizer=keras.optimizers.Adam(1e-4))
     sources = {"at hand": _at_hand(batch_size, args.steps)}
     if args.data_root:
-        from batches import Feed
-        from splits import find_clips
+        from lipgan.data.filelists import find_clips
+        from lipgan.training.loader import Feed
 
         dataset = FaceDataset(find_clips(args.data_root, "train", args.filelists)[0])
         feed = Feed(dataset, batch_size, 0, args.workers, WARM_UP + args.steps)
@@ -106,7 +106,7 @@ def _at_hand(batch_size, steps):
     import keras
     import numpy as np
 
-    from batches import as_bytes
+    from lipgan.training.loader import as_bytes
 
     rng = np.random.default_rng(0)
     pictures = {name: rng.integers(0, 256, (batch_size, 96, 96, 3), "uint8") for name in ("reference", "target")}
@@ -157,7 +157,7 @@ def main(argv=None):
     """Measure each batch size in a process of its own and print the table, the best last."""
     args = parse_args(argv)
     if args.one:
-        import options
+        from lipgan.training import options
 
         options.set_backend(args.backend, default="jax")
         print(json.dumps(measure(args, args.batch_sizes[0])))

@@ -22,7 +22,6 @@ import time
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 TIME = re.compile(r"(\w+) (\d+\.\d) s")
-
 OURS = """
 import concurrent.futures, json, sys, time; sys.path.insert(0, {root!r})
 import pathlib, numpy as np

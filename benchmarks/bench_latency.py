@@ -32,7 +32,7 @@ def parse_args(argv=None):
 
 def run(face, sound, speaker, detector):
     """[prepare, first frame, mean and longest time between frames, all in ms] of one run."""
-    from lipsync import lipsync_frames, prepare
+    from lipgan.inference.pipeline import lipsync_frames, prepare
 
     times = [time.perf_counter()]
     clip = prepare(face, sound, detector=detector)
@@ -47,13 +47,13 @@ def main(argv=None):
     """Print a line of the table for each case."""
     args = parse_args(argv)
     sys.path.insert(0, str(ROOT))
-    import options
+    from lipgan.training import options
 
     options.set_backend("openvino", "openvino")
     from material import PHOTO, moving, speech, table
 
-    from faces import FaceDetector
-    from inference import load_speaker
+    from lipgan.faces.faces import FaceDetector
+    from lipgan.inference.runner import load_speaker
 
     with tempfile.TemporaryDirectory() as folder, table(args.out) as tell:
         folder = pathlib.Path(folder)

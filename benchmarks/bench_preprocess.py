@@ -25,10 +25,9 @@ import numpy as np
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-import audio  # noqa: E402
 import preprocess  # noqa: E402
-import video  # noqa: E402
-import workers  # noqa: E402
+from lipgan.media import audio, video  # noqa: E402
+from lipgan.utils import parallel  # noqa: E402
 
 LRS2_CLIPS, LRS2_HOURS = 140_000, 225
 CORES = (2, 64, 1024)
@@ -84,7 +83,7 @@ def measured(way, num_workers, sources):
         # One clip first for each worker, which loads its detector there.
         first = [(str(s), str(f) + "_first", way) for s, f in zip(sources, folders, strict=True)][:num_workers]
         rest = [(str(s), str(f), way) for s, f in zip(sources, folders, strict=True)]
-        found = dict(workers.in_workers(our_clip, [*first, *rest], num_workers, pathlib.Path(scratch)))
+        found = dict(parallel.in_workers(our_clip, [*first, *rest], num_workers, pathlib.Path(scratch)))
         outcomes = [found[number + len(first)] for number in range(len(rest))]
         num_frames = sum(outcome.num_frames for outcome, _, _ in outcomes)
         return {

@@ -53,9 +53,9 @@ def noise(batch_size):
 
 def batches(data_root, batch_size, seed, count):
     """Yield so many batches of the training clips of a preprocessed folder."""
-    from batches import Feed
-    from dataset import FaceDataset
-    from splits import find_clips
+    from lipgan.data.dataset import FaceDataset
+    from lipgan.data.filelists import find_clips
+    from lipgan.training.loader import Feed
 
     clips, _ = find_clips(data_root, "train", data_root / "filelists")
     return Feed(FaceDataset(clips), batch_size, seed, 1, count).few(0, count)
@@ -102,8 +102,8 @@ def our_step(model, width, precision):
 
     from discriminator import build_discriminator
     from generator import build_generator
-    from optimizer import build_optimizer, learning_rate
-    from step import TrainingStep
+    from lipgan.training.losses import TrainingStep
+    from lipgan.training.optimizer import build_optimizer, learning_rate
 
     keras.config.set_dtype_policy(precision)
     step = TrainingStep(build_generator(model, width=width), build_discriminator(width=width))

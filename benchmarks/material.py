@@ -9,7 +9,7 @@ import av
 import cv2
 import numpy as np
 
-import video
+from lipgan.media import video
 
 ROOT = pathlib.Path(__file__).parents[1]
 PHOTO, SPEECH = ROOT / "examples" / "astronaut.jpg", ROOT / "examples" / "speech.wav"

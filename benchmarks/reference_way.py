@@ -38,12 +38,12 @@ def main(argv=None):
     import librosa
     import numpy as np
     import tf_keras
-    from legacy import legacy_generator
+    from helpers.legacy import legacy_generator
 
-    import faces
-    import video
-    from audio import mel_window, melspectrogram
-    from pictures import read_picture
+    from lipgan.faces import faces
+    from lipgan.media import video
+    from lipgan.media.audio import mel_window, melspectrogram
+    from lipgan.media.image import read_picture
 
     times, last = {}, began
 

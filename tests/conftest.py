@@ -6,7 +6,7 @@ import pathlib
 import cv2
 import pytest
 
-from faces import FaceDetector
+from lipgan.faces.faces import FaceDetector
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # several test processes (make test): TensorFlow keeps to one core in each
     for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):

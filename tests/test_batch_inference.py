@@ -12,11 +12,11 @@ import av
 import cv2
 import numpy as np
 import pytest
-from sounds import write_wav
+from helpers.sounds import write_wav
 
 import batch_inference
-import video
-from options import has_bfloat16
+from lipgan.media import video
+from lipgan.training.options import has_bfloat16
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -37,8 +37,8 @@ def world(tmp_path_factory):
     (folder / "text.jpg").write_text("no picture at all")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KERAS_BACKEND", "tensorflow")  # saving on OpenVINO takes ten times as long
-        from checkpoint import save_generator
         from generator import build_generator
+        from lipgan.models.checkpoint import save_generator
 
         save_generator(folder / "w.weights.h5", build_generator(width=1 / 64), {"width": 1 / 64, "detector": "hog"})
     return folder

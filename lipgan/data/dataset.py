@@ -1,0 +1,333 @@
+"""The preprocessed folder: written clip by clip, listed, indexed once, and read as batches of samples.
+
+    final_data_root/
+      preprocess.json                            options and numbers the data were made with, and what was skipped
+      main/ | pretrain/ <speaker>/<clip>/
+        0.jpg 1.jpg ...                          BGR face crops; N.jpg is frame N of the clip at hparams.fps
+        mels.npz                                 spec (80, T) float32, fps, frame_ids (N,) int32, boxes (N, 4) int32
+        audio.wav                                16 kHz mono PCM16, the whole clip
+
+A batch is a pure function of (seed, epoch, batch number): the same for any number of workers, resumable anywhere.
+"""
+
+import collections
+import collections.abc
+import functools
+import json
+import pathlib
+import typing
+import wave
+
+import cv2
+import numpy as np
+import simplejpeg
+
+from audio_hparams import hparams
+from lipgan.data.augment import LIPS_NAMES, augmented, other_voice
+from lipgan.data.index import index_of
+from lipgan.data.tar_shards import MELS_NAME, SETTINGS_NAME
+from lipgan.utils.errors import UserError, whole_file, whole_folder
+
+JPEG_QUALITY = 95
+
+
+def is_clip(folder) -> bool:
+    """Whether `folder` is a preprocessed clip (folders appear whole or not at all)."""
+    return (pathlib.Path(folder) / MELS_NAME).is_file()
+
+
+def read_settings(data_root) -> dict:
+    """What preprocess.json of a preprocessed folder says; {} where there is none. Raises UserError when unreadable."""
+    path = pathlib.Path(data_root) / SETTINGS_NAME
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as e:
+        raise UserError(f"{path} is not JSON ({e}); remove it and preprocess into an empty folder") from None
+    if not isinstance(settings, dict):
+        raise UserError(f"{path} does not hold an object; remove it and preprocess into an empty folder")
+    return settings
+
+
+def write_settings(data_root, settings: dict) -> None:
+    """Write preprocess.json, whole or not at all."""
+    with whole_file(pathlib.Path(data_root) / SETTINGS_NAME) as temporary:
+        temporary.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def setting_differences(settings: dict, **ours) -> list[str]:
+    """What the data of `settings` (from `read_settings`) were made with otherwise than `ours` and `hparams`.
+
+    ours: values by name, such as img_size=96. Returns "name: here x, there y" lines; only what is written is compared.
+    """
+    lines = [f"{k}: here {v}, there {settings[k]}" for k, v in ours.items() if k in settings and settings[k] != v]
+    return lines + hparams.differences(settings.get("hparams", {}))
+
+
+def write_clip(folder, crops, frame_ids, boxes, mel, wav, fps=hparams.fps) -> None:
+    """Write one preprocessed clip, whole or not at all.
+
+    crops: iterable of (S, S, 3) uint8 BGR, read once, so that a long video never lies in memory. frame_ids: (N,) frame
+    numbers at `fps`, one for each crop, as are boxes (N, 4). mel: (80, T) float32. wav: (n,) float32 at 16 kHz, in
+    [-1, 1]. Raises ValueError when the numbers of crops, frame_ids and boxes differ, or are 0.
+    """
+    frame_ids, boxes = np.asarray(frame_ids, "int32"), np.asarray(boxes, "int32")
+    if not len(frame_ids) or boxes.shape != (len(frame_ids), 4):
+        raise ValueError(f"{len(frame_ids)} frame numbers and boxes of shape {boxes.shape}")
+    with whole_folder(folder) as temporary:
+        for crop, frame in zip(crops, frame_ids, strict=True):
+            # 4:4:4: at 96 pixels, halved colour would smear the lips into the skin.
+            jpeg = simplejpeg.encode_jpeg(
+                np.ascontiguousarray(crop), quality=JPEG_QUALITY, colorspace="BGR", colorsubsampling="444"
+            )
+            (temporary / f"{frame}.jpg").write_bytes(jpeg)
+        np.savez(temporary / MELS_NAME, spec=np.asarray(mel, "float32"), fps=fps, frame_ids=frame_ids, boxes=boxes)
+        samples = np.round(np.clip(wav, -1, 1) * 32767).astype("<i2")
+        with wave.open(str(temporary / "audio.wav"), "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(hparams.sample_rate)
+            file.writeframes(samples.tobytes())
+
+
+class Clip(typing.NamedTuple):
+    """One clip of a dataset."""
+
+    folder: pathlib.Path  # where it is, or would be if it were not packed
+    frame_ids: np.ndarray  # (N,) int32, ascending: the frames that have a crop
+    inside: range  # the frames whose whole mel window lies inside the sound
+    targets: np.ndarray  # (M,) int32: the frames of both that have a reference far enough away
+
+
+class Clips(collections.abc.Sequence):
+    """The clips of an index's rows, each made when it is asked for: what stays in memory are the index's arrays."""
+
+    def __init__(self, index, rows):
+        self._index, self._rows = index, rows
+
+    def __len__(self):
+        return len(self._rows)
+
+    def __getitem__(self, number):
+        if not -len(self) <= number < len(self):
+            raise IndexError(number)
+        index, row = self._index, int(self._rows[number])
+        crops = slice(index.first_crop[row], index.first_crop[row + 1])
+        frame_ids = index.frame_ids[crops]
+        inside = range(*index.inside[row].tolist())
+        return Clip(index.root / index.names[row], frame_ids, inside, frame_ids[index.is_target[crops]])
+
+
+class FaceDataset:
+    """Samples of preprocessed clips: target crop, reference crop of the same clip, the target's sound, a wrong sound.
+
+    Only numbers of clips and frames are in memory. `len()` is the number of targets, which is the number of samples of
+    an epoch; `clips` are Clips; `skipped` counts the clips left out, by reason.
+    """
+
+    def __init__(self, clips, img_size=96, mel_dtype="float16", balance=False, augment=False, index=None, lips=None):
+        """clips: folders, as from `find_clips`. index: of the folder they are in, from `open_index`; without it these
+        clips are indexed for this object alone, with mels of mel_dtype (float16 is good to 0.001 of [-4, 4]).
+
+        balance: draw targets so that a speaker (the folder of the clip) weighs as the root of what there is of them.
+        augment: change faces and sounds as `augmented` does. lips: of all crops of the index (see lip_cache.py).
+        Raises UserError when no clip can be used, or when the crops are not of `img_size`.
+        """
+        self.img_size, self.skipped = img_size, collections.Counter()
+        self._index, self._augment, self._last_order = index or index_of(clips, mel_dtype), augment, (None, None)
+        self._lips = lips
+        row_of = {str(self._index.root / name): row for row, name in enumerate(self._index.names)}
+        rows = []
+        for folder in map(pathlib.Path, clips):
+            row = row_of.get(str(folder if index else folder.absolute()))
+            reason = f"no {MELS_NAME}" if row is None else self._index.reasons[row]
+            if reason:
+                self.skipped[reason] += 1
+            else:
+                rows.append(row)
+        if not rows:
+            reasons = "; ".join(f"{count} with {reason}" for reason, count in self.skipped.items())
+            raise UserError(
+                f"none of the {self.skipped.total()} clips can be used ({reasons or 'the list is empty'}); "
+                "see what preprocess.py says of them"
+            )
+        self._rows = np.array(rows, "int32")
+        self.clips = Clips(self._index, self._rows)
+        self.read_crop(0, int(self.clips[0].frame_ids[0]))  # a wrong img_size is known here, not in the first batch
+        counts, positions = self._targets()
+        self._clip_of = np.repeat(np.arange(len(rows), dtype="int32"), counts)
+        self._frame_of = self._index.frame_ids[positions]
+        self._chances = _root_chances([clip.folder.parent for clip in self.clips], counts) if balance else None
+
+    def _targets(self):
+        """How many targets each clip has, and the places of all among the index's crops, clip by clip."""
+        first, last = self._index.first_crop[self._rows], self._index.first_crop[self._rows + 1]
+        crops = last - first
+        skipped = np.cumsum(crops) - crops  # crops of the clips before
+        positions = np.arange(crops.sum()) + np.repeat(first - skipped, crops)
+        chosen = self._index.is_target[positions]
+        return np.add.reduceat(chosen, skipped, dtype="int64"), positions[chosen]
+
+    def __len__(self):
+        return len(self._frame_of)
+
+    def num_batches(self, size: int) -> int:
+        """Batches of an epoch: every target once, and the last batch filled up with the epoch's first ones."""
+        return -(-len(self) // size)
+
+    def read_crop(self, clip: int, frame: int, out=None) -> np.ndarray:
+        """The face of one frame, (S, S, 3) uint8 BGR, written to `out` where that is given.
+
+        Raises UserError when missing, damaged or of another size.
+        """
+        picture = None
+        try:
+            data = self._index.jpeg(self._rows[clip], frame)
+            picture = simplejpeg.decode_jpeg(data, colorspace="BGR", buffer=out)
+        except FileNotFoundError:
+            raise UserError(f"{self._path(clip, frame)} is missing; remove its folder and preprocess again") from None
+        except ValueError:  # not quite a JPEG (OpenCV forgives more), or larger than `out`
+            picture = cv2.imdecode(np.frombuffer(data, "uint8"), cv2.IMREAD_COLOR) if data else None
+            if picture is not None and out is not None and picture.shape == out.shape:
+                out[...] = picture
+        if picture is None:
+            raise UserError(f"{self._path(clip, frame)} is not a picture; remove its folder and preprocess again")
+        if picture.shape != (self.img_size, self.img_size, 3):
+            height, width = picture.shape[:2]
+            raise UserError(
+                f"{self._path(clip, frame)} is {width}x{height}, not {self.img_size}x{self.img_size}; "
+                f"use --img_size {width}, or preprocess again with --img_size {self.img_size}"
+            )
+        return picture
+
+    def _path(self, clip, frame):
+        return self.clips[clip].folder / f"{frame}.jpg"
+
+    def mel_window(self, clip: int, frame: int) -> np.ndarray:
+        """The mel window of one frame, (80, 27) float32."""
+        return self._kept_window(clip, frame).astype("float32")
+
+    @property
+    def knows_lips(self) -> bool:
+        """Whether `lips` can be asked."""
+        return self._lips is not None
+
+    def lips(self, clip: int, frame: int) -> np.ndarray:
+        """The lips' landmarks in the crop of one frame, (40,) float32: x and y of 20 points in parts of its side."""
+        row = self._rows[clip]
+        number = self._index.first_crop[row] + np.searchsorted(self._index.frames(row), frame)
+        lips = self._lips[number].astype("float32")
+        if np.isnan(lips[0]):
+            raise UserError(f"{self._path(clip, frame)} is not a picture; remove its folder and preprocess again")
+        return lips
+
+    def _kept_window(self, clip, frame):
+        start = _mel_start(frame)
+        return self._index.mel(self._rows[clip], start, start + hparams.mel_window)
+
+    def batch(self, key, size: int, rows=slice(None)) -> dict[str, np.ndarray]:
+        """A batch of samples: reference and target (B, S, S, 3) uint8 BGR, mel and wrong_mel (B, 80, 27, 1) float32.
+
+        Where lips are known, also reference_lips and target_lips, (B, 40) float32.
+
+        key: (seed, epoch, number), of which the batch is a pure function and by which an epoch visits every target; or
+        a numpy.random.Generator, which draws targets at random. rows: those to read, the same as of the whole batch.
+        """
+        rng, targets = self._drawn(key, size)
+        batch = self._read(targets, rng, only_other_clips=False, rows=rows)
+        return augmented(batch, rng.spawn(len(targets))[rows]) if self._augment else batch
+
+    def sounds(self, key, size: int):
+        """The sounds of the batch of the same key: clips (B,) and frames (B,) int32, mels (B, 80, 27, 1) float32."""
+        rng, targets = self._drawn(key, size)
+        clips, frames = self._clip_of[targets], self._frame_of[targets]
+        mels = np.stack([self.mel_window(*pair) for pair in zip(clips.tolist(), frames.tolist(), strict=True)])
+        if self._augment:
+            mels = np.stack([other_voice(mel, rng) for mel in mels])
+        return clips, frames, mels[..., None]
+
+    def _drawn(self, key, size):
+        if isinstance(key, np.random.Generator):
+            return key, key.integers(len(self), size=size)
+        seed, epoch, number = key
+        targets = self._order(seed, epoch)[np.arange(number * size, (number + 1) * size) % len(self)]
+        return np.random.default_rng((seed, epoch, number)), targets
+
+    def validation_batches(self, size: int, num_samples: int):
+        """Yield the same whole batches every time: about `num_samples`, evenly spaced over all clips.
+
+        As from `batch`, but each wrong_mel is of another clip (where there is one): `mel` is the own sound, `wrong_mel`
+        the other one, for the gap between them.
+        """
+        batches = self.num_batches(size) if num_samples >= len(self) else -(-num_samples // size)
+        spaced = np.linspace(0, len(self), batches * size, endpoint=False).astype("int64")
+        for number in range(batches):
+            rng = np.random.default_rng((0, 0, number))
+            yield self._read(spaced[number * size : (number + 1) * size], rng, only_other_clips=True)
+
+    def _order(self, seed, epoch):
+        """The targets of an epoch, shuffled."""
+        kept, order = self._last_order
+        if kept != (seed, epoch):
+            # Not default_rng((seed, epoch)): numpy fills up with zeros, so that would be the stream of batch 0.
+            rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(epoch,)))
+            order = rng.permutation(len(self))
+            if self._chances is not None:
+                order = rng.choice(len(self), size=len(self), p=self._chances)
+            self._last_order = ((seed, epoch), order)
+        return order
+
+    def _read(self, targets, rng, only_other_clips, rows=slice(None)):
+        chances = rng.random((len(targets), 4))[rows]  # of reference, whose wrong window, which clip, which frame
+        targets = targets[rows]
+        shape = (len(targets), self.img_size, self.img_size, 3)
+        mel_shape = (len(targets), hparams.num_mels, hparams.mel_window, 1)
+        batch = {name: np.empty(shape, "uint8") for name in ("reference", "target")}
+        batch |= {name: np.empty(mel_shape, "float32") for name in ("mel", "wrong_mel")}
+        if self.knows_lips:
+            batch |= {name: np.empty((len(targets), self._lips.shape[1]), "float32") for name in LIPS_NAMES}
+        clips, frames = self._clip_of[targets].tolist(), self._frame_of[targets].tolist()
+        for i, (clip, frame, chance) in enumerate(zip(clips, frames, chances.tolist(), strict=True)):
+            self.read_crop(clip, frame, batch["target"][i])
+            reference = self._reference(clip, frame, chance[0])
+            self.read_crop(clip, reference, batch["reference"][i])
+            if self.knows_lips:
+                batch["reference_lips"][i], batch["target_lips"][i] = self.lips(clip, reference), self.lips(clip, frame)
+            batch["mel"][i, ..., 0] = self._kept_window(clip, frame)
+            batch["wrong_mel"][i, ..., 0] = self._kept_window(*self._wrong(clip, frame, chance[1:], only_other_clips))
+        return batch
+
+    def _reference(self, clip, frame, chance):
+        """A frame of the clip with a crop, at least hparams.min_reference_gap frames away. chance: in [0, 1)."""
+        frames, gap = self._index.frames(self._rows[clip]), hparams.min_reference_gap
+        before, after = np.searchsorted(frames, (frame - gap + 1, frame + gap)).tolist()
+        choice = int(chance * (before + len(frames) - after))
+        return int(frames[choice if choice < before else choice - before + after])
+
+    def _wrong(self, clip, frame, chances, only_other_clips):
+        """(clip, frame) of a window that is not the frame's: half the time of the same clip, half of another.
+
+        chances: three numbers in [0, 1).
+        """
+        if len(self._rows) > 1 and (only_other_clips or chances[0] < 0.5):
+            other = int(chances[1] * (len(self._rows) - 1))
+            other += other >= clip
+            start, stop = self._index.inside[self._rows[other]].tolist()
+            return other, start + int(chances[2] * (stop - start))
+        (start, stop), gap = self._index.inside[self._rows[clip]].tolist(), hparams.min_wrong_gap
+        before, after = max(0, frame - gap + 1 - start), max(0, stop - frame - gap)
+        choice = int(chances[2] * (before + after))
+        return clip, start + choice if choice < before else stop - after + choice - before
+
+
+_mel_start = functools.lru_cache(maxsize=None)(functools.partial(hparams.mel_start, fps=hparams.fps))
+
+
+def _root_chances(speakers, counts):
+    """How likely each target is drawn, so that a speaker weighs as the root of their targets. Both are by clip."""
+    totals = collections.Counter()
+    for speaker, count in zip(speakers, counts.tolist(), strict=True):
+        totals[speaker] += count
+    chances = np.repeat([totals[speaker] ** -0.5 for speaker in speakers], counts)
+    return chances / chances.sum()

@@ -1,0 +1,233 @@
+"""Faces: found, cropped, and fed to the generator; `tracking` follows one through a video.
+
+Boxes are (top, bottom, left, right) in pixels, bottom and right exclusive; they may reach past the picture's edge.
+Frames and crops are BGR uint8.
+"""
+
+import bz2
+import hashlib
+import importlib.util
+import pathlib
+import tempfile
+import typing
+
+import cv2
+import dlib
+import numpy as np
+
+from audio_hparams import hparams
+from lipgan.faces import mmod_openvino
+from lipgan.utils.errors import UserError, whole_file
+
+DETECTORS = ("cnn", "hog")
+FACE_PX = 95  # dlib's CNN sees best at this size, and is blind under 80
+WHOLE_SIDES = (320, 640, 1280, 1920)  # longer sides at which a whole picture is searched, until a face is found
+RIGID = slice(17, 48)  # of dlib's 68 landmarks: brows, nose and eyes, which do not move with the mouth
+EYES, LIPS = (slice(36, 42), slice(42, 48)), slice(48, 68)
+FAMILIAR_TILT = 5.0  # degrees to the side: GRID's heads, from which our networks learn, are hardly tilted by more
+
+
+class Face(typing.NamedTuple):
+    """One face in one frame, in the frame's pixels."""
+
+    square: np.ndarray  # (4,) float64: its box before that is lengthened
+    points: np.ndarray  # (68, 2) float32: dlib's landmarks, x and y
+
+
+def model_file(name):
+    """Path of a model inside face_recognition_models, a package that must not be imported (it needs pkg_resources)."""
+    spec = importlib.util.find_spec("face_recognition_models")
+    if spec is None:
+        raise UserError("the package face_recognition_models is missing; pip install -r requirements.txt")
+    return pathlib.Path(spec.submodule_search_locations[0]) / "models" / name
+
+
+def _unpacked(path):
+    """The .dat of a detector file, unpacked once beside the other temporary files when it is a .bz2."""
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise UserError(
+            f"--face_det_checkpoint {path}: no such file; leave it out to use the detector that pip installed"
+        )
+    if path.suffix != ".bz2":
+        return path
+    packed = path.read_bytes()
+    target = pathlib.Path(tempfile.gettempdir()) / f"lipgan_{hashlib.sha256(packed).hexdigest()[:16]}.dat"
+    if not target.exists():
+        try:
+            unpacked = bz2.decompress(packed)
+        except (OSError, ValueError) as e:
+            raise UserError(f"--face_det_checkpoint {path}: not a whole bz2 file ({e}); download it again") from e
+        with whole_file(target) as temporary:
+            temporary.write_bytes(unpacked)
+    return target
+
+
+class FaceDetector:
+    """dlib's CNN ("cnn") or HOG ("hog") face detector with dlib's 68 landmarks. Not to be shared between threads.
+
+    checkpoint: a mmod_human_face_detector .dat or .dat.bz2 instead of the installed one. Raises UserError.
+    """
+
+    def __init__(self, kind="cnn", checkpoint=None):
+        if kind not in DETECTORS:
+            raise UserError(f"--detector {kind}: choose one of {', '.join(DETECTORS)}")
+        self.kind = self.name = kind
+        if kind == "cnn":
+            path = _unpacked(checkpoint) if checkpoint else model_file("mmod_human_face_detector.dat")
+            self.name = f"cnn {path.name} {path.stat().st_size}"
+            self._search = mmod_openvino.load_detector(path)
+        else:
+            hog = dlib.get_frontal_face_detector()
+            self._search = lambda rgb: [mmod_openvino.sides(rect) for rect in hog(rgb, 0)]
+        self._landmarks = dlib.shape_predictor(str(model_file("shape_predictor_68_face_landmarks.dat")))
+
+    def detect(self, frame, scale=1.0):
+        """All faces in the frame seen at `scale`. Returns (N, 4) float64 boxes in the frame's pixels, largest first."""
+        if scale != 1.0:
+            size = [max(1, round(n * scale)) for n in frame.shape[1::-1]]
+            frame = cv2.resize(frame, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+        rgb = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+        boxes = np.array(self._search(rgb), np.float64).reshape(-1, 4) / scale
+        return boxes[np.argsort([-_area(b) for b in boxes], kind="stable")]
+
+    def detect_whole(self, frame, sides=WHOLE_SIDES, twice=True):
+        """Faces of a whole picture, coarse to fine: large faces are found at little cost, and stop the search."""
+        longer = max(frame.shape[:2])
+        scales = [side / longer for side in sides if side < longer]
+        scales += [1.0] if longer <= max(sides) else []
+        scales += [2.0] if twice and longer <= max(sides) // 2 else []
+        for scale in scales:
+            boxes = self.detect(frame, scale)
+            if len(boxes):
+                return boxes
+        return np.zeros((0, 4))
+
+    def detect_all(self, frame):
+        """All faces of a picture, small ones beside large ones too, each once. (N, 4) float64, largest first."""
+        longer, found = max(frame.shape[:2]), []
+        for side in [side for side in WHOLE_SIDES if side < longer] + [min(longer, max(WHOLE_SIDES))]:
+            boxes = self.detect(frame, side / longer)
+            found += [box for box in boxes if all(overlap(box, other) < 0.3 for other in found)]
+        return np.array(sorted(found, key=lambda b: -_area(b))).reshape(-1, 4)
+
+    def detect_near(self, frame, box):
+        """Faces in the region twice the box, seen at the size at which the detector is best."""
+        side = max(box[1] - box[0], box[3] - box[2])
+        top, left = (max(0, int(v)) for v in (box[0] - side / 2, box[2] - side / 2))
+        bottom, right = int(box[1] + side / 2), int(box[3] + side / 2)
+        region = frame[top : max(0, bottom), left : max(0, right)]
+        if min(region.shape[:2]) < 8:
+            return np.zeros((0, 4))
+        return self.detect(region, FACE_PX / side) + np.array([top, top, left, left])
+
+    def landmarks(self, frame, box):
+        """dlib's 68 landmarks of the face in the box. Returns (68, 2) float64 of (x, y) in the frame's pixels."""
+        top, bottom, left, right = (round(float(v)) for v in box)
+        # The predictor looks only round the box: a copy of that part is cheaper than turning the whole frame to RGB.
+        margin = (bottom - top) // 2
+        y, x = max(0, top - margin), max(0, left - margin)
+        region = frame[y : max(0, bottom + margin), x : max(0, right + margin)]
+        if min(region.shape[:2]) < 8:
+            raise ValueError(f"box {box} lies outside of the picture {frame.shape[:2]}")
+        region = cv2.cvtColor(region, cv2.COLOR_BGR2RGB)
+        shape = self._landmarks(region, dlib.rectangle(left - x, top - y, right - x, bottom - y))
+        return np.array([(p.x + x, p.y + y) for p in shape.parts()], np.float64)
+
+    def face(self, frame, box):
+        """The Face in `box`, its square (before it is lengthened) placed by its rigid landmarks; None if lost.
+
+        The square is nearly the same from either detector, and holds still while the mouth moves.
+        """
+        try:
+            points = self.landmarks(frame, box)
+        except ValueError:
+            return None
+        rigid = points[RIGID]
+        (x, y), unit = rigid.mean(0), np.sqrt(((rigid - rigid.mean(0)) ** 2).sum(1).mean())
+        half, y = hparams.crop_side / 2 * unit, y + hparams.crop_down * unit
+        inside = 0 < y < frame.shape[0] and 0 < x < frame.shape[1]
+        square = np.array([y - half, y + half, x - half, x + half])
+        return Face(square, points.astype(np.float32)) if inside and half > 4 else None
+
+    def place(self, frame, box):
+        """The square of `face` alone: (4,) float64, or None."""
+        face = self.face(frame, box)
+        return None if face is None else face.square
+
+
+def _area(box):
+    return max(0.0, box[1] - box[0]) * max(0.0, box[3] - box[2])
+
+
+def overlap(a, b):
+    """Intersection over union of two boxes, 0 to 1."""
+    common = _area((max(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), min(a[3], b[3])))
+    return common / max(_area(a) + _area(b) - common, 1e-9)
+
+
+def final_box(square, pads=(0, 0, 0, 0)):
+    """The crop's box of a placed square: lengthened downwards for the chin, then grown by pads (T, B, L, R pixels)."""
+    top, bottom, left, right = square
+    bottom += hparams.crop_lengthen * (bottom - top)
+    box = np.array([top - pads[0], bottom + pads[1], left - pads[2], right + pads[3]])
+    return np.round(box).astype(np.int32)
+
+
+def crop(frame, box, img_size):
+    """The box's content resized to (img_size, img_size, 3) uint8; past the picture's edge the edge is repeated."""
+    top, bottom, left, right = (int(v) for v in box)
+    height, width = frame.shape[:2]
+    inside = frame[max(0, top) : max(0, bottom), max(0, left) : max(0, right)]
+    if min(bottom - top, right - left) < 1 or not inside.size:
+        raise ValueError(f"box {top} {bottom} {left} {right} lies outside of the picture {height} x {width}")
+    edges = (max(0, -top), max(0, bottom - height), max(0, -left), max(0, right - width))
+    if any(edges):
+        inside = cv2.copyMakeBorder(inside, *edges, cv2.BORDER_REPLICATE)
+    shrinks = img_size < max(inside.shape[:2])
+    return cv2.resize(inside, (img_size, img_size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+
+
+def in_crop(points, boxes):
+    """Landmarks (..., K, 2) in a frame's pixels as parts of the crop of their box (..., 4): float32."""
+    top, bottom, left, right = np.moveaxis(np.asarray(boxes, np.float32), -1, 0)
+    start, side = np.stack([left, top], -1), np.stack([right - left, bottom - top], -1)
+    return ((points - start[..., None, :]) / side[..., None, :]).astype(np.float32)
+
+
+def strange_tilt(points):
+    """By how many degrees a face is tilted clockwise past FAMILIAR_TILT: dlib's landmarks (..., 68, 2) -> (...)."""
+    across = points[..., EYES[1], :].mean(-2) - points[..., EYES[0], :].mean(-2)
+    tilt = np.degrees(np.arctan2(across[..., 1], across[..., 0]))
+    return tilt - np.clip(tilt, -FAMILIAR_TILT, FAMILIAR_TILT)
+
+
+def turned(crop, degrees):
+    """The crop (S, S, 3) uint8 turned anticlockwise about its middle; its edges are repeated."""
+    if not degrees:
+        return crop
+    middle = (crop.shape[0] - 1) / 2
+    to = cv2.getRotationMatrix2D((middle, middle), float(degrees), 1)
+    how = {"flags": cv2.INTER_CUBIC, "borderMode": cv2.BORDER_REPLICATE}
+    return cv2.warpAffine(crop, to, crop.shape[1::-1], **how)
+
+
+def turned_points(points, degrees):
+    """Landmarks (68, 2), in parts of a crop's side, where `turned` moves them."""
+    to = cv2.getRotationMatrix2D((0.5, 0.5), float(degrees), 1)
+    return (points @ to[:, :2].T + to[:, 2]).astype(np.float32)
+
+
+def generator_input(reference, pose):
+    """The generator's six channels: the reference crop, and the target frame's crop with its lower half black.
+
+    reference, pose: (..., S, S, 3) BGR uint8. Returns (..., S, S, 6) float32 in [0, 1].
+    """
+    return generator_bytes(reference, pose).astype(np.float32) / np.float32(255)
+
+
+def generator_bytes(reference, pose):
+    """As `generator_input`, but (..., S, S, 6) uint8 in [0, 255], for a network's own device to scale."""
+    six = np.concatenate([reference, pose], axis=-1)
+    six[..., six.shape[-2] // 2 :, :, 3:] = 0
+    return six

@@ -1,0 +1,216 @@
+"""dlib's CNN face detector (King, Max-Margin Object Detection, 2015), its own weights run by OpenVINO.
+
+dlib's wheel has no fast matrix product: this takes a tenth of the time and lets other threads run. The boxes
+are the same, or a pixel off; now and then one is a neighbouring window.
+The picture and ever smaller copies of it lie on one canvas, over which seven convolutions slide; every positive cell of
+the result is a window of 80 pixels with a face.
+"""
+
+import pathlib
+
+import cv2
+import dlib
+import numpy as np
+
+from lipgan.utils.errors import UserError
+
+SHRINK = 5 / 6  # each copy of the picture is so much smaller than the one before
+GAP, BORDER = 10, 11  # pixels between the copies, and round them
+FEWEST_ROWS = 5  # of the last copy
+GRID = 64  # the canvas' sides are multiples of this: OpenVINO prepares itself anew for every size
+STRIDES = (2, 2, 2, 1, 1, 1, 1)
+STRIDE, MIDDLE = 8, 14  # output cell (x, y) looks at the window round canvas pixel 8 x + 14
+EPSILON = 1e-4  # of the batch normalisations
+
+
+def load_detector(path):
+    """A function from (H, W, 3) RGB uint8 to the boxes of faces, of a mmod_human_face_detector.dat, the surest first.
+
+    dlib itself does the work where it was built for a GPU, and where OpenVINO is missing or the file holds another
+    network. Boxes: (top, bottom, left, right) of the first and the last pixel. Raises UserError.
+    """
+    if not (dlib.DLIB_USE_CUDA and dlib.cuda.get_num_devices()):
+        try:
+            return Detector(path)
+        except (ImportError, OtherNetwork):
+            pass
+    try:
+        network = dlib.cnn_face_detection_model_v1(str(path))
+    except RuntimeError as e:
+        reason = str(e).strip().splitlines()[0]
+        raise UserError(f"--face_det_checkpoint {path}: not a dlib CNN face detector ({reason})") from e
+    return lambda picture: [sides(found.rect) for found in network(picture, 0)]
+
+
+def sides(rect):
+    """A dlib.rectangle as (top, bottom, left, right)."""
+    return rect.top(), rect.bottom(), rect.left(), rect.right()
+
+
+class OtherNetwork(ValueError):
+    """The file holds another network than the one that is built here."""
+
+
+class _Reader:
+    """Reads what dlib writes. An integer is a byte with its length and sign, and then its bytes, lowest first."""
+
+    def __init__(self, data):
+        self.data, self.at = data, 0
+
+    def find(self, name):
+        start = self.data.find(name, self.at)
+        if start < 0:
+            raise OtherNetwork(f"no {name.decode()} where one should be")
+        self.at = start + len(name)
+        return self
+
+    def integers(self, count):
+        values = []
+        for _ in range(count):
+            head = self.data[self.at] if self.at < len(self.data) else 0
+            end = self.at + 1 + (head & 15)
+            value = int.from_bytes(self.data[self.at + 1 : end], "little")
+            values.append(-value if head & 128 else value)
+            self.at = end
+        return values
+
+    def number(self):
+        mantissa, exponent = self.integers(2)
+        return mantissa * 2.0**exponent
+
+    def tensor(self):
+        version, *shape = self.integers(5)
+        size = int(np.prod(shape))
+        if version != 2 or not 0 < size <= (len(self.data) - self.at) // 4:
+            raise OtherNetwork(f"a tensor of version {version} and shape {shape}")
+        values = np.frombuffer(self.data, "<f4", size, self.at)
+        self.at += 4 * size
+        return values
+
+
+def read_network(path):
+    """The numbers of a mmod_human_face_detector.dat: (window's side, NMS overlap, mean RGB (3,), convolutions).
+
+    convolutions: seven times (weights (O, I, k, k), bias (O,)) float32, batch normalisations folded in. Raises
+    OtherNetwork.
+    """
+    reader = _Reader(pathlib.Path(path).read_bytes())
+    _, height, width = reader.find(b"loss_mmod_").integers(3)
+    _, _, _, nms_overlap, nms_share = (reader.number() for _ in range(5))
+    reader.find(b"input_rgb_image_pyramid")
+    mean = np.array([reader.number() for _ in range(3)], np.float32)
+    convolutions, channels = [], 3
+    for number, stride in enumerate(STRIDES):
+        values = reader.find(b"con_4").tensor()
+        filters, rows, columns, *strides = reader.integers(5)
+        if rows != columns or strides != [stride] * 2 or len(values) != filters * (channels * rows * columns + 1):
+            raise OtherNetwork(f"a convolution of {filters} filters {rows} x {columns}, strides {strides}")
+        weights, bias = values[:-filters].reshape(filters, channels, rows, columns), values[-filters:]
+        if number < len(STRIDES) - 1:
+            gain = reader.find(b"bn_con2").tensor()
+            reader.integers(10)  # the shapes of gain and offset
+            _, _, running_mean, running_variance = (reader.tensor() for _ in range(4))
+            scale = gain[:filters] / np.sqrt(running_variance + np.float32(EPSILON))
+            weights, bias = weights * scale[:, None, None, None], (bias - running_mean) * scale + gain[filters:]
+        convolutions.append((weights, bias))
+        channels = filters
+    if height != width or channels != 1 or nms_share < 1:
+        raise OtherNetwork(f"windows of {height} x {width}, {channels} kinds of them")
+    return width, nms_overlap, mean, convolutions
+
+
+class Detector:
+    """Called as dlib's detector is: (H, W, 3) RGB uint8 -> boxes (N, 4) float64 in pixels, the surest first.
+
+    Boxes are (top, bottom, left, right) of the first and the last pixel. Works on one core. Raises OtherNetwork.
+    """
+
+    def __init__(self, path):
+        import openvino as ov
+        import openvino.opset13 as ops
+
+        window, self.nms_overlap, self.mean, convolutions = read_network(path)
+        self.reach = np.array([1 - window // 2, window // 2] * 2)  # of a window's first and last pixel from its middle
+        x = canvas = ops.parameter([1, 3, -1, -1], np.float32)
+        for number, ((weights, bias), stride) in enumerate(zip(convolutions, STRIDES, strict=True)):
+            pad = [0, 0] if stride > 1 else [weights.shape[2] // 2] * 2
+            x = ops.convolution(x, ops.constant(weights), [stride] * 2, pad, pad, [1, 1])
+            x = ops.add(x, ops.constant(bias[None, :, None, None]))
+            x = ops.relu(x) if number < len(STRIDES) - 1 else x
+        settings = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+        self.infer = ov.compile_model(ov.Model([x], [canvas]), "CPU", settings).create_infer_request().infer
+
+    def __call__(self, picture):
+        canvas, places = tiled((picture.astype(np.float32) - self.mean) / 256)
+        scores = self.infer([np.ascontiguousarray(canvas.transpose(2, 0, 1)[None])])[0][0, 0]
+        cells = np.argwhere(scores > 0)
+        cells = cells[np.argsort(-scores[tuple(cells.T)], kind="stable")]
+        kept = []
+        for y, x in cells * STRIDE + MIDDLE:
+            level = min(range(len(places)), key=lambda n: _distance(places[n], y, x))
+            middle = np.array([y, y, x, x]) - np.repeat(places[level][:2], 2)
+            box = np.floor((middle + self.reach) / SHRINK**level + 0.5)
+            if all(_overlap(box, other) <= self.nms_overlap for other in kept):
+                kept.append(box)
+        return np.array(kept, np.float64).reshape(-1, 4)
+
+
+def _distance(place, y, x):
+    """Squared distance of a pixel from a rectangle (top, left, rows, columns)."""
+    top, left, rows, columns = place
+    return max(top - y, 0, y - (top + rows - 1)) ** 2 + max(left - x, 0, x - (left + columns - 1)) ** 2
+
+
+def _overlap(a, b):
+    """Intersection over union of two boxes whose last pixel belongs to them."""
+    height, width = min(a[1], b[1]) - max(a[0], b[0]) + 1, min(a[3], b[3]) - max(a[2], b[2]) + 1
+    common = max(0, height) * max(0, width)
+    area = sum((box[1] - box[0] + 1) * (box[3] - box[2] + 1) for box in (a, b))
+    return common / (area - common)
+
+
+def layout(height, width):
+    """Where dlib lays a picture and its copies: [(top, left, rows, columns), ...], and the canvas' (height, width).
+
+    The copies go down a first column, and where the next fits beside the last, up again at the right edge.
+    """
+    sizes = [(height, width)]
+    while True:
+        rows, columns = (int(side * SHRINK) for side in sizes[-1])
+        if rows * columns == 0 or rows < FEWEST_ROWS:
+            break
+        sizes.append((rows, columns))
+    total = sum(rows + GAP for rows, _ in sizes) - 2 * GAP
+    tall = beside = 0
+    for rows, columns in sizes:
+        if columns <= width - beside - GAP and (tall - height) * 2 >= total - height:
+            break
+        tall, beside = tall + rows + GAP, columns
+    tall -= GAP
+    places, y = [], BORDER
+    for rows, columns in sizes:
+        if y < tall + BORDER:
+            places.append((y, BORDER, rows, columns))
+            y += rows + GAP
+    y -= GAP
+    for rows, columns in sizes[len(places) :]:
+        top, left = y - rows, BORDER + width - columns
+        if top < BORDER + height:  # it would lie over the picture itself
+            break
+        places.append((top, left, rows, columns))
+        y -= rows + GAP
+    return places, (tall + 2 * BORDER, width + 2 * BORDER)
+
+
+def tiled(picture):
+    """The canvas with a float32 picture (H, W, 3) and its copies, zero between them, and where they lie: `layout`."""
+    places, shape = layout(*picture.shape[:2])
+    canvas = np.zeros([-(-side // GRID) * GRID for side in shape] + [3], np.float32)
+    for top, left, rows, columns in places:
+        if picture.shape[:2] != (rows, columns):  # each is made of the one before, corner on corner
+            down, across = ((a - 1) / max(b - 1, 1) for a, b in zip(picture.shape, (rows, columns), strict=False))
+            to = np.array([[across, 0, 0], [0, down, 0]])
+            how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+            picture = cv2.warpAffine(picture, to, (columns, rows), flags=how, borderMode=cv2.BORDER_REPLICATE)
+        canvas[top : top + rows, left : left + columns] = picture
+    return canvas, places

@@ -1,0 +1,278 @@
+"""Weights in files: user checkpoints (X.weights.h5, with X.json beside it) and legacy Keras 2 files (.h5).
+
+Arrays are read into networks that are built here; nothing in a file is ever run.
+"""
+
+import collections
+import contextlib
+import json
+import pathlib
+import platform
+import sys
+import tempfile
+
+import h5py
+import keras
+import numpy as np
+
+from audio_hparams import hparams
+from discriminator import build_discriminator
+from generator import HEARD, IMG_SIZES, MEETING, PAINTING, build_generator, scaled
+from lipgan.models.metadata import ENDING, KINDS, description, json_path
+from lipgan.utils.errors import UserError, whole_file
+
+
+def _build(kind, img_size, width, lean=False):
+    if kind == "discriminator":
+        return build_discriminator(img_size, width)
+    return build_generator(kind, img_size, width, lean=lean and kind in PAINTING)
+
+
+# Saving
+
+
+def save_generator(path, model: keras.Model, info: dict, half: bool = False) -> None:
+    """Write a user checkpoint: the weights to `path` (must end in .weights.h5) and what they are to the JSON beside it.
+
+    model: from `build_generator`. info: `width`, and what inference must know: detector, pads, sync_offset_ms, step;
+    anything JSON can hold. Where it lacks them, model, img_size, hparams and versions are added.
+    half: store the kernels as float16, in half the space; they load as float32 again.
+    """
+    path = pathlib.Path(path)
+    if not path.name.endswith(ENDING):
+        raise UserError(f"{path}: the name of a file of weights must end in {ENDING}")
+    if scaled(512, info["width"]) != _embedding_size(model):
+        raise ValueError(f"info says width {info['width']}, the model is of another")
+    backend = keras.backend.backend()
+    described = {
+        "model": model.name.removesuffix("_generator"),
+        "img_size": model.input_shape[0][1],
+        "hparams": hparams.as_dict(),
+        "versions": {
+            "python": platform.python_version(),
+            "keras": keras.__version__,
+            backend: sys.modules[backend].__version__,
+        },
+        **info,
+        "precision": "float16" if half else "float32",
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".tmp_", dir=path.parent) as folder:
+        whole = pathlib.Path(folder) / f"whole{ENDING}"
+        model.save_weights(whole)
+        with whole_file(json_path(path)) as text, whole_file(path) as weights:
+            text.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+            _pack(whole, weights, half)
+
+
+save_discriminator = save_generator  # its JSON says "discriminator"
+
+
+def _pack(source, target, half):
+    """Copy the weights, but no optimizer's state; with `half`, the kernels as compressed float16."""
+
+    def copy(name, item):
+        if name.split("/")[0] == "optimizer":
+            return
+        if isinstance(item, h5py.Group):
+            new = packed.require_group(name)
+        elif half and item.ndim >= 3 and np.abs(item[...]).max() < np.finfo("float16").max:
+            new = packed.create_dataset(name, data=item[...].astype("float16"), compression="gzip", shuffle=True)
+        else:  # biases and batch norm are small, and a variance may not fit into float16
+            new = packed.create_dataset(name, data=item[...])
+        new.attrs.update(item.attrs)
+
+    with h5py.File(source) as whole, h5py.File(target, "w") as packed:
+        packed.attrs.update(whole.attrs)
+        whole.visititems(copy)
+
+
+# Loading
+
+
+def load_generator(
+    path,
+    kind: str | None = None,
+    img_size: int | None = None,
+    width: float | None = None,
+    lean: bool = False,
+):
+    """Load a generator from a user checkpoint or a legacy .h5 file: (keras.Model, info).
+
+    What is not given is taken from the file (its JSON, or else the shapes of its arrays); what is given must agree.
+    lean: as of `build_generator`, for the kinds that have it. info: the JSON's content; without one, model, img_size,
+    width, and sync_offset_ms 0. Always with `format` ("checkpoint" or "legacy") and `differences`: the hparams of the
+    weights that are others here, which is also told on stderr. Raises UserError, in one line that says what fits.
+    """
+    return _load(pathlib.Path(path), KINDS, {"model": kind, "img_size": img_size, "width": width}, lean)
+
+
+def load_discriminator(path, img_size: int | None = None, width: float | None = None):
+    """Load a discriminator as `load_generator` loads a generator: (keras.Model, info)."""
+    return _load(pathlib.Path(path), ("discriminator",), {"model": None, "img_size": img_size, "width": width})
+
+
+def _load(path, kinds, wanted, lean=False):
+    with _opened(path) as file:
+        legacy = _legacy_group(file) is not None
+        if not legacy and not path.name.endswith(ENDING):
+            raise UserError(
+                f"{path} holds no Keras 2 weights; if they are of Keras 3, rename it to {path.stem}{ENDING}"
+            )
+        described = None if legacy else description(path)
+        stored = _arrays(file)
+        if described:
+            found = (described["model"], described["img_size"], described["width"])
+            _check_wanted(path, found, kinds, wanted)
+            model = _build(*found, lean)
+            if _shapes(model) != _counted(stored):
+                raise UserError(
+                    f"{path} {_fits(_recognised(stored)[0])}, not {_named(*found)} as {json_path(path).name} beside it "
+                    "says; give the two files that were saved together"
+                )
+        else:
+            found, model = _recognised(stored, lean)
+            _check_wanted(path, found, kinds, wanted)
+        if legacy:
+            _assign(path, model, stored)
+    if not legacy:
+        with _readable(path):
+            model.load_weights(path)
+
+    info = {"sync_offset_ms": 0, **(described or {}), **dict(zip(wanted, found, strict=True))}
+    info["format"] = "legacy" if legacy else "checkpoint"
+    info["differences"] = hparams.differences(info.get("hparams", {}))
+    if info["differences"]:
+        told = ", ".join(info["differences"])
+        print(f"warning: {path} was trained with other numbers ({told}); expect worse results", file=sys.stderr)
+    return model, info
+
+
+@contextlib.contextmanager
+def _readable(path):
+    try:
+        yield
+    except (OSError, KeyError, ValueError, RuntimeError) as e:
+        reason = str(e).strip().split("\n")[0]
+        raise UserError(f"{path} cannot be read whole ({reason}); copy or download it again") from e
+
+
+@contextlib.contextmanager
+def _opened(path):
+    if not path.exists():
+        raise UserError(f"{path}: no such file; give the path of a {ENDING} or a legacy .h5 file")
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; give a {ENDING} or a legacy .h5 file")
+    if not h5py.is_hdf5(path):
+        raise UserError(f"{path} is no HDF5 file ({path.stat().st_size:,} bytes); give a {ENDING} or a legacy .h5 file")
+    with _readable(path):
+        file = h5py.File(path, "r")
+    with file:
+        yield file
+
+
+def _legacy_group(file):
+    """The group of a Keras 2 file that lists its layers (in a full model it lies one deeper), or None."""
+    for group in (file, file.get("model_weights")):
+        if isinstance(group, h5py.Group) and "layer_names" in group.attrs:
+            return group
+    return None
+
+
+def _arrays(file):
+    """The HDF5 datasets of all weights: in the order of the layers from a Keras 2 file, in any order from Keras 3's."""
+    found = []
+    with _readable(file.filename):
+        legacy = _legacy_group(file)
+        if legacy is not None:
+            for layer in (legacy[name] for name in legacy.attrs["layer_names"]):
+                found += [layer[name] for name in layer.attrs["weight_names"]]
+        elif "layers" in file:
+            file["layers"].visititems(lambda _, item: found.append(item) if isinstance(item, h5py.Dataset) else None)
+        if any(d.file != file or d.external or d.is_virtual or d.shape is None for d in found):
+            raise ValueError("it takes arrays from other files")
+    return found
+
+
+def _assign(path, model, stored):
+    """Fill the model from a Keras 2 file, whose arrays stand in the order of the layers."""
+    variables = [v for layer in model.layers for v in layer.trainable_weights + layer.non_trainable_weights]
+    with _readable(path):
+        for variable, dataset in zip(variables, stored, strict=True):
+            if tuple(variable.shape) != (dataset.shape or (1,)):
+                raise ValueError(f"{dataset.name} has shape {dataset.shape} where {variable.path} has {variable.shape}")
+            variable.assign(np.asarray(dataset, "float32").reshape(variable.shape))
+
+
+# Which network a file is of
+
+
+def _embedding_size(model):
+    """How many numbers a layer has that has 512 at width 1: the sound's embedding, or the last but the lips."""
+    if model.name == "discriminator":
+        return model.get_layer("face_to_vector").filters
+    if model.name == "warp_tdnn_generator":
+        return model.get_layer(HEARD).units
+    return model.get_layer(MEETING).input[1].shape[-1]
+
+
+def _shapes(model):
+    return collections.Counter(tuple(w.shape) for w in model.weights)
+
+
+def _counted(stored):
+    return collections.Counter(dataset.shape or (1,) for dataset in stored)  # a scalar gain may have no axis
+
+
+def _recognised(stored, lean=False):
+    """((kind, img_size, width), such a network) of arrays of these shapes, or (None, None)."""
+    kernels = [d.shape for d in stored if d.ndim == 4]
+    # The first layer of the face's encoder is the only one with so many input channels.
+    first = {(7, 6): "residual", (11, 6): "basic", (7, 3): "discriminator", (4, 8): "warp"}
+    kind, cells = next(((first[s[0], s[2]], s[3]) for s in kernels if (s[0], s[2]) in first), (None, 0))
+    filters = {d.shape[0] for d in stored if d.ndim == 1 and d.shape[0] > 3}  # no gains, nor the output's
+    if kind == "warp":  # its arrays are the same for every size
+        heard = any(d.ndim == 3 and d.shape[:2] == (3, hparams.num_mels) for d in stored)  # by Conv1D
+        found = ("warp_tdnn" if heard else kind, IMG_SIZES[0], cells / 64)
+    else:
+        width = _width(filters, (32, 64, 128, 256, 512) if kind == "discriminator" else (16, 32, 64, 128, 256, 512))
+        if not kind or not width:
+            return None, None
+        # Only in the widest layers, the kernels that span the smallest map are the largest.
+        found = (kind, 32 * max(s[0] for s in kernels if s[2] >= max(filters)), width)
+    model = _build(*found, lean) if found[1] in IMG_SIZES else None
+    return (found, model) if model and _shapes(model) == _counted(stored) else (None, None)
+
+
+def _width(filters, designed):
+    """The simplest number that scales the designed filter counts to these, or None."""
+    most, largest = max(filters, default=0), max(designed)
+    for denominator in range(1, 257):
+        numerators = range(max(1, (most - 4) * denominator // largest), (most + 4) * denominator // largest + 1)
+        for width in (n / denominator for n in numerators):
+            if {scaled(d, width) for d in designed} == filters and width <= 4:
+                return width
+    return None
+
+
+def _named(kind, img_size, width):
+    kind = "the discriminator" if kind == "discriminator" else f"--model {kind}"
+    return f"{kind}, img_size {img_size}, width {width:g}"
+
+
+def _fits(found):
+    return f"fits {_named(*found)}" if found else f"fits none of the networks here ({', '.join(KINDS)}, discriminator)"
+
+
+def _check_wanted(path, found, kinds, wanted):
+    """Raise UserError unless the (kind, img_size, width) found is of these kinds and what was asked for."""
+    if found is None:
+        raise UserError(f"{path} {_fits(found)}; give another file")
+    if found[0] not in kinds:
+        raise UserError(
+            f"{path} {_fits(found)}, not {'a generator' if kinds == KINDS else 'the discriminator'}; give another file"
+        )
+    agree = (wanted["model"] or found[0], wanted["img_size"] or found[1], scaled(512, wanted["width"] or found[2]))
+    if agree != (*found[:2], scaled(512, found[2])):
+        asked = " ".join(f"--{name} {value}" for name, value in wanted.items() if value is not None)
+        raise UserError(f"{path} {_fits(found)}, not {asked}; change that, or give another file")

@@ -1,0 +1,92 @@
+"""Which videos a preprocessing run does: those of a file list, or all below a folder, or every n-th of them."""
+
+import collections
+import typing
+
+from lipgan.data.filelists import read_filelist
+from lipgan.data.tar_shards import SUBSETS
+from lipgan.utils.errors import UserError
+
+ENDINGS = (".mp4", ".mpg", ".mpeg", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".wmv", ".flv", ".ts", ".mts", ".3gp")
+FORMS = tuple(form for ending in ENDINGS for form in (ending, ending.upper()))
+
+
+class Job(typing.NamedTuple):
+    """One clip to do: `name` is its folder below final_data_root, main/<speaker>/<clip>."""
+
+    name: str
+    source: str
+
+
+def listed_jobs(videos_root, split, filelists):
+    """The clips of a file list. Returns ([Job], [names of clips without a video])."""
+    if not videos_root.is_dir():
+        raise UserError(f"no folder {videos_root}; give the one that holds main/ with --videos_data_root")
+    names = read_filelist(filelists / f"{split}.txt")
+    if not names:
+        raise UserError(f"{filelists / f'{split}.txt'} lists no clips; use another --split or --filelists, or --all")
+    subset = "pretrain" if split == "pretrain" else "main"
+    jobs, missing = [], []
+    for name in names:
+        candidates = (path + form for path in _places(name, subset, split) for form in FORMS)
+        source = next((path for path in map(videos_root.joinpath, candidates) if path.is_file()), None)
+        if source is None:
+            missing.append(f"{subset}/{name}")
+        else:
+            jobs.append(Job(f"{subset}/{name}", str(source)))
+    if not jobs:
+        raise UserError(
+            f"none of the {len(names)} clips of {filelists / f'{split}.txt'} (such as {names[0]}) is in {videos_root}; "
+            f"--videos_data_root must hold {subset}/<speaker>/<clip>.mp4, or be laid out as LRS3 or LRW"
+        )
+    return jobs, missing
+
+
+def _places(name, subset, split):
+    """Where the clip <speaker>/<clip> may be, without its ending: as in LRS2, bare, as in LRS3, and as in LRW.
+
+    LRW has videos of the same name in the folders of its splits: the clips' names have the split before them.
+    """
+    if subset == "pretrain":
+        return f"pretrain/{name}", name
+    speaker, clip = name.split("/")
+    lrw = f"{speaker}/{split}/{clip.removeprefix(f'{split}_')}"
+    return f"main/{name}", name, f"{'test' if split == 'test' else 'trainval'}/{name}", lrw
+
+
+def all_jobs(videos_root):
+    """Every video below a folder: <speaker> is the video's folder, <clip> its name without the ending.
+
+    Where two would get one name, both are told apart by the folders above (joined by _), then by their endings.
+    """
+    if not videos_root.is_dir():
+        raise UserError(f"no folder {videos_root}; give the one that holds the videos with --videos_data_root")
+    sources = [
+        p.relative_to(videos_root) for p in videos_root.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file()
+    ]
+    sources = sorted(path for path in sources if not any(part.startswith(".") for part in path.parts))
+    if not sources:
+        raise UserError(f"no video below {videos_root} (looked for {' '.join(ENDINGS)})")
+
+    def named(path, above, ending):
+        subset = path.parts[0] if path.parts[0] in SUBSETS and len(path.parts) > 1 else None
+        folders = path.parts[1 if subset else 0 : -1] or (videos_root.resolve().name or "video",)
+        speaker = "_".join(folders) if above else folders[-1]
+        clip = path.stem + (path.suffix.replace(".", "_") if ending else "")
+        return f"{subset or 'main'}/{speaker}/{clip}"
+
+    names = {}
+    for above, ending in ((False, False), (True, False), (True, True)):
+        counts = collections.Counter(names.get(path) or named(path, above, ending) for path in sources)
+        for path in sources:
+            if path not in names and counts[named(path, above, ending)] == 1:
+                names[path] = named(path, above, ending)
+    clashing = [str(path) for path in sources if path not in names]
+    if clashing:
+        raise UserError(f"{' and '.join(clashing[:2])} would get the same name; rename one of them")
+    return [Job(names[path], str(videos_root / path)) for path in sources]
+
+
+def shard_of(items, shard):
+    """Every n-th item from the i-th on, for a shard (i, n) with i from 1 to n; all of them where shard is None."""
+    return items if shard is None else items[shard[0] - 1 :: shard[1]]

@@ -1,0 +1,107 @@
+import cv2
+import numpy as np
+import pytest
+
+from lipgan.evaluation import metrics
+
+
+def lips_that_open(opening):
+    """Lips (N, 20, 2) whose inner middles are `opening` (N,) apart."""
+    lips = np.zeros((len(opening), 20, 2))
+    lips[:, 18, 1] = opening
+    return lips
+
+
+def test_psnr_and_mean_absolute_error_of_a_known_difference():
+    truth = np.full((2, 96, 96, 3), 100, np.uint8)
+    assert metrics.psnr(truth + np.uint8(51), truth) == pytest.approx(20 * np.log10(5))
+    assert metrics.mean_absolute_error(truth + np.uint8(51), truth) == pytest.approx(0.2)
+    assert metrics.psnr(truth, truth) == 100
+
+
+def test_a_result_whose_lips_are_late_has_a_positive_lag():
+    true_opening = np.random.default_rng(0).random(80)
+    truth = lips_that_open(true_opening)
+    for late in (-3, 0, 2):
+        assert metrics.best_lag(lips_that_open(np.roll(true_opening, late)), truth) == late
+    assert metrics.opening_correlation(truth, truth) == pytest.approx(1)
+
+
+def test_a_mouth_that_never_moves_has_no_correlation():
+    truth = lips_that_open(np.random.default_rng(0).random(40))
+    still = lips_that_open(np.full(40, 0.3))
+    assert np.isnan(metrics.opening_correlation(still, truth)) and np.isnan(metrics.best_lag(still, truth))
+
+
+def test_landmark_distance_is_that_of_the_lips_after_the_eyes_are_aligned():
+    rng = np.random.default_rng(0)
+    truth = rng.random((5, 68, 2))
+    left, right = (truth[:, eye].mean(axis=1) for eye in metrics.EYES)
+    turn = np.array([[0.8, -0.3], [0.3, 0.8]])  # a face that is turned, smaller and elsewhere
+    assert metrics.landmark_distance(truth @ turn + (3, 4), truth) == pytest.approx(0, abs=1e-9)
+    moved = truth.copy()
+    moved[:, 48:68, 1] += 0.1 * np.linalg.norm(right - left, axis=-1)[:, None]
+    assert metrics.landmark_distance(moved, truth) == pytest.approx(10)
+
+
+def test_ssim_is_scikit_image_s():
+    from skimage.metrics import structural_similarity
+
+    rng = np.random.default_rng(0)
+    truth = cv2.GaussianBlur(rng.integers(0, 256, (40, 60, 3), dtype="uint8"), (0, 0), 2)
+    noisy = np.clip(truth + rng.normal(0, 9, truth.shape), 0, 255).astype("uint8")
+    settings = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 255}
+    expected = structural_similarity(truth, noisy, channel_axis=2, **settings)
+    assert metrics.ssim(noisy[None], truth[None]) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_blurred_picture_is_less_sharp_and_lacks_high_frequencies():
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 256, (3, 48, 64, 3), dtype="uint8")
+    soft = np.stack([cv2.GaussianBlur(picture, (0, 0), 1) for picture in truth])
+    assert metrics.sharpness(truth, truth) == pytest.approx(1) and metrics.spectrum_distance(truth, truth) == 0
+    assert metrics.sharpness(soft, truth) < 0.2 and metrics.spectrum_distance(soft, truth) > 5
+
+
+def test_twice_the_contrast_is_6_dB_at_every_frequency():
+    rng = np.random.default_rng(0)
+    low = rng.integers(0, 128, (3, 48, 48, 3), dtype="uint8") // 2
+    assert metrics.spectrum_distance(low * 2, low) == pytest.approx(20 * np.log10(2), abs=0.1)
+
+
+def test_the_colour_step_is_what_pasting_leaves_of_another_colour():
+    rng = np.random.default_rng(0)
+    truth = np.full((2, 96, 96, 3), 120, "uint8") + rng.integers(0, 5, (2, 96, 96, 3), dtype="uint8")
+    assert metrics.colour_step(truth, truth) == pytest.approx(0, abs=0.2)
+    darker = truth - np.uint8(60)  # more than pasting makes up for
+    assert 15 < metrics.colour_step(darker, truth) < 60
+
+
+def test_the_opening_s_range_is_in_parts_of_the_truth_s():
+    true_opening = np.random.default_rng(0).random(40)
+    assert metrics.opening_range(lips_that_open(true_opening / 2 + 3), lips_that_open(true_opening)) == pytest.approx(
+        0.5
+    )
+
+
+def test_moments_without_a_mouth_are_left_out_of_the_correlation():
+    true_opening = np.random.default_rng(0).random(40)
+    truth, ours = lips_that_open(true_opening), lips_that_open(true_opening)
+    ours[3] = np.nan
+    assert metrics.opening_correlation(ours, truth) == pytest.approx(1)
+
+
+def test_the_interval_holds_the_mean_and_narrows_with_more_clips():
+    rng = np.random.default_rng(0)
+    few, many = (metrics.interval(rng.normal(1, 1, n)) for n in (10, 400))
+    for mean, low, high in (few, many):
+        assert low < mean < high
+    assert many[2] - many[1] < few[2] - few[1]
+    assert metrics.interval([1.0, float("nan"), 3.0])[0] == 2
+
+
+def test_area_under_curve_is_the_chance_of_a_smaller_distance_in_sync():
+    rng = np.random.default_rng(0)
+    assert metrics.area_under_curve(np.array([0.1, 0.2]), np.array([0.3, 0.9])) == 1
+    assert metrics.area_under_curve(np.array([0.3, 0.9]), np.array([0.1, 0.2])) == 0
+    assert metrics.area_under_curve(rng.random(4000), rng.random(4000)) == pytest.approx(0.5, abs=0.03)

@@ -1,0 +1,154 @@
+import bz2
+
+import cv2
+import numpy as np
+import pytest
+
+from lipgan.faces import faces, tracker
+from lipgan.faces.faces import FaceDetector, crop, final_box, generator_input, overlap
+from lipgan.faces.tracker import find_boxes, follow_face
+from lipgan.utils.errors import UserError
+
+
+def shifted(picture, x, y=0, scale=1.0):
+    """The picture moved and scaled about its corner, on grey."""
+    size = picture.shape[1::-1]
+    return cv2.warpAffine(picture, np.float32([[scale, 0, x], [0, scale, y]]), size, borderValue=(90, 90, 90))
+
+
+def test_both_detectors_place_the_same_crop(astronaut, hog):
+    boxes = []
+    for detector in (FaceDetector("cnn"), hog):
+        found = detector.detect_whole(astronaut)
+        assert len(found) == 1
+        boxes.append(detector.place(astronaut, found[0]))
+    assert overlap(*boxes) > 0.9
+
+
+def test_the_crop_holds_the_whole_face_with_the_mouth_in_the_lower_half(astronaut, hog):
+    (box,), found = find_boxes([astronaut], 25, hog)
+    assert found.all()
+    points = hog.landmarks(astronaut, box)
+    top, bottom, left, right = box
+    assert left < points[:, 0].min() and points[:, 0].max() < right
+    assert top < points[:, 1].min() and points[8, 1] < bottom  # 8 is the chin
+    assert points[48:68, 1].min() > (top + bottom) / 2  # 48 to 67 are the lips
+
+
+def test_the_box_holds_still_while_the_mouth_moves(astronaut, hog):
+    (box,), _ = find_boxes([astronaut], 25, hog)
+    lips = hog.landmarks(astronaut, box)[48:68]
+    middle, height = round(lips[:, 1].mean()), astronaut.shape[0]
+    rows = np.arange(height, dtype=np.float32)
+    opened = np.where(rows > middle, np.maximum(middle, rows - 10), rows)  # everything under the lips 10 pixels lower
+    columns = np.arange(astronaut.shape[1], dtype=np.float32)
+    moved = cv2.remap(astronaut, *np.meshgrid(columns, opened.astype(np.float32)), cv2.INTER_LINEAR)
+    moved[middle : middle + 10, round(lips[:, 0].min()) : round(lips[:, 0].max())] = 20
+    (other,), _ = find_boxes([moved], 25, hog)
+    assert np.abs(other - box).max() <= 0.03 * (box[1] - box[0])
+
+
+def test_boxes_follow_a_moving_face_and_are_smooth(astronaut, hog):
+    path = np.linspace(0, 48, 40)
+    boxes, found = find_boxes((shifted(astronaut, x) for x in path), 25, hog)
+    assert found.all()
+    centres = boxes[:, 2:].mean(1) - boxes[0, 2:].mean()
+    assert np.abs(centres - path).max() < 5
+    assert np.abs(np.diff(boxes[:, 1] - boxes[:, 0])).max() <= 2
+
+
+def test_frames_without_a_face_have_no_box_and_a_cut_starts_a_new_track(astronaut, hog):
+    empty, far = np.full_like(astronaut, 200), shifted(astronaut, 60, 30, 0.85)
+    frames = [astronaut] * 20 + [empty] * 7 + [far] * 20
+    boxes, found = find_boxes(iter(frames), 25, hog)
+    assert found.tolist() == [True] * 20 + [False] * 7 + [True] * 20
+    assert not boxes[20:27].any()
+    for part in (boxes[:20], boxes[27:]):  # nothing is averaged across the cut
+        assert np.ptp(part, axis=0).max() <= 1
+
+
+def test_a_face_that_goes_in_the_middle_of_a_shot_is_kept_until_then(astronaut, hog):
+    gone = astronaut.copy()
+    (box,), _ = find_boxes([astronaut], 25, hog)
+    top, bottom, left, right = box
+    gone[top - 8 : bottom, left:right] = gone[top - 8 : bottom, :1].mean()
+    _, found = find_boxes([astronaut] * 22 + [gone] * 20, 25, hog)
+    assert found[:22].all() and not found[22:].any()
+
+
+def test_the_largest_face_is_taken_and_kept_when_another_grows_larger(astronaut, hog):
+    def pair(left_scale, right_scale):
+        halves = [cv2.resize(astronaut[:, 40:216], None, fx=s, fy=s) for s in (left_scale, right_scale)]
+        canvas = np.full((340, 520, 3), 120, np.uint8)
+        for half, x in zip(halves, (0, 260), strict=True):
+            canvas[: half.shape[0], x : x + half.shape[1]] = half[:, : 520 - x]
+        return canvas
+
+    frames = [pair(1.2 - 0.01 * n, 0.9 + 0.01 * n) for n in range(31)]
+    boxes, found = find_boxes(frames, 25, hog)
+    assert found.all()
+    assert boxes[:, 3].max() < 260
+
+
+def test_a_picture_without_a_face_gives_an_empty_box(hog):
+    boxes, found = find_boxes([np.full((120, 160, 3), 128, np.uint8)], 25, hog)
+    assert boxes.tolist() == [[0, 0, 0, 0]] and found.tolist() == [False]
+    boxes, found = find_boxes([], 25, hog)
+    assert boxes.shape == (0, 4) and found.shape == (0,)
+
+
+def test_pads_grow_the_box_when_positive():
+    square = np.array([100, 200, 50, 150])
+    plain = final_box(square)
+    assert plain.tolist() == [100, 215, 50, 150]
+    assert (final_box(square, (1, 2, 3, 4)) - plain).tolist() == [-1, 2, -3, 4]
+
+
+def test_a_crop_past_the_edge_repeats_the_edge():
+    frame = np.full((20, 20, 3), 50, np.uint8)
+    frame[:, 0] = 200
+    with pytest.raises(ValueError, match="outside"):
+        crop(frame, (30, 40, 0, 10), 10)
+    assert (crop(frame, (0, 20, -20, 20), 40)[:, :20] == 200).all()
+
+
+def test_the_generator_sees_the_reference_whole_and_the_target_without_its_lower_half():
+    rng = np.random.default_rng(0)
+    reference, pose = rng.integers(0, 256, (2, 3, 96, 96, 3), dtype="uint8")
+    six = generator_input(reference, pose)
+    assert six.shape == (3, 96, 96, 6) and six.dtype == np.float32
+    np.testing.assert_array_equal(six[..., :3], reference.astype("float32") / np.float32(255))
+    np.testing.assert_array_equal(six[:, :48, :, 3:], pose[:, :48].astype("float32") / np.float32(255))
+    assert not six[:, 48:, :, 3:].any()
+
+
+def test_a_packed_detector_file_is_taken_and_a_wrong_one_refused_in_one_line(tmp_path):
+    packed = tmp_path / "mmod_human_face_detector.dat.bz2"
+    packed.write_bytes(bz2.compress(faces.model_file("mmod_human_face_detector.dat").read_bytes(), 1))
+    assert FaceDetector("cnn", packed).kind == "cnn"
+    text = tmp_path / "wrong.dat"
+    text.write_text("no detector")
+    broken = tmp_path / "broken.dat.bz2"
+    broken.write_bytes(packed.read_bytes()[:1000])
+    for path in (text, broken, tmp_path / "none.dat"):
+        with pytest.raises(UserError, match=path.name) as error:
+            FaceDetector("cnn", path)
+        assert "\n" not in str(error.value)
+
+
+def test_a_face_that_is_followed_has_its_landmarks_smoothed_like_its_box(astronaut, hog):
+    path = [0, 3, -2, 2, -3, 1, 2, -1, 0, 2, -2, 1, 0, 1, -1, 0]  # a camera that shakes
+    track = follow_face((shifted(astronaut, x) for x in path), 25, hog)
+    again = hog.landmarks(shifted(astronaut, path[8]), track.boxes[8])
+    assert track.points.shape == (16, 68, 2) and np.abs(track.points[8] - again).max() < 8
+    steps = np.abs(np.diff(track.points[:, 30, 0]))  # the tip of the nose
+    assert steps.max() < 1.5
+
+
+def test_smoothing_keeps_a_straight_movement_and_averages_over_the_window():
+    line = np.linspace((0, 5), (39, -3), 40)
+    noisy = line + np.where(np.arange(40) % 2, 1, -1)[:, None]
+    np.testing.assert_allclose(tracker._smoothed(line, 15), line, atol=1e-12)
+    smooth = tracker._smoothed(noisy, 15)
+    np.testing.assert_allclose(smooth[20], noisy[13:28].mean(0))
+    assert np.abs(smooth - line).max() < 0.2

@@ -1,0 +1,98 @@
+"""choice.py: the face that is meant is followed, over cuts too, and nobody else's."""
+
+import pathlib
+
+import cv2
+import numpy as np
+import pytest
+
+from lipgan.faces.faces import FaceDetector, overlap
+from lipgan.faces.selection import FaceChoice, draw_faces, list_faces
+from lipgan.faces.tracker import find_boxes
+from lipgan.utils.errors import UserError
+
+ASTRONAUT = cv2.imread(str(pathlib.Path(__file__).parents[2] / "examples" / "astronaut.jpg"))[0:256, 96:352]
+
+
+def other_person():
+    """A face that is another one's for the descriptor: the astronaut's, narrow, dark and mirrored."""
+    narrow = cv2.resize(ASTRONAUT, (176, 256), interpolation=cv2.INTER_AREA)[:, ::-1]
+    picture = np.full_like(ASTRONAUT, 40)
+    picture[:, 40:216] = (narrow * (0.75, 0.6, 0.5)).astype("uint8")
+    return picture
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """Two faces side by side, the left one smaller: (256, 512, 3)."""
+    small = np.full_like(ASTRONAUT, 90)
+    small[40:232, 32:224] = cv2.resize(ASTRONAUT, (192, 192), interpolation=cv2.INTER_AREA)
+    return np.hstack([small, ASTRONAUT])
+
+
+def middle(box):
+    return (box[2] + box[3]) / 2
+
+
+def test_the_largest_face_is_the_default_and_others_are_named_by_number_or_place(pair, hog):
+    squares = list_faces(hog, pair)
+    assert [middle(square) < 256 for square in squares] == [True, False]
+    for choice, left in (
+        (FaceChoice(), False),
+        (FaceChoice(index=0), True),
+        (FaceChoice(index=1), False),
+        (FaceChoice(box=[int(v) for v in squares[0]]), True),
+    ):
+        boxes, found = find_boxes([pair] * 3, 25, hog, choice=choice)
+        assert found.all() and (middle(boxes[2]) < 256) == left
+
+
+def test_a_face_that_is_not_there_is_said_with_what_is(pair, hog):
+    with pytest.raises(UserError, match="has 2"):
+        find_boxes([pair], 25, hog, choice=FaceChoice(index=2))
+    with pytest.raises(UserError, match="no face is found there"):
+        find_boxes([pair], 25, hog, choice=FaceChoice(box=(0, 20, 0, 20)))
+    with pytest.raises(UserError, match="exclude each other"):
+        FaceChoice(index=0, box=(0, 20, 0, 20))
+    with pytest.raises(UserError, match="--ref_face: no face"):
+        FaceChoice(picture=np.full((64, 64, 3), 90, "uint8"))
+
+
+def test_after_a_cut_the_person_is_known_again_wherever_they_are(pair, hog):
+    mirrored = np.ascontiguousarray(pair[:, ::-1])  # the same person, elsewhere: nearest of the two by descriptor
+    boxes, found = find_boxes([pair] * 2 + [mirrored] * 2, 25, hog, choice=FaceChoice(index=1))
+    assert found.all() and overlap(boxes[0], boxes[3]) < 0.2
+
+
+def test_a_frame_without_that_person_passes():
+    class Distances(FaceChoice):
+        """Nobody looks like the person who was chosen."""
+
+        def distance(self, detector, frame, square):
+            return 0.9
+
+    hog = FaceDetector("hog")
+    empty = np.full_like(ASTRONAUT, 90)
+    frames = [ASTRONAUT] * 3 + [empty] * 3 + [other_person()] * 3
+    _, found = find_boxes(frames, 25, hog, choice=Distances())
+    assert found.tolist() == [True] * 3 + [False] * 6
+    _, found = find_boxes(frames[:6] + [ASTRONAUT] * 3, 25, hog, choice=FaceChoice())
+    assert found.tolist() == [True] * 3 + [False] * 3 + [True] * 3
+
+
+def test_a_picture_of_the_person_names_the_face(pair, hog):
+    choice = FaceChoice(picture=ASTRONAUT)
+    squares = list_faces(hog, ASTRONAUT)
+    assert choice.distance(hog, ASTRONAUT, squares[0]) < 0.3
+    assert choice.settings["person"] != FaceChoice(picture=ASTRONAUT[:, ::-1].copy()).settings["person"]
+    _, found = find_boxes([pair] * 2, 25, hog, choice=choice)
+    assert found.all()
+
+
+def test_every_face_is_drawn_with_its_number(pair, hog):
+    squares = list_faces(hog, pair)
+    drawn = draw_faces(pair, squares)
+    assert drawn.shape == pair.shape
+    for square in squares:
+        top, _, left, right = np.round(square).astype(int)
+        assert (drawn[top, max(0, left) : right] == (0, 255, 255)).all(axis=-1).mean() > 0.9

@@ -1,0 +1,261 @@
+"""Video: sound and picture on one clock in every container, pictures upright in their own colours, exact results."""
+
+import os
+import pathlib
+import struct
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from helpers.quadrants import corners, quadrants
+
+from lipgan.media import audio, video
+from lipgan.utils.errors import UserError
+
+RATES = [Fraction(24), Fraction(25), Fraction(30000, 1001), Fraction(30), Fraction(50), Fraction(60)]
+CODECS = {  # container: picture, sound, Hz
+    "mp4": ("libx264", "aac", 44_100),
+    "mpg": ("mpeg2video", "mp2", 44_100),
+    "mov": ("mpeg4", "pcm_s16le", 48_000),
+    "webm": ("libvpx", "libopus", 48_000),
+    "mkv": ("libx264", "libmp3lame", 44_100),
+    "avi": ("libx264", "pcm_s16le", 16_000),
+}
+DATA = pathlib.Path(os.environ.get("LIPGAN_DATA", pathlib.Path(__file__).parents[3] / "shared" / "data"))
+
+
+def write_flash(path, fps, flash, num_frames, start_s=0, delay_s=0, times=None):
+    """Encode a grey video that is white for three frames from frame `flash` on, with a click at that moment.
+
+    All timestamps begin at start_s; the sound begins delay_s after the picture (before, where negative). times: the
+    pts of each frame in units of 1 / fps, for a variable rate.
+    """
+    picture_codec, sound_codec, rate = CODECS[path.suffix[1:]]
+    times = times or range(num_frames)
+    wav = np.zeros(round((float(num_frames / fps) - delay_s) * rate), np.float32)
+    wav[round((float(times[flash] / fps) - delay_s) * rate) :][: rate // 100] = 0.8
+    with av.open(str(path), "w") as container:
+        pictures = container.add_stream(picture_codec, fps)
+        pictures.width, pictures.height, pictures.pix_fmt = 48, 32, "yuv420p"
+        pictures.codec_context.time_base = 1 / fps
+        pictures.options = {"deadline": "realtime", "cpu-used": "8"} if picture_codec == "libvpx" else {}
+        sounds = container.add_stream(sound_codec, rate)
+        sounds.layout = "mono"
+        at = 0
+        for k, pts in enumerate(times):
+            frame = grey(230 if flash <= k < flash + 3 else 60)
+            frame.pts, frame.time_base = pts + round(start_s * fps), 1 / fps
+            container.mux(pictures.encode(frame))
+            until = len(wav) if k == len(times) - 1 else round(float(pts / fps) * rate)
+            while at < min(until, len(wav)):
+                frame = audio.as_frame(audio.Block(wav[None, at : at + 1024], rate, "mono"))
+                frame.pts, frame.time_base = at + round((start_s + delay_s) * rate), Fraction(1, rate)
+                container.mux(sounds.encode(frame))
+                at += 1024
+        container.mux(pictures.encode(None))
+        container.mux(sounds.encode(None))
+
+
+def grey(level, width=48, height=32):
+    return av.VideoFrame.from_ndarray(np.full((height, width, 3), level, np.uint8), "bgr24")
+
+
+def write_wav(path, wav, rate):
+    """Write (n,) or (channels, n) float32 as 32-bit float wav."""
+    wav = np.atleast_2d(wav)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_f32le", rate)
+        stream.layout = audio.USUAL_LAYOUTS[len(wav)]
+        frame = audio.as_frame(audio.Block(wav, rate, stream.layout.name))
+        frame.pts, frame.time_base = 0, Fraction(1, rate)
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def flash_and_click(path, fps=None):
+    """(frame at which the picture turns white, time of the click in seconds, number of frames)."""
+    levels = [frame.mean() for frame in video.read_frames(path, fps)]
+    click_s = np.flatnonzero(np.abs(audio.load_wav(path)) > 0.3)[0] / 16_000
+    return next(k for k, level in enumerate(levels) if level > 145), click_s, len(levels)
+
+
+@pytest.mark.parametrize("fps", RATES, ids=str)
+@pytest.mark.parametrize("suffix", CODECS)
+def test_click_and_flash_are_read_at_one_moment(tmp_path, suffix, fps):
+    path, flash, num_frames = tmp_path / f"x.{suffix}", round(1.4 * fps), round(2 * fps)
+    write_flash(path, fps, flash, num_frames)
+    found, click_s, count = flash_and_click(path)
+    assert (found, count) == (flash, num_frames)
+    assert abs(click_s - flash / fps) < 0.002
+    info = video.probe(path)
+    assert (info.fps, info.num_frames, info.has_audio) == (fps, num_frames, True)
+    found, click_s, count = flash_and_click(path, fps=25)  # as preprocessing reads it
+    assert abs(found / 25 - click_s) <= 0.02 + 1e-6
+    assert count == round(num_frames / fps * 25)
+
+
+@pytest.mark.parametrize(("start_s", "delay_s"), [(2, 0), (0, 0.4), (1, -0.3), (0, -0.3)])
+@pytest.mark.parametrize("suffix", ["mp4", "mpg", "mov", "webm", "mkv"])
+def test_start_times_and_delayed_sound_do_not_move_click_from_flash(tmp_path, suffix, start_s, delay_s):
+    path, fps = tmp_path / f"x.{suffix}", Fraction(30)
+    write_flash(path, fps, 40, 60, start_s, delay_s)
+    found, click_s, _ = flash_and_click(path)
+    assert found == 40
+    assert abs(click_s - 40 / fps) < 0.25 / fps
+
+
+@pytest.mark.parametrize(("cut_picture_s", "cut_sound_s"), [(0.4, 0.4), (0.4, 0), (0, 0.4)])
+def test_what_an_edit_list_cuts_from_the_start_is_not_there(tmp_path, cut_picture_s, cut_sound_s):
+    path = tmp_path / "x.mp4"
+    write_flash(path, Fraction(25), 40, 75)
+    data, at = bytearray(path.read_bytes()), 0
+    for cut_s, scale in (
+        (cut_picture_s, 12_800),
+        (cut_sound_s, 44_100),
+    ):  # a phone's editor cuts anywhere
+        at = data.index(b"elst", at + 1) + 12  # behind version, flags and the number of edits: duration, start
+        duration, start = struct.unpack(">Ii", data[at : at + 8])
+        data[at : at + 8] = struct.pack(">Ii", duration - round(cut_s * 1000), start + round(cut_s * scale))
+    path.write_bytes(data)
+    found, click_s, count = flash_and_click(path)
+    assert (found, count) == (40 - cut_picture_s * 25, 75 - cut_picture_s * 25)
+    assert abs(click_s - (1.6 - cut_sound_s)) < 0.002
+    assert video.probe(path).num_frames == count
+
+
+def test_a_variable_rate_becomes_a_constant_one_by_time(tmp_path):
+    times = [0, 1, 2, 3, 40, 41, 42, 80, 81, 140]  # in 1/100 s; the flash is at 0.80 s
+    write_flash(tmp_path / "x.mkv", Fraction(100), 7, 200, times=times)
+    info = video.probe(tmp_path / "x.mkv")
+    assert 5 <= info.fps <= 25
+    for fps in (info.fps, 25, 60):
+        found, click_s, _ = flash_and_click(tmp_path / "x.mkv", fps)
+        assert abs(found / fps - 0.80) <= 0.5 / fps + 1e-3
+        assert abs(click_s - 0.80) < 0.002
+
+
+def test_dropped_frames_leave_the_rate_and_the_clock_alone(tmp_path):
+    times = [k for k in range(50) if k not in (10, 11, 20, 41)]
+    write_flash(tmp_path / "x.mkv", Fraction(25), times.index(30), 50, times=times)
+    assert video.probe(tmp_path / "x.mkv").fps == 25
+    found, click_s, count = flash_and_click(tmp_path / "x.mkv")
+    assert (found, count) == (30, 50)
+    assert abs(click_s - 30 / 25) < 0.002
+
+
+@pytest.mark.parametrize(("rate", "expected"), [(Fraction(1), 25), (Fraction(240), 120), (Fraction(15), 15)])
+def test_a_rate_that_is_no_use_is_limited(tmp_path, rate, expected):
+    write_flash(tmp_path / "x.mov", rate, 5, 12)
+    info = video.probe(tmp_path / "x.mov")
+    assert info.fps == expected
+    assert sum(1 for _ in video.read_frames(tmp_path / "x.mov")) == info.num_frames == round(12 / rate * expected)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "upright"),
+    [
+        ((0, 1, -1, 0), lambda picture: np.rot90(picture, -1)),  # a phone held upright: a quarter turn clockwise
+        ((-1, 0, 0, -1), lambda picture: np.rot90(picture, 2)),
+        ((0, -1, 1, 0), np.rot90),
+        ((-1, 0, 0, 1), np.fliplr),  # a mirrored front camera
+        ((0, 1, 1, 0), lambda picture: picture.transpose(1, 0, 2)),
+    ],
+)
+def test_a_phones_video_is_read_upright(tmp_path, matrix, upright):
+    path = tmp_path / "x.mp4"
+    with video.VideoWriter(path, 64, 48, 25) as writer:
+        for _ in range(3):
+            writer.write(quadrants())
+    data = bytearray(path.read_bytes())
+    at = data.index(b"tkhd") + 4 + 40  # behind version, flags, times, track, duration, layer and volume
+    a, b, c, d = (value * 65_536 for value in matrix)
+    data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+    expected = upright(quadrants())
+    frame = next(video.read_frames(path))
+    assert frame.shape == expected.shape
+    assert frame.flags["C_CONTIGUOUS"]
+    assert np.abs(corners(frame) - corners(expected)).max() < 8
+    info = video.probe(path)
+    assert (info.height, info.width) == expected.shape[:2]
+
+
+def test_pixels_that_are_not_square_become_square(tmp_path):
+    with av.open(str(tmp_path / "x.mkv"), "w") as container:
+        stream = container.add_stream("mpeg4", 25)
+        stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
+        container.mux(stream.encode(grey(100)))
+        container.mux(stream.encode(None))
+    assert next(video.read_frames(tmp_path / "x.mkv")).shape == (32, 64, 3)
+
+
+def test_a_file_that_does_not_name_its_colours_is_read_as_players_do():
+    assert video.Colour(0, 2, 2, 2).settled(height=480) == (1, 6, 2, 2)
+    assert video.Colour(0, 2, 2, 2).settled(height=720) == (1, 1, 2, 2)
+
+
+def test_damaged_frames_are_skipped_and_the_clock_goes_on(tmp_path):
+    path = tmp_path / "x.avi"
+    write_flash(path, Fraction(25), 60, 75)
+    data = bytearray(path.read_bytes())
+    at = [k for k in range(len(data)) if data[k : k + 4] == b"00dc"]
+    for chunk in at[20:24]:  # as a corrupted download has it
+        size = struct.unpack("<I", data[chunk + 4 : chunk + 8])[0]
+        data[chunk + 8 : chunk + 8 + size] = b"\xff" * size
+    path.write_bytes(data)
+    found, click_s, count = flash_and_click(path)
+    assert (found, count) == (60, 75)
+    assert abs(click_s - 60 / 25) < 0.002
+
+
+def test_a_cut_off_video_gives_the_frames_it_still_has(tmp_path):
+    write_flash(tmp_path / "x.mkv", Fraction(25), 5, 100)
+    data = (tmp_path / "x.mkv").read_bytes()
+    (tmp_path / "x.mkv").write_bytes(data[: len(data) * 2 // 3])
+    found, click_s, count = flash_and_click(tmp_path / "x.mkv")
+    assert found == 5
+    assert 20 < count < 100
+    assert abs(click_s - 5 / 25) < 0.002
+    assert abs(video.probe(tmp_path / "x.mkv").num_frames - count) <= 2
+
+
+def test_what_is_no_video_is_told_in_one_line(tmp_path):
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "text.txt").write_text("this is a text\n" * 50)
+    (tmp_path / "noise.mp4").write_bytes(np.random.default_rng(0).bytes(5_000))
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff" + bytes(100))
+    write_wav(tmp_path / "sound.wav", np.zeros(1_000, np.float32), 16_000)
+    for name, words in [
+        ("missing.mp4", "does not exist"),
+        (".", "is a folder"),
+        ("empty.mp4", "is empty"),
+        ("text.txt", "is a text"),
+        ("noise.mp4", "no sound or video"),
+        ("broken.jpg", "no frame"),
+        ("sound.wav", "has no picture"),
+    ]:
+        for read in (video.probe, lambda path: next(video.read_frames(path))):
+            with pytest.raises(UserError, match=words) as raised:
+                read(tmp_path / name)
+            assert "\n" not in str(raised.value)
+
+
+def test_rates_are_rational():
+    assert video.as_rate(29.97) == video.as_rate(Fraction(2997, 100)) == Fraction(30000, 1001)
+    assert video.as_rate(23.976) == Fraction(24000, 1001)
+    assert video.as_rate(25) == video.as_rate(25.0) == 25
+    assert video.as_rate(12.5) == Fraction(25, 2)
+    with pytest.raises(ValueError, match="above 0"):
+        video.as_rate(0)
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"no real clips in {DATA}; set LIPGAN_DATA")
+@pytest.mark.parametrize("folder", ["grid", "addresses", "lrw_ar"])
+def test_frames_and_sound_of_real_clips_are_as_long_as_told(folder):
+    clips = sorted((DATA / folder / "main").glob("*/*.mp4"), key=lambda clip: clip.stat().st_size)
+    for clip in clips[:2]:
+        info = video.probe(clip)
+        assert sum(1 for _ in video.read_frames(clip)) == info.num_frames
+        assert abs(len(audio.load_wav(clip)) / 16_000 - info.duration_s) < 0.2

@@ -1,0 +1,307 @@
+"""Checkpoints: what is saved comes back, legacy files give the legacy networks' outputs, wrong files are refused."""
+
+import json
+
+import h5py
+import keras
+import numpy as np
+import pytest
+from helpers.legacy import legacy_discriminator, legacy_generator
+
+from audio_hparams import hparams
+from discriminator import build_discriminator
+from generator import build_generator, scaled
+from lipgan.models.checkpoint import load_discriminator, load_generator, save_discriminator, save_generator
+from lipgan.utils.errors import UserError
+
+WIDTH = 1 / 8
+INFO = {"width": WIDTH, "detector": "cnn", "pads": [0, 0, 0, 0], "sync_offset_ms": 40, "step": 7}
+
+
+def inputs(channels, batch=3):
+    rng = np.random.default_rng(0)
+    face = rng.random((batch, 96, 96, channels), dtype="float32")
+    return [face, rng.uniform(-4, 4, (batch, 80, 27, 1)).astype("float32")]
+
+
+def output(model, channels=6):
+    return keras.ops.convert_to_numpy(model(inputs(channels), training=False))
+
+
+def shaken(model):
+    """The model with other than its first values in every weight, as after a training: norms, gains, biases."""
+    rng = np.random.default_rng(1)
+    model.set_weights([w + 0.2 * rng.random(w.shape) if w.ndim == 1 else w for w in model.get_weights()])
+    return model
+
+
+@pytest.fixture(scope="module")
+def generator():
+    return shaken(build_generator("basic", width=WIDTH))
+
+
+@pytest.fixture(scope="module")
+def saved(generator, tmp_path_factory):
+    path = tmp_path_factory.mktemp("saved") / "x.weights.h5"
+    save_generator(path, generator, INFO)
+    return path
+
+
+def copied(saved, tmp_path, **changes):
+    """A copy of the checkpoint whose JSON has these changes."""
+    path = tmp_path / saved.name
+    path.write_bytes(saved.read_bytes())
+    info = json.loads((saved.parent / "x.json").read_text())
+    (tmp_path / "x.json").write_text(json.dumps({**info, **changes}))
+    return path
+
+
+# User checkpoints
+
+
+def test_a_saved_generator_comes_back_with_what_is_known_about_it(saved, generator, capsys):
+    model, info = load_generator(saved)
+    np.testing.assert_array_equal(output(model), output(generator))
+    assert {k: info[k] for k in INFO} == INFO
+    assert (info["model"], info["img_size"], info["precision"]) == ("basic", 96, "float32")
+    assert info["hparams"] == hparams.as_dict()
+    assert info["versions"]["keras"] == keras.__version__
+    assert (info["format"], info["differences"]) == ("checkpoint", [])
+    assert capsys.readouterr().err == ""
+    assert sorted(p.name for p in saved.parent.iterdir()) == ["x.json", "x.weights.h5"]
+
+
+def test_a_saved_discriminator_comes_back(tmp_path):
+    model = shaken(build_discriminator(128, WIDTH))
+    save_discriminator(tmp_path / "d.weights.h5", model, INFO)
+    loaded, info = load_discriminator(tmp_path / "d.weights.h5")
+    assert (info["model"], info["img_size"]) == ("discriminator", 128)
+    for here, there in zip(model.get_weights(), loaded.get_weights(), strict=True):
+        np.testing.assert_array_equal(here, there)
+
+
+def test_half_precision_halves_the_file_and_hardly_changes_the_output(saved, generator, tmp_path):
+    path = tmp_path / "half.weights.h5"
+    save_generator(path, generator, INFO, half=True)
+    model, info = load_generator(path)
+    assert info["precision"] == "float16"
+    assert {keras.backend.standardize_dtype(w.dtype) for w in model.weights} == {"float32"}
+    assert path.stat().st_size < 0.7 * saved.stat().st_size
+    np.testing.assert_allclose(output(model), output(generator), atol=2e-3)
+
+
+def test_a_checkpoint_leaves_the_optimizer_s_state_out(generator, tmp_path):
+    model = keras.models.clone_model(build_generator("basic", width=WIDTH))
+    model.compile(optimizer="adam", loss="mae")
+    model.optimizer.build(model.trainable_variables)
+    save_generator(tmp_path / "x.weights.h5", model, INFO)
+    with h5py.File(tmp_path / "x.weights.h5") as file:
+        assert "optimizer" not in file
+    load_generator(tmp_path / "x.weights.h5")
+
+
+def test_without_its_json_the_network_is_told_from_the_arrays(saved, generator, tmp_path):
+    path = tmp_path / "x.weights.h5"
+    path.write_bytes(saved.read_bytes())
+    model, info = load_generator(path)
+    assert (info["model"], info["img_size"], info["width"], info["sync_offset_ms"]) == ("basic", 96, WIDTH, 0)
+    np.testing.assert_array_equal(output(model), output(generator))
+
+
+@pytest.mark.parametrize(("kind", "img_size", "width"), [("residual", 160, 1 / 4), ("basic", 224, 1 / 3)])
+def test_any_size_and_width_is_told_from_the_arrays(kind, img_size, width, tmp_path):
+    save_generator(tmp_path / "x.weights.h5", build_generator(kind, img_size, width), {"width": width})
+    (tmp_path / "x.json").unlink()
+    _, info = load_generator(tmp_path / "x.weights.h5")
+    assert (info["model"], info["img_size"]) == (kind, img_size)
+    assert [scaled(n, info["width"]) for n in (16, 32, 64, 128, 256, 512)] == [
+        scaled(n, width) for n in (16, 32, 64, 128, 256, 512)
+    ]
+
+
+def test_other_hparams_are_a_warning_and_are_given_back(saved, tmp_path, capsys):
+    path = copied(saved, tmp_path, hparams={**hparams.as_dict(), "fps": 30})
+    _, info = load_generator(path)
+    assert info["differences"] == ["fps: here 25, there 30"]
+    warning = capsys.readouterr().err
+    assert warning.count("\n") == 1 and "fps: here 25, there 30" in warning
+
+
+def test_options_that_agree_with_the_file_are_taken(saved):
+    load_generator(saved, kind="basic", img_size=96, width=WIDTH)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kind": "residual"}, r"x.weights.h5 fits --model basic, img_size 96, width 0.125, not --model residual; "),
+        ({"img_size": 128}, r"fits .*, not --img_size 128; "),
+        ({"width": 1.0}, r"fits .*, not --width 1.0; "),
+    ],
+)
+@pytest.mark.parametrize("with_json", [True, False])
+def test_options_that_contradict_the_file_are_refused(saved, options, message, with_json, tmp_path):
+    path = copied(saved, tmp_path)
+    if not with_json:
+        (tmp_path / "x.json").unlink()
+    with pytest.raises(UserError, match=message):
+        load_generator(path, **options)
+
+
+def test_a_generator_is_not_taken_for_a_discriminator_nor_the_other_way_round(saved, tmp_path):
+    with pytest.raises(UserError, match=r"fits --model basic, .*, not the discriminator"):
+        load_discriminator(saved)
+    save_discriminator(tmp_path / "d.weights.h5", build_discriminator(96, WIDTH), INFO)
+    (tmp_path / "d.json").unlink()
+    with pytest.raises(UserError, match=r"fits the discriminator, img_size 96, width 0.125, not a generator"):
+        load_generator(tmp_path / "d.weights.h5")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "residual"}, r"fits --model basic, .*, not --model residual, .* as x.json beside it says"),
+        ({"model": "unet"}, r"x.json does not describe weights \(ValueError\('model unet'\)\)"),
+        ({"img_size": "big"}, "x.json does not describe weights"),
+        ({"hparams": 3}, "x.json does not describe weights"),
+    ],
+)
+def test_a_json_that_does_not_go_with_the_weights_is_named(saved, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        load_generator(copied(saved, tmp_path, **changes))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"model": "basic", "width": 1}'])
+def test_a_json_that_is_none_is_named(saved, tmp_path, text):
+    path = copied(saved, tmp_path)
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(UserError, match=r"x.json does not describe weights"):
+        load_generator(path)
+
+
+def test_files_that_cannot_be_read_get_one_line(saved, tmp_path):
+    def refusal(name, content=None):
+        path = tmp_path / name
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(UserError) as refused:
+            load_generator(path)
+        assert "\n" not in str(refused.value)
+        return str(refused.value)
+
+    assert "no such file" in refusal("missing.weights.h5")
+    (tmp_path / "folder.weights.h5").mkdir()
+    assert "is a folder" in refusal("folder.weights.h5")
+    assert "is no HDF5 file (0 bytes)" in refusal("empty.weights.h5", b"")
+    assert "is no HDF5 file" in refusal("text.h5", b"not weights at all")
+    whole = saved.read_bytes()
+    assert "cannot be read whole" in refusal("cut.weights.h5", whole[: len(whole) // 2])
+    assert "cannot be read whole" in refusal("cut.h5", whole[: len(whole) // 2])
+    assert "rename it to renamed.weights.h5" in refusal("renamed.h5", whole)
+
+
+def test_arrays_of_something_else_fit_none(tmp_path):
+    other = keras.Sequential([keras.Input((4,)), keras.layers.Dense(5)])
+    other.save_weights(tmp_path / "other.weights.h5")
+    with pytest.raises(
+        UserError, match=r"fits none of the networks here \(residual, basic, warp, warp_tdnn, discriminator\)"
+    ):
+        load_generator(tmp_path / "other.weights.h5")
+
+
+def test_a_link_into_another_file_is_not_followed(saved, tmp_path):
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file.attrs["layer_names"] = [b"layers"]
+        file["layers"] = h5py.ExternalLink(str(saved), "layers")
+    with pytest.raises(UserError, match="cannot be read whole"):
+        load_generator(tmp_path / "x.h5")
+
+
+def test_saving_asks_for_the_right_ending_and_leaves_nothing_when_it_fails(generator, tmp_path):
+    with pytest.raises(UserError, match=r"must end in .weights.h5"):
+        save_generator(tmp_path / "x.h5", generator, INFO)
+    with pytest.raises(ValueError, match="width"):
+        save_generator(tmp_path / "x.weights.h5", generator, {"width": 1.0})
+    with pytest.raises(TypeError):
+        save_generator(tmp_path / "x.weights.h5", generator, {**INFO, "step": object()})
+    assert list(tmp_path.iterdir()) == []
+
+
+# Legacy files, made by Keras 2 from the reference's tables of layers
+
+
+@pytest.fixture(scope="module")
+def tf_keras():
+    return pytest.importorskip("tf_keras", reason="tf_keras (requirements-dev.txt) writes the legacy files")
+
+
+@pytest.fixture(scope="module", params=["residual", "basic", "discriminator"])
+def legacy(request, tf_keras, tmp_path_factory):
+    """(kind, {what is saved: file}, the legacy network's output)."""
+    folder = tmp_path_factory.mktemp("legacy")
+    kind = request.param
+    if kind == "discriminator":
+        model = shaken(legacy_discriminator(tf_keras, WIDTH))
+    else:
+        model = shaken(legacy_generator(tf_keras, kind, WIDTH))
+    files = {"weights": folder / "weights.h5", "model": folder / "model.h5"}
+    model.save_weights(str(files["weights"]))
+    model.compile("adam", "mae")
+    with pytest.warns(UserWarning, match="HDF5"):
+        model.save(str(files["model"]))
+    return kind, files, model(inputs(3 if kind == "discriminator" else 6), training=False).numpy()
+
+
+@pytest.mark.parametrize("saved_as", ["weights", "model"])
+def test_a_legacy_file_gives_the_legacy_network_s_output(legacy, saved_as):
+    kind, files, expected = legacy
+    assert expected.std() > 1e-3
+    model, info = (load_discriminator if kind == "discriminator" else load_generator)(files[saved_as])
+    assert (info["model"], info["img_size"], info["width"]) == (kind, 96, WIDTH)
+    assert (info["format"], info["differences"]) == ("legacy", [])
+    np.testing.assert_allclose(output(model, 3 if kind == "discriminator" else 6), expected, atol=1e-4)
+
+
+def test_keras_itself_loads_a_legacy_file_into_the_networks(legacy):
+    kind, files, expected = legacy
+    model = build_discriminator(96, WIDTH) if kind == "discriminator" else build_generator(kind, 96, WIDTH)
+    model.load_weights(files["weights"])
+    np.testing.assert_allclose(output(model, 3 if kind == "discriminator" else 6), expected, atol=1e-4)
+
+
+def test_a_legacy_file_is_known_by_its_content_not_its_name(legacy, tmp_path):
+    kind, files, expected = legacy
+    path = tmp_path / "legacy.weights.h5"
+    path.write_bytes(files["weights"].read_bytes())
+    model, _ = (load_discriminator if kind == "discriminator" else load_generator)(path)
+    np.testing.assert_allclose(output(model, 3 if kind == "discriminator" else 6), expected, atol=1e-4)
+
+
+def test_a_legacy_gain_without_an_axis_is_one_too(legacy, tmp_path):
+    kind, files, expected = legacy
+    if kind != "discriminator":
+        pytest.skip("only the discriminator has gains")
+    path = tmp_path / "x.h5"
+    path.write_bytes(files["weights"].read_bytes())
+    with h5py.File(path, "r+") as file:
+        gains = []
+        file.visititems(lambda name, item: gains.append(name) if getattr(item, "shape", None) == (1,) else None)
+        assert len(gains) == 22
+        for name in gains:
+            value = file[name][0]
+            del file[name]
+            file[name] = value
+    np.testing.assert_allclose(output(load_discriminator(path)[0], 3), expected, atol=1e-4)
+
+
+def test_a_legacy_file_of_another_network_is_refused_with_what_fits(legacy):
+    kind, files, _ = legacy
+    if kind == "discriminator":
+        with pytest.raises(UserError, match=r"fits the discriminator, img_size 96, width 0.125, not a generator"):
+            load_generator(files["model"])
+        return
+    other = "basic" if kind == "residual" else "residual"
+    with pytest.raises(UserError, match=rf"fits --model {kind}, img_size 96, width 0.125, not --model {other}; "):
+        load_generator(files["model"], kind=other)
+    with pytest.raises(UserError, match=r"not --img_size 128 --width 0.5; "):
+        load_generator(files["weights"], img_size=128, width=0.5)

@@ -1,0 +1,249 @@
+"""preprocess.py: whole clips from videos of any kind, bad clips counted by reason, killed workers survived."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import time
+import wave
+
+import cv2
+import numpy as np
+import pytest
+from helpers.sounds import write_wav
+from helpers.videos import ROOT, face_frames, sometimes_deadly, touch, write_video
+
+import preprocess
+from audio_hparams import hparams
+from lipgan.data import dataset, filelists
+from lipgan.utils import parallel
+from lipgan.utils.errors import UserError
+
+DATA = pathlib.Path(os.environ.get("LIPGAN_DATA", ROOT.parent / "shared" / "data"))
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    """LRS2's folders with two good clips and one of every kind of bad ones."""
+    root = tmp_path_factory.mktemp("videos")
+    main = root / "main"
+    good = write_video(main / "anna/good.mp4", face_frames(30))
+    write_video(main / "anna/fast.mp4", face_frames(40), fps=50)
+    write_video(main / "anna/mute.mp4", face_frames(15), sound=False)
+    write_video(main / "anna/three.mp4", list(face_frames(3)))
+    write_video(main / "bert/nobody.mp4", [np.full((120, 160, 3), 6 * k, "uint8") for k in range(25)])
+    (main / "bert/empty.mp4").touch()
+    (main / "bert/cut_off.mp4").write_bytes(good.read_bytes()[: good.stat().st_size * 4 // 5])
+    (main / "bert/text.mp4").write_text("no video at all\n" * 100)
+    write_wav(main / "bert/deaf.wav", 1).rename(main / "bert/deaf.mp4")
+    (root / "filelists").mkdir()
+    listed = [f"{path.parent.name}/{path.stem}" for path in sorted(main.glob("*/*.mp4"))]
+    (root / "filelists/train.txt").write_text("\n".join([*listed, "anna/absent", ""]))
+    (root / "filelists/test.txt").write_text("anna/good NF\n\nanna/fast MV\n")
+    return root
+
+
+def run(videos, final, *options):
+    return preprocess.main(
+        [
+            *("--videos_data_root", str(videos), "--final_data_root", str(final), "--detector", "hog"),
+            *("--filelists", str(videos / "filelists"), "--num_workers", "2", *options),
+        ]
+    )
+
+
+@pytest.fixture(scope="module")
+def final(videos, tmp_path_factory):
+    """The preprocessed train list. Tests only read it."""
+    final = tmp_path_factory.mktemp("final")
+    assert run(videos, final) == 0
+    return final
+
+
+def test_bad_clips_are_counted_by_reason_and_named(final):
+    settings = json.loads((final / "preprocess.json").read_text())
+    made = settings["runs"]["train"]
+    assert made["failed_clips"] == {
+        "main/anna/absent": "no video file",
+        "main/anna/mute": "no sound",
+        "main/anna/three": "fewer than 12 frames",
+        "main/bert/cut_off": "cut-off file",
+        "main/bert/deaf": "no readable video",
+        "main/bert/empty": "empty file",
+        "main/bert/nobody": "no face",
+        "main/bert/text": "no readable video",
+    }
+    assert (made["done"], made["done_before"], made["skipped"]["no readable video"]) == (2, 0, 2)
+    assert sorted(path.parent.name for path in final.glob("*/*/*/mels.npz")) == ["fast", "good"]
+    assert settings["hparams"] == hparams.as_dict() and settings["versions"]["numpy"]
+    assert (settings["img_size"], settings["detector"], settings["pads"]) == (96, "hog", [0, 0, 0, 0])
+
+
+def test_a_damaged_video_is_told_from_a_whole_one(videos, tmp_path):
+    data = bytearray((videos / "main/anna/good.mp4").read_bytes())
+    assert preprocess.look_through(videos / "main/anna/good.mp4") == (30, 0, 1.2)
+    data[len(data) * 2 // 3 : len(data) * 3 // 4] = bytes(len(data) * 3 // 4 - len(data) * 2 // 3)
+    (tmp_path / "damaged.mp4").write_bytes(data)
+    frames, damaged, claimed_s = preprocess.look_through(tmp_path / "damaged.mp4")
+    assert 20 <= frames <= 30 and damaged > 0 and claimed_s == 1.2
+
+
+def test_a_clip_has_the_crops_boxes_mels_and_sound_of_its_video(final):
+    folder = final / "main/anna/good"
+    with np.load(folder / "mels.npz", allow_pickle=False) as arrays:
+        spec, frame_ids, boxes = arrays["spec"], arrays["frame_ids"], arrays["boxes"]
+        assert arrays["fps"] == 25
+    assert frame_ids.tolist() == list(range(30)) and boxes.shape == (30, 4)
+    assert spec.dtype == np.float32 and spec.shape[0] == 80 and abs(spec.shape[1] - 1.2 * 80) <= 2
+    with wave.open(str(folder / "audio.wav")) as file:
+        assert abs(file.getnframes() - 1.2 * 16_000) <= 1
+    assert sorted(int(path.stem) for path in folder.glob("*.jpg")) == list(range(30))
+    top, bottom, left, right = boxes[20]
+    frame = list(face_frames(21))[20]
+    expected = cv2.resize(frame[max(0, top) : bottom, left:right], (96, 96), interpolation=cv2.INTER_AREA)
+    crop = cv2.imread(str(folder / "20.jpg"))
+    assert crop.shape == (96, 96, 3)
+    if top >= 0 and bottom <= 240:
+        assert np.abs(crop.astype(int) - expected).mean() < 6
+
+
+def test_another_frame_rate_becomes_25_by_time(final):
+    assert len(list((final / "main/anna/fast").glob("*.jpg"))) == 20  # 40 frames at 50 are 0.8 s
+    with np.load(final / "main/anna/fast/mels.npz") as arrays:
+        assert arrays["frame_ids"].tolist() == list(range(20))
+        assert abs(arrays["spec"].shape[1] - 0.8 * 80) <= 2
+
+
+def test_what_is_written_can_be_trained_on(final):
+    clips, notes = filelists.find_clips(final, "train", final / "no_lists")
+    assert len(clips) == 2 and "ALL 2 clips" in notes[0]
+    batch = dataset.FaceDataset(clips, 96).batch((0, 0, 0), 4)
+    assert batch["target"].shape == (4, 96, 96, 3) and batch["target"].std() > 20
+
+
+def test_a_second_run_does_only_what_is_missing(videos, final, tmp_path, capsys):
+    again = tmp_path / "again"
+    shutil.copytree(final, again)
+    kept = (again / "main/anna/good/0.jpg").stat().st_mtime_ns
+    shutil.rmtree(again / "main/anna/fast")
+    leftover = again / "main/anna/.tmp_killed"
+    leftover.mkdir()
+    (leftover / "0.jpg").touch()
+    assert run(videos, again, "--split", "test") == 0
+    assert "1 clips done, 1 were there before, 0 skipped" in capsys.readouterr().out
+    assert (again / "main/anna/good/0.jpg").stat().st_mtime_ns == kept
+    assert (again / "main/anna/fast/mels.npz").exists() and not leftover.exists()
+    runs = json.loads((again / "preprocess.json").read_text())["runs"]
+    assert runs["train"]["done"] == 2 and (runs["test"]["done"], runs["test"]["done_before"]) == (1, 1)
+    before = time.perf_counter()
+    assert run(videos, again, "--split", "test") == 0  # nothing to do: no worker is started
+    assert time.perf_counter() - before < 2
+
+
+@pytest.mark.parametrize("options", [["--img_size", "128"], ["--detector", "cnn"], ["--pads", "0", "10", "0", "0"]])
+def test_other_options_than_those_of_the_data_are_refused(videos, final, options, capsys):
+    assert run(videos, final, *options) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("preprocess.py: ") and error.count("\n") == 1
+    assert options[0].strip("-") in error and "--final_data_root" in error
+
+
+def test_all_failed_is_an_error(videos, tmp_path, capsys):
+    (tmp_path / "filelists").mkdir()
+    (tmp_path / "filelists/val.txt").write_text("bert/empty\n")
+    options = ["--filelists", str(tmp_path / "filelists"), "--split", "val"]
+    assert run(videos, tmp_path / "final", *options) == 1
+    assert "1 skipped, empty file: main/bert/empty" in capsys.readouterr().out
+
+
+def test_wrong_folders_and_lists_are_one_line_each(videos, tmp_path, capsys):
+    (tmp_path / "filelists").mkdir()
+    (tmp_path / "filelists/train.txt").write_text("x/1\nx/2\n")
+    (tmp_path / "filelists/val.txt").write_text("\n")
+    lists = ["--filelists", str(tmp_path / "filelists")]
+    cases = [
+        (["--filelists", str(tmp_path)], "no file list"),
+        (lists, "none of the 2 clips"),
+        ([*lists, "--split", "val"], "lists no clips"),
+        (["--videos_data_root", str(tmp_path / "absent")], "no folder"),
+        (["--videos_data_root", str(tmp_path / "absent"), "--all"], "no folder"),
+        (["--videos_data_root", str(tmp_path / "filelists"), "--all"], "no video below"),
+        (["--detector", "cnn", "--face_det_checkpoint", str(tmp_path / "x.dat")], "--face_det_checkpoint"),
+    ]
+    for options, message in cases:
+        assert run(videos, tmp_path / "final", *options) == 1
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
+    with pytest.raises(SystemExit) as e:
+        run(videos, tmp_path / "final", "--num_workers", "0")
+    assert e.value.code == 2
+
+
+def test_two_runs_in_one_folder_at_once_are_refused(tmp_path):
+    again = preprocess.sole_owner(tmp_path / "final")
+    with (
+        preprocess.sole_owner(tmp_path / "final"),
+        pytest.raises(UserError, match=r"another preprocess\.py is at work"),
+        again,
+    ):
+        pass
+    with preprocess.sole_owner(tmp_path / "final"):
+        pass
+
+
+def test_listed_videos_are_found_with_any_ending_in_main_pretrain_or_the_folder_itself(tmp_path):
+    touch(tmp_path, "main/a/1.mp4", "main/a/2.MPG", "main/a/3.5.webm", "pretrain/a/1.mp4", "lists/train.txt")
+    (tmp_path / "lists/train.txt").write_text("a/1\na/2\na/3.5\na/4\n")
+    (tmp_path / "lists/pretrain.txt").write_text("a/1\n")
+    jobs, missing = preprocess.listed_jobs(tmp_path, "train", tmp_path / "lists")
+    assert [job.name for job in jobs] == ["main/a/1", "main/a/2", "main/a/3.5"] and missing == ["main/a/4"]
+    assert [pathlib.Path(job.source).name for job in jobs] == ["1.mp4", "2.MPG", "3.5.webm"]
+    assert preprocess.listed_jobs(tmp_path / "main", "train", tmp_path / "lists") == (jobs, missing)
+    jobs, _ = preprocess.listed_jobs(tmp_path, "pretrain", tmp_path / "lists")
+    assert jobs == [("pretrain/a/1", str(tmp_path / "pretrain/a/1.mp4"))]
+
+
+def test_all_takes_every_video_and_keeps_main_and_pretrain(tmp_path):
+    touch(tmp_path, "main/a/1.mp4", "pretrain/a/1.mp4", "b/c/2.mov", "b/c/notes.txt", ".hidden/3.mp4", "b/.tmp_4.mp4")
+    names = {
+        pathlib.Path(job.source).relative_to(tmp_path).as_posix(): job.name for job in preprocess.all_jobs(tmp_path)
+    }
+    assert names == {"main/a/1.mp4": "main/a/1", "pretrain/a/1.mp4": "pretrain/a/1", "b/c/2.mov": "main/c/2"}
+    touch(tmp_path / "flat", "5.mp4")
+    assert [job.name for job in preprocess.all_jobs(tmp_path / "flat")] == ["main/flat/5"]
+
+
+def test_all_gives_every_video_a_name_of_its_own(tmp_path):
+    touch(tmp_path, "x/a/1.mp4", "y/a/1.mp4", "x/a/2.mp4", "x/a/2.mov", "y/a/3.mp4")
+    names = {
+        pathlib.Path(job.source).relative_to(tmp_path).as_posix(): job.name for job in preprocess.all_jobs(tmp_path)
+    }
+    assert names == {
+        "x/a/1.mp4": "main/x_a/1",
+        "y/a/1.mp4": "main/y_a/1",
+        "x/a/2.mp4": "main/x_a/2_mp4",
+        "x/a/2.mov": "main/x_a/2_mov",
+        "y/a/3.mp4": "main/a/3",
+    }
+
+
+def test_killed_workers_are_replaced_and_only_the_killer_is_given_up(tmp_path):
+    tasks = [(n, str(tmp_path)) for n in range(16)]
+    results = dict(parallel.in_workers(sometimes_deadly, tasks, num_workers=2, scratch=tmp_path))
+    assert results == {n: {3: "bad", 5: None}.get(n, n) for n in range(16)}
+    assert not list(tmp_path.glob(".tmp_*"))
+
+
+def test_no_deep_learning_framework_is_loaded():
+    code = "import preprocess, sys; print([m for m in ('tensorflow', 'keras', 'jax', 'torch') if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.skipif(not (DATA / "grid/main").is_dir(), reason="no real clips: set LIPGAN_DATA to the folder with grid/")
+def test_a_real_clip_gives_a_crop_for_every_frame(tmp_path):
+    source = next(iter(sorted((DATA / "grid/main").glob("*/*.mp4"))))
+    detector = preprocess.faces.FaceDetector("hog")
+    assert preprocess.preprocess_clip(source, tmp_path / "clip", detector)[:3] == ("", 75, 75)
