@@ -21,16 +21,18 @@ import threading
 
 import cv2
 
-from lipgan.faces import faces
+from lipgan.faces.detector import FaceDetector, overlap
 from lipgan.inference import pipeline
-from lipgan.inference.checks import INPUTS, RANGES, check_inputs, check_media, check_numbers, check_result
-from lipgan.inference.footage import open_footage, resized
+from lipgan.inference.options import INPUTS, RANGES, check_inputs, check_media, check_numbers, check_result
 from lipgan.inference.reference import WAYS
+from lipgan.inference.source import open_footage, resized
 from lipgan.media import video
 from lipgan.media.image import read_picture
+from lipgan.models.backend import BACKENDS, PRECISIONS, has_gpu, import_keras, set_backend
 from lipgan.models.metadata import KINDS, check_kind, description
-from lipgan.training.options import BACKENDS, PRECISIONS, VERSION, has_gpu, import_keras, set_backend
-from lipgan.utils.errors import UserError, script, whole_file
+from lipgan import __version__
+from lipgan.utils.cli import UserError, script
+from lipgan.utils.files import atomic_write
 
 PATHS = ("--checkpoint_path", "--face", "--audio", "--jobs", "--results_dir", "--outfile", "--face_det_checkpoint",
          "--ref_face", "--list_faces")  # fmt: skip
@@ -207,7 +209,7 @@ def make_video(args, generators=None):
         pads = tuple(args.pads or stored.get("pads", (0, 0, 0, 0)))
         detector = args.detector or stored.get("detector", "cnn")
         warn_of_other_crops(stored, detector, pads)
-        detector = faces.FaceDetector(detector, args.face_det_checkpoint)
+        detector = FaceDetector(detector, args.face_det_checkpoint)
         frame = first_picture(args.face, args.start, args.resize_factor, fps) if args.face_box else None
         choice = chosen_face(detector, frame, args.face_index, args.face_box, args.ref_face)
         clip = pipeline.prepare(
@@ -266,7 +268,7 @@ def load_network(path, *which):
 
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    told = f"Synthetic: lips made by LipGAN in Keras 3, version {VERSION}, with {path.name} ({digest[:12]})"
+    told = f"Synthetic: lips made by LipGAN in Keras 3, version {__version__}, with {path.name} ({digest[:12]})"
     return *load_speaker(path, *which), told
 
 
@@ -283,10 +285,10 @@ def show_faces(args):
 
     check_result(args.list_faces, checked(args), args.overwrite, "list_faces", ".png")
     stored = description(args.checkpoint_path) if args.checkpoint_path else None
-    detector = faces.FaceDetector(args.detector or (stored or {}).get("detector", "cnn"), args.face_det_checkpoint)
+    detector = FaceDetector(args.detector or (stored or {}).get("detector", "cnn"), args.face_det_checkpoint)
     frame = first_picture(args.face, args.start, args.resize_factor, args.fps)
     squares = list_faces(detector, frame)
-    with whole_file(args.list_faces) as temporary:
+    with atomic_write(args.list_faces) as temporary:
         temporary.write_bytes(cv2.imencode(".png", draw_faces(frame, squares))[1])
     for number, square in enumerate(squares):
         print(f"--face_index {number}    --face_box {' '.join(str(round(v)) for v in square)}")
@@ -307,7 +309,7 @@ def chosen_face(detector, frame, index, box, ref_face):
         raise UserError(f"--ref_face {ref_face} is no picture; give a photo of the person")
     boxes = detector.detect_all(frame) if box else None
     choice = FaceChoice(index, box, picture, boxes)
-    if box and not any(faces.overlap(square, box) >= SAME_PLACE for square in placed(detector, frame, boxes)):
+    if box and not any(overlap(square, box) >= SAME_PLACE for square in placed(detector, frame, boxes)):
         note(f"no face is found at --face_box {' '.join(map(str, box))}: the box itself is used throughout")
         return None
     return choice

@@ -21,9 +21,11 @@ import numpy as np
 from tqdm import tqdm
 
 from audio_hparams import hparams
+from lipgan.models import backend
 from lipgan.models.metadata import KINDS
-from lipgan.training import options
-from lipgan.utils.errors import UserError, script, whole_file
+from lipgan.utils import cli
+from lipgan.utils.cli import UserError, script
+from lipgan.utils.files import atomic_write
 
 MAX_OFFSET_MS = 400  # as far as a lag is looked for
 EXPLAINED = """
@@ -52,7 +54,7 @@ def parse_args(argv=None):
     add("--filelists", default="filelists/", help="folder of the lists (default: %(default)s)")
     add("--split", choices=("train", "val", "test"), default="test", help="which list (default: %(default)s)")
     add("--leave_out", help="file of clips that are not used, such as dataset_report.py's leave_out.txt")
-    add("--max_clips", type=options.positive_int, help="score so many clips, evenly spaced (default: all)")
+    add("--max_clips", type=cli.positive_int, help="score so many clips, evenly spaced (default: all)")
     add("--videos", type=pathlib.Path, help="score the finished videos of this folder instead of a generator")
     add("--originals", type=pathlib.Path, help="folder of their originals, which have the same names before the ending")
     add(
@@ -61,15 +63,15 @@ def parse_args(argv=None):
         help="CSV file of finished videos: columns video and original, a path in each cell",
     )
     add("--detector", choices=("cnn", "hog"), default="cnn", help="finds the originals' faces (default: %(default)s)")
-    add("--batch_size", type=options.positive_int, default=16, help="faces at a time (default: %(default)s)")
+    add("--batch_size", type=cli.positive_int, default=16, help="faces at a time (default: %(default)s)")
     add(
         "--scored", type=pathlib.Path, nargs="+", help="in place of all that: files of --json, their clips in one table"
     )
     add("--json", type=pathlib.Path, help="write all numbers, clip by clip, to this file")
     add("--csv", type=pathlib.Path, help="write all numbers, a line for each clip and row, to this file")
     add("--picture_dir", type=pathlib.Path, help="write truth | result | reference and mouth opening of clips here")
-    add("--max_pictures", type=options.positive_int, default=8, help="clips that are pictured (default: %(default)s)")
-    add("--backend", choices=options.BACKENDS, help="default: KERAS_BACKEND, or openvino")
+    add("--max_pictures", type=cli.positive_int, default=8, help="clips that are pictured (default: %(default)s)")
+    add("--backend", choices=backend.BACKENDS, help="default: KERAS_BACKEND, or openvino")
     args = parser.parse_args(argv)
     finished = args.videos or args.originals
     if args.pairs and finished:
@@ -93,7 +95,7 @@ def offset_ms(text):
 def main(argv=None):
     """Print the tables. Returns an exit status."""
     args = parse_args(argv)
-    options.set_backend(args.backend, default="openvino")
+    backend.set_backend(args.backend, default="openvino")
     scores, skipped, offset = (*read_scored(args.scored), None) if args.scored else scored(args)
     if not scores:
         raise UserError(f"no clip could be scored ({'; '.join(f'{n}: {why}' for why, n in skipped.items())})")
@@ -173,7 +175,7 @@ def sync_line(dataset, discriminator, batch_size):
 
 def report(scores, skipped, offset):
     """Print the table of all clips, that of each speaker's own sound, the lag, and what was left out, by reason."""
-    from lipgan.evaluation.scoring import table
+    from lipgan.evaluation.report import table
 
     print_table(f"{len(scores)} clips", table(scores))
     speakers = {}
@@ -241,9 +243,9 @@ def read_scored(paths):
 
 def write_json(path, scores, skipped):
     """All numbers: {"mean_low_high": {row: {number: ...}}, "clips": {clip: {row: {number: ...}}}, "skipped": ...}."""
-    from lipgan.evaluation.scoring import table
+    from lipgan.evaluation.report import table
 
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         whole = {"mean_low_high": table(scores), "clips": scores, "skipped": dict(skipped)}
         temporary.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
 
@@ -251,7 +253,7 @@ def write_json(path, scores, skipped):
 def write_csv(path, scores):
     """All numbers, a line for each clip and row of the table."""
     numbers = list(dict.fromkeys(number for rows in scores.values() for values in rows.values() for number in values))
-    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ["clip", "row", *numbers])
         writer.writeheader()
         for name, rows in scores.items():
@@ -260,7 +262,7 @@ def write_csv(path, scores):
 
 def write_pictures(folder, clip):
     """The clip's sheet, truth | result | reference, and its mouth opening over time, as PNGs named after it."""
-    from lipgan.evaluation.plots import write_opening, write_sheet
+    from lipgan.evaluation.report import write_opening, write_sheet
 
     folder.mkdir(parents=True, exist_ok=True)
     result, reference = next(iter(clip.results)), "copied reference"

@@ -10,10 +10,10 @@ import keras
 from keras import layers
 
 from audio_hparams import hparams
-from lipgan.data.lips import NUM_LIPS
+from lipgan.faces.landmarks import NUM_LIPS
 from lipgan.models.metadata import KINDS
 from lipgan.models.warp import build_warp
-from lipgan.utils.errors import UserError
+from lipgan.utils.cli import UserError
 
 IMG_SIZES = range(96, 257, 32)
 MEETING = "face_and_sound"  # the layer at which what comes of the face and of the sound, in this order, are joined

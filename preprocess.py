@@ -21,14 +21,16 @@ import numpy as np
 import tqdm
 
 from audio_hparams import hparams
-from lipgan.data.dataset import is_clip, write_clip
+from lipgan.data.clip_folder import is_clip, write_clip
 from lipgan.data.filelists import SPLITS
-from lipgan.faces import faces
+from lipgan.faces import crop
+from lipgan.faces.detector import DETECTORS, FaceDetector
 from lipgan.faces.tracker import find_boxes
 from lipgan.media import audio, video
+from lipgan.media.container import open_media, picture_stream
 from lipgan.preprocessing.run_log import Outcome, begin, end, part_name, print_summary, sole_owner, summary
 from lipgan.preprocessing.video_list import all_jobs, listed_jobs, shard_of
-from lipgan.utils.errors import UserError, script
+from lipgan.utils.cli import UserError, script
 from lipgan.utils.parallel import in_workers
 
 MIN_WHOLE = 0.9  # of a clip's seconds must be there, and of its frames undamaged
@@ -52,7 +54,12 @@ def parse_args(argv=None):
     add("--filelists", type=pathlib.Path, default="filelists/", help="folder of <split>.txt: <speaker>/<clip> a line")
     add("--all", action="store_true", help="do every video below --videos_data_root, without any list")
     add("--img_size", type=int, choices=range(96, 257, 32), default=96, help="side of the face crops, pixels")
-    add("--detector", choices=faces.DETECTORS, default="cnn", help="dlib's CNN face detector, or the faster HOG")
+    add(
+        "--detector",
+        choices=DETECTORS,
+        default="cnn",
+        help="dlib's CNN face detector, or the faster HOG",
+    )
     add("--face_det_checkpoint", type=pathlib.Path, help="another .dat or .dat.bz2 for the CNN than the installed one")
     add(
         "--pads", type=int, nargs=4, default=[0, 0, 0, 0], metavar=tuple("TBLR"), help="pixels added round the face box"
@@ -90,8 +97,8 @@ def look_through(source):
     The seconds are 0 for a kind of file that does not say them, such as mpg.
     """
     frames = damaged = 0
-    with audio.open_media(source) as container:
-        stream = audio.picture_stream(container)
+    with open_media(source) as container:
+        stream = picture_stream(container)
         stream.thread_type = "AUTO"
         says_length = {"mp4", "matroska", "avi"} & set(container.format.name.split(","))
         claimed_s = (container.duration or 0) / av.time_base if says_length else 0.0
@@ -144,7 +151,7 @@ def preprocess_clip(source, folder, detector, img_size=96, pads=(0, 0, 0, 0)):
     if found.sum() < hparams.min_crops:
         raise BadClip(f"fewer than {hparams.min_crops} faces")
     frames = zip(video.read_frames(source, fps=hparams.fps), boxes, found, strict=True)
-    crops = (faces.crop(frame, box, img_size) for frame, box, has_face in frames if has_face)
+    crops = (crop.crop(frame, box, img_size) for frame, box, has_face in frames if has_face)
     write_clip(folder, crops, np.flatnonzero(found), boxes[found], audio.melspectrogram(wav), wav, hparams.fps)
     return Outcome("", len(found), int(found.sum()), damaged)
 
@@ -154,7 +161,7 @@ def do_job(source, folder, detector_kind, checkpoint, img_size, pads):
     worker, begun = distributed.get_worker(), time.perf_counter()
     kept = f"lipgan_detector_{threading.get_ident()}_{detector_kind}_{checkpoint}"  # a cluster outlives a run
     if not hasattr(worker, kept):
-        setattr(worker, kept, faces.FaceDetector(detector_kind, checkpoint))
+        setattr(worker, kept, FaceDetector(detector_kind, checkpoint))
     if is_clip(folder):  # written by a worker that was killed before it could say so
         return Outcome("")
     try:
@@ -184,7 +191,7 @@ def main(argv=None):
     ours = {"img_size": args.img_size, "detector": args.detector, "pads": list(args.pads)}
     checkpoint = args.face_det_checkpoint and args.face_det_checkpoint.absolute()
     if checkpoint:
-        faces.FaceDetector(args.detector, checkpoint)  # a wrong file is known now, not in every worker
+        FaceDetector(args.detector, checkpoint)  # a wrong file is known now, not in every worker
     jobs, missing = (all_jobs(videos_root), []) if args.all else listed_jobs(videos_root, args.split, args.filelists)
     jobs, missing = shard_of(jobs, shard), shard_of(missing, shard)
     part = part_name(run_name, shard) if shard else None

@@ -5,14 +5,15 @@ python train.py --data_root lrs2_preprocessed --resume_gen logs/unet/unet.weight
 
 import argparse
 
-from lipgan.training import options
-from lipgan.training.state import parse_with_state
-from lipgan.utils.errors import script
+from lipgan.models import backend
+from lipgan.training import config
+from lipgan.training.config import parse_with_state
+from lipgan.utils.cli import script
 
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_training_args(parser, lr=1e-4, name="lipgan")
+    config.add_training_args(parser, lr=1e-4, name="lipgan")
     parser.add_argument("--resume_gen", help="generator to start from: weights, a training state, or a legacy .h5")
     parser.add_argument("--resume_disc", help="discriminator to start from: weights, or a legacy .h5")
     return parse_with_state(parser, argv)
@@ -21,8 +22,8 @@ def parse_args(argv=None):
 @script
 def main(argv=None):
     args = parse_args(argv)
-    options.set_backend(args.backend, default="tensorflow")
-    joined = options.find_machines(args.coordinator, args.num_processes, args.process_id)
+    backend.set_backend(args.backend, default="tensorflow")
+    joined = config.find_machines(args.coordinator, args.num_processes, args.process_id)
     from lipgan.training import loop
 
     return loop.train(with_discriminator=True, joined=joined, **vars(args))

@@ -7,22 +7,23 @@ The result, logs/unet/unet.weights.h5, is what train.py starts from (--resume_ge
 
 import argparse
 
-from lipgan.training import options
-from lipgan.training.state import parse_with_state
-from lipgan.utils.errors import script
+from lipgan.models import backend
+from lipgan.training import config
+from lipgan.training.config import parse_with_state
+from lipgan.utils.cli import script
 
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_training_args(parser, lr=1e-3, name="unet")
+    config.add_training_args(parser, lr=1e-3, name="unet")
     return parse_with_state(parser, argv)
 
 
 @script
 def main(argv=None):
     args = parse_args(argv)
-    options.set_backend(args.backend, default="tensorflow")
-    joined = options.find_machines(args.coordinator, args.num_processes, args.process_id)
+    backend.set_backend(args.backend, default="tensorflow")
+    joined = config.find_machines(args.coordinator, args.num_processes, args.process_id)
     from lipgan.training import loop
 
     return loop.train(with_discriminator=False, joined=joined, **vars(args))

@@ -27,10 +27,15 @@ import numpy as np
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from audio_hparams import hparams  # noqa: E402
-from lipgan.data import index, tar_shards  # noqa: E402
-from lipgan.data.dataset import FaceDataset, write_clip  # noqa: E402
-from lipgan.data.filelists import find_clips  # noqa: E402
+from audio_hparams import hparams
+from lipgan.data import (
+    clip_folder,
+    index,
+    tar_shards,
+)
+from lipgan.data.clip_folder import write_clip
+from lipgan.data.dataset import FaceDataset
+from lipgan.data.filelists import find_clips
 
 BATCH = 96
 REFERENCE = ("reference", "reference, mels zipped", "reference, memory kept")
@@ -81,7 +86,7 @@ def measured(way, data_root, seconds):
     """Samples a second, and a second of processor time, of one way."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from lipgan.training.memory import keep_memory
+    from lipgan.training.callbacks import keep_memory
 
     if way not in REFERENCE[:2]:
         keep_memory()
@@ -149,10 +154,10 @@ def waiting(data_root, width, rounds, batch_size=16, steps=20):
     import keras
 
     from generator import build_generator
-    from lipgan.training import options
+    from lipgan.models import backend
+    from lipgan.training.callbacks import KeepsMemory
     from lipgan.training.loader import Feed
     from lipgan.training.losses import TrainingStep
-    from lipgan.training.memory import KeepsMemory
 
     class Kept(keras.utils.PyDataset):
         """The first batch of another one, so often."""
@@ -193,7 +198,7 @@ def waiting(data_root, width, rounds, batch_size=16, steps=20):
         faces.batch((0, 0, number), batch_size)
     reading = (time.thread_time() - begun) / 10
     read, kept = (statistics.median(seconds[name]) for name in ("read", "kept"))
-    device = "GPU" if options.has_gpu() else "CPU"
+    device = "GPU" if backend.has_gpu() else "CPU"
     print(
         f"{keras.backend.backend()} on {device}, width {width}, batch {batch_size}: a step takes {read:.3f} s with "
         f"batches that are read, {kept:.3f} s with one kept: {100 * (read - kept) / read:+.1f} % of a step; "
@@ -209,7 +214,7 @@ def make_index(root, num_frames):
     write_clip(root / names[0], crops, range(CLIP_FRAMES), boxes, np.zeros((hparams.num_mels, num_mels)), np.zeros(9))
     for name in names[1:]:
         (root / name).mkdir(parents=True)
-        (root / name / tar_shards.MELS_NAME).touch()
+        (root / name / clip_folder.MELS_NAME).touch()
     time.sleep(index.UNSURE_S + 0.5)
     first, stamps = next(index._tree_entries(root, {names[0]: index.UNKNOWN}, None)), index._tree(root)
     entries = (first._replace(name=name, stamp=stamp) for name, stamp in stamps.items())

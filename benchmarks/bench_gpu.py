@@ -74,8 +74,8 @@ def measure(args, batch_size):
     from generator import build_generator
     from lipgan.data.dataset import FaceDataset
     from lipgan.training import devices
+    from lipgan.training.callbacks import KeepsMemory
     from lipgan.training.losses import TrainingStep
-    from lipgan.training.memory import KeepsMemory
 
     found = devices.find()
     keras.utils.set_random_seed(0)
@@ -157,9 +157,9 @@ def main(argv=None):
     """Measure each batch size in a process of its own and print the table, the best last."""
     args = parse_args(argv)
     if args.one:
-        from lipgan.training import options
+        from lipgan.models.backend import set_backend
 
-        options.set_backend(args.backend, default="jax")
+        set_backend(args.backend, default="jax")
         print(json.dumps(measure(args, args.batch_sizes[0])))
         return 0
     rows = {}

@@ -47,12 +47,12 @@ def main(argv=None):
     """Print a line of the table for each case."""
     args = parse_args(argv)
     sys.path.insert(0, str(ROOT))
-    from lipgan.training import options
+    from lipgan.models import backend
 
-    options.set_backend("openvino", "openvino")
+    backend.set_backend("openvino", "openvino")
     from material import PHOTO, moving, speech, table
 
-    from lipgan.faces.faces import FaceDetector
+    from lipgan.faces.detector import FaceDetector
     from lipgan.inference.runner import load_speaker
 
     with tempfile.TemporaryDirectory() as folder, table(args.out) as tell:

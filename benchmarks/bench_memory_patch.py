@@ -34,8 +34,8 @@ def measure(width, batch_size, steps, keep):
     import numpy as np
 
     from generator import build_generator
+    from lipgan.training.callbacks import KeepsMemory
     from lipgan.training.losses import TrainingStep
-    from lipgan.training.memory import KeepsMemory
 
     class Noise(keras.utils.PyDataset):
         """Batches as batches.Batches gives them."""

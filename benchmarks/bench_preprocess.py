@@ -25,9 +25,12 @@ import numpy as np
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-import preprocess  # noqa: E402
-from lipgan.media import audio, video  # noqa: E402
-from lipgan.utils import parallel  # noqa: E402
+import preprocess
+from lipgan.media import (
+    audio,
+    video,
+)
+from lipgan.utils import parallel
 
 LRS2_CLIPS, LRS2_HOURS = 140_000, 225
 CORES = (2, 64, 1024)

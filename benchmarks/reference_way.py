@@ -40,7 +40,7 @@ def main(argv=None):
     import tf_keras
     from helpers.legacy import legacy_generator
 
-    from lipgan.faces import faces
+    from lipgan.faces import crop, detector
     from lipgan.media import video
     from lipgan.media.audio import mel_window, melspectrogram
     from lipgan.media.image import read_picture
@@ -52,7 +52,7 @@ def main(argv=None):
         times[name], last = time.perf_counter() - last, time.perf_counter()
 
     generator = legacy_generator(tf_keras, "residual", 1.0)
-    network = dlib.cnn_face_detection_model_v1(str(faces.model_file("mmod_human_face_detector.dat")))
+    network = dlib.cnn_face_detection_model_v1(str(detector.model_file("mmod_human_face_detector.dat")))
     phase("start")
     wav, _ = librosa.load(args.audio, sr=16_000)
     mel, num_frames = melspectrogram(wav), round(len(wav) / 16_000 * FPS)
@@ -66,9 +66,9 @@ def main(argv=None):
     rect = found[0][0].rect  # the same for all: where it is makes no difference to the time
     box = (max(0, rect.top()), rect.bottom(), max(0, rect.left()), rect.right())
     frames = [frames[k % len(frames)] for k in range(num_frames)]
-    crops = np.stack([faces.crop(frame, box, 96) for frame in frames])
+    crops = np.stack([crop.crop(frame, box, 96) for frame in frames])
     mels = np.stack([mel_window(mel, k, FPS) for k in range(num_frames)])[..., None]
-    inputs = [faces.generator_input(crops, crops), mels]
+    inputs = [crop.generator_input(crops, crops), mels]
     pictures = generator.predict(inputs, verbose=0)
     phase("generate")
     height, width = frames[0].shape[:2]

@@ -59,11 +59,11 @@ def main(argv=None):
     sys.path.insert(0, str(ROOT))
     import numpy as np
 
-    from lipgan.faces.faces import FaceDetector
-    from lipgan.training import options
-    from lipgan.utils.errors import UserError
+    from lipgan.faces.detector import FaceDetector
+    from lipgan.models import backend
+    from lipgan.utils.cli import UserError
 
-    options.set_backend("openvino", "openvino")
+    backend.set_backend("openvino", "openvino")
     try:
         from lipgan.inference.runner import load_speaker
 

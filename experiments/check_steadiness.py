@@ -32,7 +32,7 @@ def jitter(points, where):
     """Mean length of the second difference of the lips, % of the eyes' distance, of frames `where`; and how many."""
     import numpy as np
 
-    from lipgan.faces.faces import EYES, LIPS
+    from lipgan.faces.landmarks import EYES, LIPS
     from lipgan.inference.reference import STILL_POINTS
 
     flat = points @ (1, 1j)  # the plane as numbers
@@ -52,13 +52,13 @@ def main(argv=None):
     sys.path.insert(0, str(ROOT))
     import numpy as np
 
-    from lipgan.faces.faces import FaceDetector
+    from lipgan.faces.detector import FaceDetector
     from lipgan.inference.pipeline import lipsync_frames, prepare
     from lipgan.inference.silence_gate import rest
-    from lipgan.training import options
-    from lipgan.utils.errors import UserError
+    from lipgan.models import backend
+    from lipgan.utils.cli import UserError
 
-    options.set_backend("openvino", "openvino")
+    backend.set_backend("openvino", "openvino")
     try:
         from measured import measure
 

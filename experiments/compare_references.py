@@ -38,17 +38,18 @@ def main(argv=None):
     import cv2
     import numpy as np
 
-    from lipgan.faces.faces import LIPS, FaceDetector
+    from lipgan.faces.detector import FaceDetector
+    from lipgan.faces.landmarks import LIPS
     from lipgan.inference.pipeline import lipsync_frames, prepare
     from lipgan.inference.reference import WAYS
-    from lipgan.training import options
-    from lipgan.utils.errors import UserError
+    from lipgan.models import backend
+    from lipgan.utils.cli import UserError
 
     if unknown := set(args.ways or ()) - set(WAYS):
         raise SystemExit(f"compare_references.py: --ways {unknown.pop()} is none of {', '.join(WAYS)}")
     if args.sheets:
         args.sheets.mkdir(parents=True, exist_ok=True)
-    options.set_backend("openvino", "openvino")
+    backend.set_backend("openvino", "openvino")
     try:
         from measured import change, lips_at, measure, mouth_psnr
 

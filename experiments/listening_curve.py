@@ -16,8 +16,8 @@ import pathlib
 import sys
 
 from audio_hparams import hparams
-from lipgan.training import options
-from lipgan.utils.errors import script
+from lipgan.utils import cli
+from lipgan.utils.cli import script
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -33,13 +33,13 @@ def parse_args(argv=None):
     add("--filelists", required=True, help="folder of train.txt and test.txt")
     add(
         "--speakers",
-        type=options.positive_int,
+        type=cli.positive_int,
         nargs="+",
         required=True,
         help="how many people to learn from, one after another",
     )
-    add("--steps", type=options.positive_int, default=1500, help="batches of 64 sounds (default: %(default)s)")
-    add("--width", type=options.positive_float, default=0.5, help="multiplies all filter counts (default: %(default)s)")
+    add("--steps", type=cli.positive_int, default=1500, help="batches of 64 sounds (default: %(default)s)")
+    add("--width", type=cli.positive_float, default=0.5, help="multiplies all filter counts (default: %(default)s)")
     add("--seed", type=int, default=0, help="of weights and order (default: %(default)s)")
     return parser.parse_args(argv)
 

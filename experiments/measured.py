@@ -4,11 +4,10 @@ import typing
 
 import numpy as np
 
-from lipgan.data.lips import LipLandmarks
+from lipgan.data.lip_landmarks import LipLandmarks
 from lipgan.evaluation import metrics
-from lipgan.faces import faces
-from lipgan.faces.faces import LIPS
-from lipgan.training.lip_expert import MOUTH
+from lipgan.faces import crop as face_crop
+from lipgan.faces.landmarks import LIPS, MOUTH
 
 
 class Measured(typing.NamedTuple):
@@ -26,7 +25,7 @@ def measure(clip, frames=None, img_size=96):
         if index == len(clip.found):
             break
         if clip.found[index]:
-            kept.append((index, faces.crop(frame, clip.boxes[index], img_size)))
+            kept.append((index, face_crop.crop(frame, clip.boxes[index], img_size)))
     crops = np.stack([crop for _, crop in kept])
     times_s = np.array([index for index, _ in kept]) / float(clip.fps)
     return Measured(times_s, crops, np.stack([find.face(crop) for crop in crops]))

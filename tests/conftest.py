@@ -6,7 +6,7 @@ import pathlib
 import cv2
 import pytest
 
-from lipgan.faces.faces import FaceDetector
+from lipgan.faces.detector import FaceDetector
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # several test processes (make test): TensorFlow keeps to one core in each
     for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):

@@ -16,7 +16,7 @@ from helpers.sounds import write_wav
 
 import batch_inference
 from lipgan.media import video
-from lipgan.training.options import has_bfloat16
+from lipgan.models.backend import has_bfloat16
 
 ROOT = pathlib.Path(__file__).parents[1]
 

@@ -15,9 +15,11 @@ import wave
 import numpy as np
 import tqdm
 
-from lipgan.data.tar_shards import MELS_NAME
-from lipgan.training import options
-from lipgan.utils.errors import UserError, script, whole_file
+from lipgan.data.clip_folder import MELS_NAME
+from lipgan.models.backend import BACKENDS, set_backend
+from lipgan.utils import cli
+from lipgan.utils.cli import UserError, script
+from lipgan.utils.files import atomic_write
 
 COLUMNS = ("clip", "crops", "frames", "seconds", "face_px", "loudness_db", "offset", "confidence", "distance")
 EXPLAINED = """
@@ -41,12 +43,12 @@ def parse_args(argv=None):
     add("--out", type=pathlib.Path, default="report/", help="folder of the results (default: %(default)s)")
     add("--filelists", type=pathlib.Path, default="filelists/", help="folder of the lists (default: %(default)s)")
     add("--split", choices=("train", "pretrain", "val", "test"), help="only this list's clips (default: all clips)")
-    add("--max_clips", type=options.positive_int, help="look at so many clips, evenly spaced (default: all)")
+    add("--max_clips", type=cli.positive_int, help="look at so many clips, evenly spaced (default: all)")
     add("--disc_checkpoint_path", help="a trained discriminator, which tells the offset between sound and lips")
     add("--max_offset", type=int, default=3, help="frames, beyond which a clip is left out (default: %(default)s)")
     add("--min_confidence", type=float, default=0.05, help="under which it is not (default: %(default)s)")
     add("--img_size", type=int, default=96, help="side of the face crops in pixels (default: %(default)s)")
-    add("--backend", choices=options.BACKENDS, help="default: KERAS_BACKEND, or openvino")
+    add("--backend", choices=BACKENDS, help="default: KERAS_BACKEND, or openvino")
     return parser.parse_args(argv)
 
 
@@ -69,11 +71,11 @@ def main(argv=None):
     args.out.mkdir(parents=True, exist_ok=True)
     write_table(args.out / "clips.csv", rows)
     write_picture(args.out / "report.png", rows, args.max_offset, args.min_confidence)
-    with whole_file(args.out / "summary.json") as temporary:
+    with atomic_write(args.out / "summary.json") as temporary:
         temporary.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     if offset_of:
         lines = (f"{row['clip']} {row['offset']:+d} frames, confidence {row['confidence']:.2f}\n" for row in left_out)
-        with whole_file(args.out / "leave_out.txt") as temporary:
+        with atomic_write(args.out / "leave_out.txt") as temporary:
             temporary.write_text("".join(lines), encoding="utf-8")
     print_summary(summary, args.out)
     return 0
@@ -99,7 +101,7 @@ def read_clips(data_root, split, filelists, max_clips, img_size):
 
 def offsets_by(checkpoint_path, backend, img_size):
     """A function of (dataset, number of a clip) that tells its Offset, as this discriminator sees it."""
-    options.set_backend(backend, default="openvino")
+    set_backend(backend, default="openvino")
     from lipgan.evaluation.sync_offset import clip_offset, joint_embedding
     from lipgan.models.checkpoint import load_discriminator
 
@@ -176,7 +178,7 @@ def print_summary(summary, out):
 def write_table(path, rows):
     """All rows as a CSV."""
     columns = [name for name in COLUMNS if any(row.get(name) is not None for row in rows)]
-    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
@@ -207,7 +209,7 @@ def write_picture(path, rows, max_offset, min_confidence):
         axes.set_title(f"{sum(out)} to leave out (red)")
     else:
         axes.set_title("needs --disc_checkpoint_path")
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=100)
 
 

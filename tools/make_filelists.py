@@ -15,8 +15,9 @@ import pathlib
 import zlib
 
 from lipgan.preprocessing.video_list import ENDINGS, all_jobs
-from lipgan.training import options
-from lipgan.utils.errors import UserError, script, whole_file
+from lipgan.utils import cli
+from lipgan.utils.cli import UserError, script
+from lipgan.utils.files import atomic_write
 
 LRW_SPLITS = ("train", "val", "test")
 
@@ -27,10 +28,10 @@ def parse_args(argv=None):
     add = parser.add_argument
     add("--videos_data_root", type=pathlib.Path, required=True, help="folder of the videos")
     add("--out", type=pathlib.Path, required=True, help="folder to write the lists to")
-    add("--val_share", type=options.share, default=0.02, help="of the speakers, for validation (default: %(default)s)")
+    add("--val_share", type=cli.share, default=0.02, help="of the speakers, for validation (default: %(default)s)")
     add(
         "--test_share",
-        type=options.share,
+        type=cli.share,
         default=0.02,
         help="of the speakers, where no test is (default: %(default)s)",
     )
@@ -45,7 +46,7 @@ def main(argv=None):
     if taken := [name for name in lists if (args.out / f"{name}.txt").exists()]:
         raise UserError(f"{args.out / f'{taken[0]}.txt'} is there already; give another --out")
     for name, clips in lists.items():
-        with whole_file(args.out / f"{name}.txt") as temporary:
+        with atomic_write(args.out / f"{name}.txt") as temporary:
             temporary.write_text("".join(f"{clip}\n" for clip in clips), encoding="utf-8")
     print(f"{args.videos_data_root}: {kind}; {', '.join(f'{name} {len(clips)}' for name, clips in lists.items())}")
     for name in ("train", "val"):

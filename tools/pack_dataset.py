@@ -12,8 +12,8 @@ import pathlib
 
 from lipgan.data.index import open_index
 from lipgan.data.tar_shards import pack
-from lipgan.training import options
-from lipgan.utils.errors import script
+from lipgan.utils import cli
+from lipgan.utils.cli import script
 
 
 def parse_args(argv=None):
@@ -22,7 +22,7 @@ def parse_args(argv=None):
     add = parser.add_argument
     add("--data_root", type=pathlib.Path, required=True, help="folder made by preprocess.py")
     add("--out", type=pathlib.Path, required=True, help="new folder for the shards; it appears whole or not at all")
-    add("--shard_mb", type=options.positive_int, default=1000, help="size of a shard, MB (default: %(default)s)")
+    add("--shard_mb", type=cli.positive_int, default=1000, help="size of a shard, MB (default: %(default)s)")
     return parser.parse_args(argv)
 
 

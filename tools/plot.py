@@ -6,8 +6,9 @@ python -m tools.plot logs/unet logs/gan --out curves.png
 import argparse
 import pathlib
 
-from lipgan.training.state import STATS_NAME, read_stats
-from lipgan.utils.errors import UserError, script, whole_file
+from lipgan.training.config import STATS_NAME, read_stats
+from lipgan.utils.cli import UserError, script
+from lipgan.utils.files import atomic_write
 
 UNDRAWN = ("epoch", "batches", "epoch_s")
 
@@ -53,7 +54,7 @@ def draw(path, runs, names=None):
             axes.plot(*zip(*points, strict=True), marker=".", label=label) if points else None
         if number == 0 and len(runs) > 1:
             axes.legend()
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=100)
 
 

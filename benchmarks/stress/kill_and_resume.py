@@ -91,7 +91,7 @@ def main(argv=None):
 
 def resumed_to_the_same(command, whole, parts, kills, rng):
     """Kill and resume the command, then let it end; print how it compares. Returns the exit status."""
-    from lipgan.training.state import read_state
+    from lipgan.training.config import read_state
 
     state, startup_s, furthest = parts / "state.weights.h5", 20.0, 0
     for number in range(kills):

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from audio_hparams import hparams
-from lipgan.data.lips import MIRRORED
+from lipgan.faces.landmarks import MIRRORED
 
 LIPS_NAMES = ("reference_lips", "target_lips")  # in a batch, where they are known
 NUM_BUMPS = 3  # places of a crop that are pulled about

@@ -4,9 +4,10 @@ import pathlib
 
 import numpy as np
 
+from lipgan.data.clip_folder import MELS_NAME, SUBSETS
 from lipgan.data.index import open_index
-from lipgan.data.tar_shards import MELS_NAME, SUBSETS, shard_files
-from lipgan.utils.errors import UserError
+from lipgan.data.tar_shards import shard_files
+from lipgan.utils.cli import UserError
 
 SPLITS = ("train", "pretrain", "val", "test")
 

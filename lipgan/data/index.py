@@ -27,8 +27,8 @@ import tqdm
 
 from audio_hparams import hparams
 from lipgan.data import tar_shards
-from lipgan.data.tar_shards import MELS_NAME, SUBSETS
-from lipgan.utils.errors import whole_file
+from lipgan.data.clip_folder import MELS_NAME, SUBSETS
+from lipgan.utils.files import atomic_write
 
 INDEX_NAME = "index.npz"
 VERSION = 1  # of the index's form
@@ -264,13 +264,13 @@ def _made(root, entries, total, keep, dtype="float16", files=(), shard_stamps=()
     name = f"mels_{time.time_ns():x}.f16"
     with contextlib.ExitStack() as stack:
         # It stays open: whoever makes a newer one may remove it.
-        mels = stack.enter_context(whole_file(root / name)).open("w+b") if keep else tempfile.TemporaryFile()  # noqa: SIM115
+        mels = stack.enter_context(atomic_write(root / name)).open("w+b") if keep else tempfile.TemporaryFile()  # noqa: SIM115
         reasons, arrays = _written(mels, entries, dtype)
     header = {"version": VERSION, "hparams": hparams.as_dict(), "mels": name, "dtype": dtype, "reasons": reasons}
     header["shards"] = list(shard_stamps)
     made = _opened(root, mels, header, arrays, files)
     if keep:
-        with whole_file(root / INDEX_NAME) as temporary, temporary.open("wb") as file:
+        with atomic_write(root / INDEX_NAME) as temporary, temporary.open("wb") as file:
             np.savez(file, header=np.frombuffer(json.dumps(header).encode(), "uint8"), **arrays)
         for other in root.glob("mels_*.f16"):  # whoever reads one goes on reading it
             if other.name != name:

@@ -5,16 +5,21 @@ data_root/
 """
 
 import contextlib
+import functools
 import time
 import zlib
 
+import cv2
 import dask
 import numpy as np
 import tqdm
 
+from audio_hparams import hparams
 from lipgan.data.index import UNKNOWN, UNSURE_S, ClipIndex, is_writable, open_index
-from lipgan.data.lips import NUM_LIPS, lips_of_files
-from lipgan.utils.errors import UserError, whole_file
+from lipgan.faces import detector
+from lipgan.faces.landmarks import LIPS, NUM_LIPS
+from lipgan.utils.cli import UserError
+from lipgan.utils.files import atomic_write
 from lipgan.utils.parallel import in_workers
 
 FEW = 2_000  # crops that are read sooner than more processes have started
@@ -38,7 +43,7 @@ def read_lips(index: ClipIndex) -> np.ndarray:
     lips = _looked_for(index)
     if not keep:
         return lips
-    with whole_file(path) as temporary, temporary.open("wb") as file:
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
         np.save(file, lips)
     for other in index.root.glob("lips_????????.npy"):  # whoever reads one goes on reading it
         if other != path:
@@ -77,3 +82,34 @@ def _digits(index):
     told = ["\n".join(index.names).encode(), index.frame_ids.tobytes(), index.stamps.tobytes()]
     told += [index.places.sizes.tobytes()] if index.places else []
     return zlib.crc32(b"\n".join(told))
+
+
+class LipLandmarks:
+    """dlib's landmarks of the lips in face crops, whose place in the crop is known."""
+
+    def __init__(self):
+        self._detector = detector.FaceDetector("hog")
+
+    def __call__(self, crop):
+        """(S, S, 3) uint8 -> (20, 2) float64, x and y in parts of the crop's side."""
+        return self.face(crop)[LIPS]
+
+    def face(self, crop):
+        """All 68 landmarks: (S, S, 3) uint8 -> (68, 2) float64."""
+        side = 2 * crop.shape[0]  # the predictor rounds to pixels
+        large = cv2.resize(crop, (side, side), interpolation=cv2.INTER_CUBIC)
+        square = (0, side / (1 + hparams.crop_lengthen), 0, side)
+        return self._detector.landmarks(large, square) / side
+
+
+_landmarks = functools.cache(LipLandmarks)  # it is large
+
+
+def lips_of_files(jpegs):
+    """The lips in crops, given as the bytes of their files: (N, 40) float16; NaN where one is no picture."""
+    find, lips = _landmarks(), np.full((len(jpegs), 2 * NUM_LIPS), np.nan, "float16")
+    for row, data in enumerate(jpegs):
+        crop = cv2.imdecode(np.frombuffer(data, "uint8"), cv2.IMREAD_COLOR) if data else None
+        if crop is not None:
+            lips[row] = find(crop).ravel()
+    return lips

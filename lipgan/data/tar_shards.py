@@ -19,10 +19,10 @@ import tarfile
 import numpy as np
 import tqdm
 
-from lipgan.utils.errors import UserError, whole_folder
+from lipgan.data.clip_folder import MELS_NAME, SETTINGS_NAME, SUBSETS
+from lipgan.utils.cli import UserError
+from lipgan.utils.files import atomic_dir
 
-SETTINGS_NAME, MELS_NAME = "preprocess.json", "mels.npz"  # of a tree
-SUBSETS = ("main", "pretrain")
 SHARDS = "shard_*.tar"
 
 
@@ -97,7 +97,7 @@ def pack(data_root, out, shard_bytes):
     folders = sorted(path.parent for subset in SUBSETS for path in root.glob(f"{subset}/*/*/{MELS_NAME}"))
     if not folders:
         raise UserError(f"no preprocessed clips in {root}; make them with preprocess.py --final_data_root {root}")
-    with whole_folder(out) as temporary:
+    with atomic_dir(out) as temporary:
         if (root / SETTINGS_NAME).is_file():
             shutil.copyfile(root / SETTINGS_NAME, temporary / SETTINGS_NAME)
         count, tar = 0, None

@@ -8,13 +8,14 @@ import cv2
 import numpy as np
 
 from audio_hparams import hparams
-from lipgan.data.lips import LipLandmarks
+from lipgan.data.lip_landmarks import LipLandmarks
 from lipgan.evaluation.scoring import COPIED, MEAN, ScoredClip, score
-from lipgan.faces import faces
+from lipgan.faces import crop as face_crop
+from lipgan.faces.detector import FaceDetector
 from lipgan.faces.tracker import find_boxes
-from lipgan.inference.jobs import read_rows
 from lipgan.media import video
-from lipgan.utils.errors import UserError
+from lipgan.utils.cli import UserError
+from lipgan.utils.files import read_rows
 
 IMG_SIZE = 96
 ROW = "video"
@@ -61,7 +62,7 @@ def score_videos(pairs, detector="cnn"):
     another, and skipped, a Counter by reason, is whole when they have ended.
     """
     skipped = collections.Counter()
-    return _scored(pairs, faces.FaceDetector(detector), skipped), skipped
+    return _scored(pairs, FaceDetector(detector), skipped), skipped
 
 
 def _scored(pairs, detector, skipped):
@@ -102,6 +103,6 @@ def _crops(result, original, detector):
         if ours.shape != theirs.shape:
             ours = cv2.resize(ours, theirs.shape[1::-1], interpolation=cv2.INTER_AREA)
         for frame, kept in ((theirs, truth), (ours, crops)):
-            kept.append(faces.crop(frame, boxes[count - 1], IMG_SIZE))
+            kept.append(face_crop.crop(frame, boxes[count - 1], IMG_SIZE))
         frames.append(count - 1)
     return np.stack(truth), np.stack(crops), frames, count

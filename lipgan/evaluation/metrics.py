@@ -9,10 +9,8 @@ import cv2
 import numpy as np
 from scipy.stats import bootstrap, mannwhitneyu
 
-from lipgan.data.lips import opening
-from lipgan.faces.faces import EYES, LIPS
+from lipgan.faces.landmarks import EYES, LIPS, MOUTH, opening
 from lipgan.inference.blend import paste_back
-from lipgan.training.lip_expert import MOUTH
 
 MAX_LAG = 10  # frames to either side in which the best agreement is looked for
 SSIM_SIGMA = 1.5  # pixels; with the two constants, those of Wang et al. 2004

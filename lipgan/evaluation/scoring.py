@@ -6,9 +6,10 @@ from fractions import Fraction
 import numpy as np
 
 from audio_hparams import hparams
-from lipgan.data.lips import LipLandmarks
+from lipgan.data.lip_landmarks import LipLandmarks
 from lipgan.evaluation import metrics
-from lipgan.faces.faces import LIPS, generator_input
+from lipgan.faces.crop import generator_input
+from lipgan.faces.landmarks import LIPS
 
 OWN, OTHER, LEAK = "own sound", "another clip's sound", "target as reference"
 COPIED, MEAN, OTHER_MOUTH = "copied reference", "mean face of the clip", "another clip's mouth"
@@ -158,19 +159,4 @@ def lip_scores(points, truth):
         "lag": lag,
         "in time": float("nan") if np.isnan(lag) else float(abs(lag) <= 1),
         "opening": metrics.opening_range(ours, theirs),
-    }
-
-
-def table(scores, names=None):
-    """Means and intervals over clips: {row: {number: (mean, low, high)}}. scores: {clip: {row: {number: value}}}.
-
-    names: the clips that count (default: all). A number that a row lacks is nan.
-    """
-    clips = [scores[name] for name in (scores if names is None else names)]
-    rows = list(dict.fromkeys(row for clip in clips for row in clip))
-    numbers = list(dict.fromkeys(number for clip in clips for row in clip.values() for number in row))
-    nothing = float("nan")
-    return {
-        row: {n: metrics.interval([clip.get(row, {}).get(n, nothing) for clip in clips]) for n in numbers}
-        for row in rows
     }

@@ -12,7 +12,7 @@ import cv2
 import dlib
 import numpy as np
 
-from lipgan.utils.errors import UserError
+from lipgan.utils.cli import UserError
 
 SHRINK = 5 / 6  # each copy of the picture is so much smaller than the one before
 GAP, BORDER = 10, 11  # pixels between the copies, and round them

@@ -9,8 +9,8 @@ import cv2
 import dlib
 import numpy as np
 
-from lipgan.faces.faces import FaceDetector, model_file, overlap
-from lipgan.utils.errors import UserError
+from lipgan.faces.detector import FaceDetector, model_file, overlap
+from lipgan.utils.cli import UserError
 
 SAME_PERSON = 0.6  # distance of descriptors
 SAME_PLACE = 0.2  # overlap (intersection over union) of a face and a box that a user gives

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from audio_hparams import hparams
-from lipgan.faces.faces import WHOLE_SIDES, Face, final_box, overlap
+from lipgan.faces.detector import WHOLE_SIDES, Face, final_box, overlap
 
 KEYFRAME_S = 0.6  # the detector looks this often; between, landmarks are followed from frame to frame
 POINTS_SMOOTH_S = 0.2  # over which landmarks are averaged: they tremble less then, and stay with a head that moves

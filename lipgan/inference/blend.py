@@ -8,7 +8,8 @@ same. Boxes are (top, bottom, left, right) in pixels, as of `faces`. Frames and 
 import cv2
 import numpy as np
 
-from lipgan.faces.faces import LIPS, in_crop
+from lipgan.faces.crop import to_crop_coords
+from lipgan.faces.landmarks import LIPS
 
 JAW = slice(0, 17)  # of dlib's 68 landmarks, from ear to ear by the chin
 # (x, y) of the jaw in parts of the crop where no landmarks are known: the mean of nine people, from ear to ear.
@@ -30,7 +31,7 @@ def paste_mask(img_size, box=None, landmarks=None):
     """
     jaw = np.array(USUAL_JAW)
     if landmarks is not None and np.isfinite(landmarks[JAW]).all():
-        jaw = in_crop(landmarks[JAW], box).astype(np.float64)
+        jaw = to_crop_coords(landmarks[JAW], box).astype(np.float64)
     outward = jaw - (jaw[:, 0].mean(), 0.5)
     jaw = jaw + outward / np.linalg.norm(outward, axis=1, keepdims=True).clip(1e-6) * BESIDE
     jaw[:, 1] += BELOW * np.clip(outward[:, 1] / 0.4, 0, 1)
@@ -126,7 +127,7 @@ def _far_from_mouth(size, box, landmarks):
     """1 on cheeks and beside the face, 0 on and round the lips: (S, S). What differs little there is no speech."""
     centre, radii = np.array([0.5, 0.69]), np.array([0.24, 0.22])
     if landmarks is not None and np.isfinite(landmarks[LIPS]).all():
-        lips = in_crop(landmarks[LIPS], box)
+        lips = to_crop_coords(landmarks[LIPS], box)
         centre, radii = (lips.min(0) + lips.max(0)) / 2, np.ptp(lips, axis=0) / 2 + (0.08, 0.12)
     x, y = ((np.arange(size, dtype=np.float32) + 0.5) / size - c for c in centre)
     distance = np.sqrt((x[None] / radii[0]) ** 2 + (y[:, None] / radii[1]) ** 2)

@@ -1,9 +1,9 @@
 """A list of videos to be made one after another: read, run, and told about at the end."""
 
-import csv
 import traceback
 
-from lipgan.utils.errors import UserError, one_line
+from lipgan.utils.cli import UserError, one_line
+from lipgan.utils.files import read_rows
 
 SWITCHES = ("silence_gate", "box_cache")  # flags that are on unless a cell says False
 LISTS = ("pads", "face_box")  # options of several values
@@ -22,34 +22,6 @@ def read_jobs(path, columns=None):
             f"--jobs {path} has the column {unknown[0]!a}, which is no option; take face, audio and others of --help"
         )
     return [_options(row) for row in rows]
-
-
-def read_rows(path, option, wanted):
-    """The lines of a CSV file with a header, as dicts of text by column, without the blank ones. Raises UserError.
-
-    option: the one that named the file. wanted: the columns that must be there, others may.
-    """
-    columns = " and ".join(wanted)
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            header = file.readline()
-            delimiter = ";" if ";" in header and "," not in header else ","  # as some spreadsheets write it
-            file.seek(0)
-            rows = list(csv.DictReader(file, skipinitialspace=True, delimiter=delimiter))
-    except FileNotFoundError:
-        raise UserError(f"--{option} {path} does not exist; give a CSV file with the columns {columns}") from None
-    except (UnicodeDecodeError, csv.Error, IsADirectoryError) as e:
-        raise UserError(f"--{option} {path} is not a CSV file ({e}); give one with the columns {columns}") from None
-    rows = [row for row in rows if any(row.values())]
-    if not rows:
-        raise UserError(f"--{option} {path} has no line under its header; give a line for each video")
-    if missing := [name for name in wanted if name not in rows[0]]:
-        raise UserError(f"--{option} {path} lacks the column {' and '.join(missing)} in its first line")
-    for number, row in enumerate(rows, 1):
-        if None in row:  # more cells than the header
-            why = "more cells than columns; put names with commas into quotes"
-            raise UserError(f"--{option} {path}, video {number}: {why}")
-    return rows
 
 
 def _options(row):

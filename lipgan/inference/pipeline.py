@@ -18,16 +18,18 @@ import numpy as np
 import tqdm
 
 from audio_hparams import hparams
-from lipgan.data.lips import NUM_LIPS, LipLandmarks
-from lipgan.faces import faces
-from lipgan.faces.faces import LIPS
+from lipgan.data.lip_landmarks import LipLandmarks
+from lipgan.faces import crop
+from lipgan.faces.landmarks import LIPS, NUM_LIPS
 from lipgan.inference.blend import paste_back
+from lipgan.inference.frame_cache import FrameStore
 from lipgan.inference.silence_gate import rest
 from lipgan.inference.source import prepare
 from lipgan.media import video
 from lipgan.media.audio import mel_window
-from lipgan.utils.errors import UserError, whole_file
-from lipgan.utils.stream import FrameStore, ahead, timed
+from lipgan.utils.cli import UserError
+from lipgan.utils.files import atomic_write
+from lipgan.utils.parallel import prefetch, timed
 
 PREVIEW_MOMENTS, PREVIEW_WIDTH = 8, 320
 
@@ -101,7 +103,7 @@ def write(
     width *= 1 + side_by_side
     with contextlib.ExitStack() as stack:
         stack.enter_context(timed(seconds, "write"))
-        picture = stack.enter_context(whole_file(pathlib.Path(preview))) if preview else None  # both appear, or none
+        picture = stack.enter_context(atomic_write(pathlib.Path(preview))) if preview else None  # both appear, or none
         writer = stack.enter_context(video.VideoWriter(out, width, height, clip.fps, **target))
         options = {"img_size": img_size, "batch_size": batch_size, "sync_offset_ms": sync_offset_ms}
         options |= {"silence_gate": silence_gate, "folder": out.parent, "seconds": seconds}
@@ -163,8 +165,8 @@ def _made_frames(
         generator.forget()
     frames = _still_frames(clip) if clip.still is not None else _to_and_fro(clip, folder)
     find = LipLandmarks() if clip.points is None and getattr(generator, "wants_lips", False) else None
-    batches = ahead(_batches(clip, frames, img_size, batch_size, sync_offset_ms, silence_gate, find, seconds), 1)
-    pasted = ahead(_pasted(ahead(_generated(batches, generator, seconds), 1), seconds), batch_size)
+    batches = prefetch(_batches(clip, frames, img_size, batch_size, sync_offset_ms, silence_gate, find, seconds), 1)
+    pasted = prefetch(_pasted(prefetch(_generated(batches, generator, seconds), 1), seconds), batch_size)
     with contextlib.closing(pasted):
         yield from pasted
 
@@ -205,7 +207,7 @@ def _batches(clip, frames, img_size, batch_size, sync_offset_ms, silence_gate, f
             group = list(itertools.islice(frames, batch_size))
         with timed(seconds, "crop"):
             found = [(row, index) for row, (index, _) in enumerate(group) if clip.found[index]]
-            tilts = [clip.strange_tilt(index) if clip.found[index] else 0.0 for index, _ in group]
+            tilts = [clip.excess_roll(index) if clip.found[index] else 0.0 for index, _ in group]
             mels = np.zeros((batch_size, hparams.num_mels, hparams.mel_window, 1), np.float32)
             for n, (row, _) in enumerate(found):
                 window = mel_window(clip.mel, start + row + late, clip.fps)
@@ -214,13 +216,13 @@ def _batches(clip, frames, img_size, batch_size, sync_offset_ms, silence_gate, f
                 six = np.zeros((batch_size, img_size, img_size, 6), np.float32)
                 lips = np.zeros((batch_size, 2 * NUM_LIPS), np.float32)
                 for n, (row, index) in enumerate(found):
-                    shown = own = faces.turned(faces.crop(group[row][1], clip.boxes[index], img_size), tilts[row])
+                    shown = own = crop.rotate(crop.crop(group[row][1], clip.boxes[index], img_size), tilts[row])
                     points = None
                     if clip.points is not None:
-                        points = faces.turned_points(clip.landmarks(index), tilts[row])
+                        points = crop.rotate_points(clip.landmarks(index), tilts[row])
                     if clip.references is not None:
                         shown, points = clip.references.crop(index, own, points)
-                    six[n] = faces.generator_input(shown, own)
+                    six[n] = crop.generator_input(shown, own)
                     if points is not None:
                         lips[n] = points[LIPS].ravel()
                     elif find:
@@ -263,5 +265,5 @@ def _pasted(generated, seconds):
                 with timed(seconds, "paste"):
                     frame = source
                     if box is not None:
-                        frame = paste_back(source, faces.turned(next(crops), -tilt), box, points)
+                        frame = paste_back(source, crop.rotate(next(crops), -tilt), box, points)
                 yield frame, box is not None, source

@@ -13,9 +13,10 @@ import cv2
 import numpy as np
 
 from audio_hparams import hparams
-from lipgan.faces import faces
-from lipgan.faces.faces import EYES, LIPS, in_crop
-from lipgan.utils.stream import FrameStore
+from lipgan.faces import crop as face_crop
+from lipgan.faces.crop import to_crop_coords
+from lipgan.faces.landmarks import EYES, LIPS
+from lipgan.inference.frame_cache import FrameStore
 
 # fitted: the frame itself with the mouth of the shot's usual frame fitted in. same: the frame itself. closed: the
 # shot's frame whose mouth is least open. far: the shot's first frame, but the last one for those nearest to the first.
@@ -44,11 +45,11 @@ class References:
         Returns its crop (S, S, 3) uint8 and its landmarks (68, 2) in parts of S.
         """
         number, size = self.of[index], own.shape[1::-1]
-        tilt = 0.0 if self.fitted else faces.strange_tilt(self.points[number])
+        tilt = 0.0 if self.fitted else face_crop.excess_roll(self.points[number])
         if self._last[0] != (number, size):
             crop = cv2.resize(self.crops.get(number), size, interpolation=cv2.INTER_AREA)
-            self._last = (number, size), faces.turned(crop, tilt)
-        crop, seen = self._last[1], faces.turned_points(self.points[number], tilt)
+            self._last = (number, size), face_crop.rotate(crop, tilt)
+        crop, seen = self._last[1], face_crop.rotate_points(self.points[number], tilt)
         return fit_mouth(crop, seen, own, points) if self.fitted else (crop, seen)
 
 
@@ -66,9 +67,9 @@ def read_references(way, footage, track):
     with contextlib.closing(footage.frames(wanted[-1] + 1)) as frames:
         for index, frame in enumerate(frames):
             if index == wanted[row]:
-                crops.put(row, faces.crop(frame, track.boxes[index], KEPT_PX))
+                crops.put(row, face_crop.crop(frame, track.boxes[index], KEPT_PX))
                 row += 1
-    return References(crops, in_crop(track.points[wanted], track.boxes[wanted]), of, way == "fitted")
+    return References(crops, to_crop_coords(track.points[wanted], track.boxes[wanted]), of, way == "fitted")
 
 
 def chosen_frames(way, track, fps):

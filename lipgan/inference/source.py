@@ -1,25 +1,93 @@
-"""What is to be made, before a generator is needed: the sound read, the face found, the frames counted."""
+"""What is used of a picture or a video: a stretch of its time, at a size."""
 
 import concurrent.futures
 import contextlib
 import dataclasses
+import itertools
 import pathlib
 from fractions import Fraction
 
+import cv2
 import numpy as np
 import tqdm
 
 from audio_hparams import hparams
-from lipgan.faces import faces, tracker
+from lipgan.faces import crop, tracker
+from lipgan.faces.detector import FaceDetector
 from lipgan.faces.selection import FaceChoice
-from lipgan.inference.footage import Footage, open_footage, resized
 from lipgan.inference.reference import WAYS, References, read_references
 from lipgan.inference.track_cache import cache_path, load_track, save_track
 from lipgan.media import video
 from lipgan.media.audio import load_wav, melspectrogram
 from lipgan.media.image import read_picture
-from lipgan.utils.errors import UserError
-from lipgan.utils.stream import ahead, timed
+from lipgan.utils.cli import UserError
+from lipgan.utils.parallel import prefetch, timed
+
+
+@dataclasses.dataclass(frozen=True)
+class Footage:
+    """The frames of a video, a stretch of it, at a rate, each side divided by resize_factor. From `open_footage`."""
+
+    path: pathlib.Path
+    info: video.VideoInfo  # of what `frames` gives
+    first: int  # frame of the file, read at this rate
+    resize_factor: float
+
+    def frames(self, count=None):
+        """Yield the first `count` frames (None: all), BGR uint8 (H, W, 3). UserError where none can be decoded."""
+        count = self.info.num_frames if count is None else min(count, self.info.num_frames)
+        frame = None
+        with contextlib.closing(video.read_frames(self.path, self.info.fps)) as read:
+            for frame in itertools.islice(read, self.first, self.first + count):
+                yield resized(frame, self.resize_factor)
+        if frame is None:  # a damaged end
+            start_s = float(self.first / self.info.fps)
+            raise UserError(f"no frame of {self.path} can be decoded from --start {start_s:g} on; give an earlier one")
+
+    def first_frame(self):
+        """BGR uint8 (H, W, 3). UserError where it cannot be decoded."""
+        with contextlib.closing(self.frames(1)) as frames:
+            return next(frames)
+
+
+def open_footage(path, start_s=0.0, end_s=None, resize_factor=1.0, fps=None):
+    """The Footage of a video from start_s up to end_s (None: its end), at fps (None: its own rate).
+
+    Raises UserError where nothing is left of it.
+    """
+    info = video.probe(path)
+    if fps:
+        rate = video.as_rate(fps)
+        info = dataclasses.replace(info, fps=rate, num_frames=max(1, round(info.duration_s * rate)))
+    first = round(start_s * info.fps)
+    last = info.num_frames if end_s is None else min(round(end_s * info.fps), info.num_frames)
+    if first >= last:
+        end = f" --end {end_s:g}" if end_s is not None else ""
+        raise UserError(
+            f"--start {start_s:g}{end}: no frame of {path}, which lasts {info.duration_s:.2f} s, lies there; "
+            "give seconds inside of it"
+        )
+    num_frames = last - first
+    height, width = resized_shape((info.height, info.width), resize_factor)
+    info = dataclasses.replace(
+        info, width=width, height=height, num_frames=num_frames, duration_s=float(num_frames / info.fps)
+    )
+    return Footage(path, info, first, resize_factor)
+
+
+def resized_shape(shape, factor):
+    """(height, width) with both sides divided by the factor, at least 1."""
+    return tuple(max(1, round(side / factor)) for side in shape[:2])
+
+
+def resized(frame, factor):
+    """The frame with both sides divided by the factor; itself where that is 1."""
+    if factor == 1:
+        return frame
+    height, width = resized_shape(frame.shape, factor)
+    shrinks = cv2.INTER_AREA if factor > 1 else cv2.INTER_CUBIC
+    return np.ascontiguousarray(cv2.resize(frame, (width, height), interpolation=shrinks))
+
 
 STILL_FPS = 25  # frames a second of a result made from a still picture
 BRIDGE = 5  # frames without a face that are taken to have one, between others that do
@@ -52,11 +120,11 @@ class Clip:
 
     def landmarks(self, index):
         """Those of the face in frame `index`, (68, 2) float32 in parts of its crop."""
-        return faces.in_crop(self.points[index], self.boxes[index])
+        return crop.to_crop_coords(self.points[index], self.boxes[index])
 
-    def strange_tilt(self, index):
+    def excess_roll(self, index):
         """By how many degrees the crop of frame `index` is turned for the generator, so that the head is upright."""
-        return 0.0 if self.points is None else float(faces.strange_tilt(self.landmarks(index)))
+        return 0.0 if self.points is None else float(crop.excess_roll(self.landmarks(index)))
 
 
 def prepare(
@@ -103,7 +171,7 @@ def prepare(
         still, footage, rate = _source(face, fps, static, start_s, end_s, resize_factor)
         kept = None
         if boxes is None:
-            detector, choice = detector or faces.FaceDetector(), choice or FaceChoice()
+            detector, choice = detector or FaceDetector(), choice or FaceChoice()
             if box_cache and still is None:
                 kept = _kept_in(pathlib.Path(box_cache), footage, detector, pads, choice)
         wav = heard.result()
@@ -144,7 +212,7 @@ def _kept_in(folder, footage, detector, pads, choice):
 def _searched(still, footage, rate, num_frames, detector, pads, boxes, choice, progress):
     """The tracking.Track of the picture, or of as much of the video as the sound needs. Only that is kept."""
     frames = [still] if still is not None else footage.frames(num_frames)
-    with contextlib.closing(ahead(frames, 8)) as read:
+    with contextlib.closing(prefetch(frames, 8)) as read:
         total = 1 if still is not None else min(num_frames, footage.info.num_frames)
         bar = tqdm.tqdm(read, "faces", total, disable=not progress, unit="frame")
         if boxes is None:

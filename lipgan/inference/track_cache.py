@@ -14,7 +14,7 @@ import numpy as np
 
 from audio_hparams import hparams
 from lipgan.faces.tracker import Track
-from lipgan.utils.errors import whole_file
+from lipgan.utils.files import atomic_write
 
 VERSION = 5  # to be raised when `faces` finds other boxes in the same video
 
@@ -52,5 +52,5 @@ def save_track(path, track, whole):
     """Keep a tracking.Track. whole: it is of all frames of the video. Where nothing can be written, nothing is kept."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as temporary, temporary.open("wb") as file:
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
             np.savez(file, **track._asdict(), whole=whole)

@@ -5,8 +5,8 @@ import contextlib
 import cv2
 import numpy as np
 
-from lipgan.media import audio, video, webp
-from lipgan.utils.errors import UserError
+from lipgan.media import container, video, webp
+from lipgan.utils.cli import UserError
 
 OTHERS = {  # how files begin that hold a picture of a kind that can't be read
     b"%PDF": "PDF",
@@ -23,7 +23,7 @@ def read_picture(path) -> np.ndarray | None:
     None when it is no still picture: then it may be a video, as a GIF of several frames is. UserError when it is
     missing, a damaged picture, or one of a kind that cannot be read.
     """
-    path = audio.check_file(path)
+    path = container.check_file(path)
     with path.open("rb") as file:
         head = file.read(4096)
         readable = _readable(path, file)

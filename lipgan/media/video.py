@@ -16,7 +16,18 @@ from av.video.reformatter import Interpolation
 
 from audio_hparams import hparams
 from lipgan.media import audio, webp
-from lipgan.utils.errors import UserError, whole_file
+from lipgan.media.container import (
+    check_file,
+    decode_stream,
+    frame_time,
+    longest_jump,
+    only_dts,
+    open_media,
+    picture_stream,
+    read_packets,
+)
+from lipgan.utils.cli import UserError
+from lipgan.utils.files import atomic_write
 
 STANDARD_RATES = [Fraction(1000 * n, d) for d in (1000, 1001) for n in (24, 25, 30, 48, 50, 60, 100, 120)]
 SLOWEST, FASTEST = 5, 120  # frames a second: lips need some, and hardly any screen shows more
@@ -77,11 +88,11 @@ def probe(path) -> VideoInfo:
     The rate is the usual distance of the frames where nearly all keep it (so a dropped frame does not change it), else
     their average; outside of 5 to 120 frames a second it becomes 25 or 120. UserError when no frame can be read.
     """
-    path = audio.check_file(path)
+    path = check_file(path)
     if webp.moves(path):
         return _probe_webp(path)
     with _open_video(path) as (container, stream):
-        frame = next(audio.decode_stream(container, stream), None)
+        frame = next(decode_stream(container, stream), None)
         if frame is None:
             raise UserError(f"no frame of {path} can be decoded; check the file, or convert it to mp4")
         upright = _Upright(stream, frame)
@@ -109,7 +120,7 @@ def read_frames(path, fps=None) -> Iterator[np.ndarray]:
     Frame k is the one nearest to k / fps seconds after the first frame. Where frames are damaged or missing, the one
     before is held, so that the picture keeps its clock. A cut-off file ends early. UserError when no frame can be read.
     """
-    path = audio.check_file(path)
+    path = check_file(path)
     fps = as_rate(fps) if fps else probe(path).fps
     if webp.moves(path):
         yield from (_flat(picture) for picture in _at_rate(webp.timed(path), fps))
@@ -128,8 +139,8 @@ def read_frames(path, fps=None) -> Iterator[np.ndarray]:
 @contextlib.contextmanager
 def _open_video(path):
     """Yield (container, video stream) with its decoder on a few threads."""
-    with audio.open_media(path) as container:
-        stream = audio.picture_stream(container)
+    with open_media(path) as container:
+        stream = picture_stream(container)
         if stream is None:
             raise UserError(f"{path} has no picture, only sound; give a picture or a video")
         stream.thread_type = "AUTO"
@@ -139,17 +150,17 @@ def _open_video(path):
 def first_frames(path):
     """One or two pictures of what may be an animation; none where FFmpeg cannot decode it."""
     with contextlib.suppress(UserError), _open_video(path) as (container, stream):
-        frames = list(itertools.islice(audio.decode_stream(container, stream), 2))
+        frames = list(itertools.islice(decode_stream(container, stream), 2))
         return [_Upright(stream, frame)(frame) for frame in frames]
 
 
 def _timed(container, stream):
     """Decode as (seconds since the first frame, seconds shown, av.VideoFrame), in order of time."""
     step_s = 1 / float(stream.average_rate or stream.guessed_rate or hparams.fps)
-    longest_s = audio.longest_jump(container)
+    longest_s = longest_jump(container)
     start_s = last_s = None
-    for frame in audio.decode_stream(container, stream):
-        time_s = audio.frame_time(frame)
+    for frame in decode_stream(container, stream):
+        time_s = frame_time(frame)
         if time_s is None:
             time_s = 0.0 if last_s is None else last_s + step_s
         if last_s is None:
@@ -182,8 +193,8 @@ def _packet_times(container, stream):
     """When frames are shown, in seconds, sorted (float64), of those packets that say so; the number of packets; and how
     long the last is shown (0: unknown).
     """
-    shown = (packet for packet in audio.read_packets(container, stream) if not packet.is_discard)
-    stamps = [(packet.dts if audio.only_dts(container) else packet.pts, packet.duration or 0) for packet in shown]
+    shown = (packet for packet in read_packets(container, stream) if not packet.is_discard)
+    stamps = [(packet.dts if only_dts(container) else packet.pts, packet.duration or 0) for packet in shown]
     timed = sorted(stamp for stamp in stamps if stamp[0] is not None)
     times = np.array([pts for pts, _ in timed], np.float64) * float(stream.time_base)
     return times, len(stamps), float(timed[-1][1] * stream.time_base) if timed else 0.0
@@ -286,7 +297,7 @@ class VideoWriter:
     def __enter__(self):
         with contextlib.ExitStack() as stack:
             self.blocks, rate, channels = _open_sound(self.audio) if self.audio else (None, 0, 0)
-            temporary = stack.enter_context(whole_file(self.path))
+            temporary = stack.enter_context(atomic_write(self.path))
             stack.enter_context(self._told())
             self.container = stack.enter_context(av.open(str(temporary), "w", "mp4", {"movflags": "+faststart"}))
             if self.comment:

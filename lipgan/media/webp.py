@@ -5,7 +5,7 @@ import math
 import cv2
 import numpy as np
 
-from lipgan.utils.errors import UserError
+from lipgan.utils.cli import UserError
 
 CHUNK_BYTES = 200_000_000  # pictures that are decoded at once
 

@@ -19,7 +19,8 @@ from audio_hparams import hparams
 from discriminator import build_discriminator
 from generator import HEARD, IMG_SIZES, MEETING, PAINTING, build_generator, scaled
 from lipgan.models.metadata import ENDING, KINDS, description, json_path
-from lipgan.utils.errors import UserError, whole_file
+from lipgan.utils.cli import UserError
+from lipgan.utils.files import atomic_write
 
 
 def _build(kind, img_size, width, lean=False):
@@ -60,7 +61,7 @@ def save_generator(path, model: keras.Model, info: dict, half: bool = False) -> 
     with tempfile.TemporaryDirectory(prefix=".tmp_", dir=path.parent) as folder:
         whole = pathlib.Path(folder) / f"whole{ENDING}"
         model.save_weights(whole)
-        with whole_file(json_path(path)) as text, whole_file(path) as weights:
+        with atomic_write(json_path(path)) as text, atomic_write(path) as weights:
             text.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
             _pack(whole, weights, half)
 

@@ -3,7 +3,7 @@
 import json
 import pathlib
 
-from lipgan.utils.errors import UserError
+from lipgan.utils.cli import UserError
 
 ENDING = ".weights.h5"
 KINDS = ("residual", "basic", "warp", "warp_tdnn")  # of generators

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from lipgan.data.lips import NUM_LIPS
+from lipgan.faces.landmarks import NUM_LIPS
 
 EXPERT, LIPS = "mouth_expert", "lips"  # layers of the generator
 SEEN_HEIGHT = 24  # rows of the lower half that the expert sees: finer ones would let it be fooled by single pixels

@@ -7,9 +7,7 @@ Several shards of one list (preprocess.py --shard) may be at work in a folder at
 import collections
 import contextlib
 import errno
-import importlib.metadata
 import json
-import platform
 import shutil
 import time
 import typing
@@ -17,8 +15,9 @@ import typing
 import numpy as np
 
 from audio_hparams import hparams
-from lipgan.data.dataset import read_settings, setting_differences, write_settings
-from lipgan.utils.errors import UserError, whole_file
+from lipgan.data.clip_folder import read_settings, setting_differences, write_settings
+from lipgan.utils.cli import UserError
+from lipgan.utils.files import atomic_write, versions
 
 try:
     import fcntl
@@ -101,7 +100,7 @@ def _remove_leftovers(root, own):
 
 
 def _clip_of(leftover, root):
-    """The name of the clip whose temporary folder (errors.whole_folder) this is."""
+    """The name of the clip whose temporary folder (errors.atomic_dir) this is."""
     clip = leftover.name.removeprefix(".tmp_").rpartition(".")[0]
     return f"{leftover.parent.relative_to(root).as_posix()}/{clip}"
 
@@ -132,7 +131,7 @@ def end(root, run_name, shard, run):
     """Put a run's summary into preprocess.json; of a shard, the sum over all shards that have ended so far."""
     with _lock(root / SHARDS / "merge.lock", alone=True):
         if shard:
-            with whole_file(root / SHARDS / f"{part_name(run_name, shard)}.json") as temporary:
+            with atomic_write(root / SHARDS / f"{part_name(run_name, shard)}.json") as temporary:
                 temporary.write_text(json.dumps(run, indent=1), encoding="utf-8")
         parts = {}
         for path in sorted((root / SHARDS).glob(f"{run_name}_*_of_*.json")):
@@ -164,15 +163,6 @@ def merged(runs, num_shards):
         "failed_clips": dict(sorted(failed.items())),
         "shards": f"{len(runs)} of {num_shards}",
     }
-
-
-def versions(packages):
-    """Python's version and those of the packages that are installed, by name."""
-    found = {"python": platform.python_version()}
-    for package in packages:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found
 
 
 def summary(outcomes, missing, num_before, earlier):

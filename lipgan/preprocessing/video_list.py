@@ -3,9 +3,9 @@
 import collections
 import typing
 
+from lipgan.data.clip_folder import SUBSETS
 from lipgan.data.filelists import read_filelist
-from lipgan.data.tar_shards import SUBSETS
-from lipgan.utils.errors import UserError
+from lipgan.utils.cli import UserError
 
 ENDINGS = (".mp4", ".mpg", ".mpeg", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".wmv", ".flv", ".ts", ".mts", ".3gp")
 FORMS = tuple(form for ending in ENDINGS for form in (ending, ending.upper()))

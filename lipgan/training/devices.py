@@ -12,10 +12,11 @@ import typing
 
 import keras
 
-from lipgan.training import machines, options
+from lipgan.models.backend import has_gpu
+from lipgan.training import machines
 from lipgan.training.machines import ALONE, Machines
 from lipgan.training.peers import together
-from lipgan.utils.errors import UserError
+from lipgan.utils.cli import UserError
 
 HINTS = {"tensorflow": 'pip install "tensorflow[and-cuda]"', "jax": 'pip install "jax[cuda13]"'}
 
@@ -49,7 +50,7 @@ def find() -> Found:
         kind = "CPU" if local[0].platform == "cpu" else "TPU" if local[0].platform == "tpu" else "GPU"
         model = "" if kind == "CPU" else local[0].device_kind
         found = Found(kind, tuple(f"{device.platform}:{device.id}" for device in local), model)
-    if found.kind == "CPU" and options.has_gpu():
+    if found.kind == "CPU" and has_gpu():
         print(f"WARNING: this machine has a GPU that {backend} does not see: {HINTS[backend]}")
     return found
 

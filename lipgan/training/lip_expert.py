@@ -12,16 +12,17 @@ import math
 import cv2
 import keras
 import numpy as np
-from keras import layers, ops
+from keras import layers
 
 from generator import MEETING
 from lipgan.data.augment import draw_deformation
-from lipgan.data.lips import NUM_LIPS, LipLandmarks, opening
+from lipgan.data.lip_landmarks import LipLandmarks
+from lipgan.faces.landmarks import NUM_LIPS, opening
 from lipgan.models.warp import LIPS_UNIT, build_expert
-from lipgan.training.memory import KeepsMemory
-from lipgan.utils.errors import UserError, whole_file
+from lipgan.training.callbacks import KeepsMemory
+from lipgan.utils.cli import UserError
+from lipgan.utils.files import atomic_write
 
-MOUTH = (0.54, 0.94, 0.21, 0.79)  # top, bottom, left, right of the mouth in the crop, open or shut, by hparams' placing
 NUM_CROPS = 8_000  # crops with dlib's landmarks that the expert learns from
 BATCH_SIZE = 64
 STEPS = 2_000
@@ -57,7 +58,7 @@ def prepare_expert(dataset, path, seed=0):
             f"the mouth expert sees too little in these crops (correlation {agreement:.2f}); "
             "look at the crops, or train with --landmark_weight 0"
         )
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         expert.save_weights(temporary, overwrite=True)
     return expert
 
@@ -160,29 +161,3 @@ class _Augmented(keras.utils.PyDataset):
         lower += rng.uniform(-0.1, 0.1, (BATCH_SIZE, 1, 1, 3)).astype("float32")
         lower += 0.03 * rng.standard_normal(lower.shape, "float32")
         return batch, ((lips - self.mean) / self.deviation).astype("float32")
-
-
-class MouthLoss:
-    """Two more losses of a generated crop: `mouth_mae` over the mouth alone, and `landmarks`, the lips' error.
-
-    The expert is called, but is no part of the model that is trained: it stays as it is.
-    """
-
-    def __init__(self, expert, img_size, mouth_weight, landmark_weight):
-        self.weights = {"mouth_mae": mouth_weight, "landmarks": landmark_weight}
-        self.names = [name for name, weight in self.weights.items() if weight]
-        self._expert = expert
-        self._rows, self._columns = (
-            slice(round(begin * img_size), round(end * img_size)) for begin, end in (MOUTH[:2], MOUTH[2:])
-        )
-
-    def __call__(self, truth, generated):
-        """Crops (B, S, S, 3) float32 in [0, 1]. Returns the losses by name; landmarks are in LIPS_UNIT."""
-        losses = {}
-        if self.weights["mouth_mae"]:
-            error = ops.abs(truth - generated)
-            losses["mouth_mae"] = ops.mean(error[:, self._rows, self._columns])
-        if self.weights["landmarks"]:
-            seen = self._expert(generated, training=False)
-            losses["landmarks"] = ops.mean(ops.abs(self._expert(truth, training=False) - seen)) / LIPS_UNIT
-        return losses

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from lipgan.data.augment import LIPS_NAMES
-from lipgan.faces.faces import generator_bytes, generator_input
+from lipgan.faces.crop import generator_input, generator_input_uint8
 
 
 class Feed(typing.NamedTuple):
@@ -59,7 +59,7 @@ def as_inputs(batch):
 
 def as_bytes(batch):
     """As `as_inputs`, but face and target are uint8: a quarter of what must be copied. TrainingStep scales them."""
-    face = generator_bytes(batch["reference"], batch["target"])
+    face = generator_input_uint8(batch["reference"], batch["target"])
     return _inputs(batch, face), batch["target"]
 
 

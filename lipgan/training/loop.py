@@ -13,23 +13,24 @@ import keras
 from audio_hparams import hparams
 from discriminator import build_discriminator
 from generator import WARPING, build_generator
-from lipgan.data.dataset import FaceDataset, read_settings, setting_differences
+from lipgan.data.clip_folder import read_settings, setting_differences
+from lipgan.data.dataset import FaceDataset
 from lipgan.data.filelists import find_clips
 from lipgan.data.index import open_index
 from lipgan.data.lip_landmarks import read_lips
+from lipgan.models import backend
 from lipgan.models.checkpoint import ENDING, load_discriminator, load_generator
 from lipgan.models.warp import EXPERT, build_expert
-from lipgan.training import devices, options
-from lipgan.training.lip_expert import MouthLoss, prepare_expert, pretrain_audio_encoder
+from lipgan.training import devices
+from lipgan.training.callbacks import Checkpoints, EpochReport, KeepsMemory, Progress, Stopped
+from lipgan.training.config import STATE_NAME, read_state
+from lipgan.training.lip_expert import prepare_expert, pretrain_audio_encoder
 from lipgan.training.loader import Feed
-from lipgan.training.losses import TrainingStep, settle_statistics
+from lipgan.training.losses import MouthLoss, TrainingStep, settle_statistics
 from lipgan.training.machines import ALONE
-from lipgan.training.memory import KeepsMemory
 from lipgan.training.optimizer import UsersNetworks, build_optimizer, learning_rate
-from lipgan.training.report import EpochReport, Progress
-from lipgan.training.run_dir import Checkpoints, Stopped, open_folder, write_record
-from lipgan.training.state import STATE_NAME, read_state
-from lipgan.utils.errors import UserError
+from lipgan.training.run_dir import open_folder, write_record
+from lipgan.utils.cli import UserError
 
 SETTLING_BATCHES = 120  # over which batch norm's statistics are taken for the users' weights
 RESUME_ME = 75  # exit status of a run that was stopped and can be resumed (EX_TEMPFAIL)
@@ -145,7 +146,7 @@ def _train(placement, *, with_discriminator, data_root, filelists, logdir, model
     gpu = placement.found.kind != "CPU"
     batch_size = batch_size or (96 if gpu else 16)
     devices.check_batch_size(batch_size, placement.num_devices)
-    precision = precision or ("mixed_bfloat16" if options.has_bfloat16(placement.found.kind) else "float32")
+    precision = precision or ("mixed_bfloat16" if backend.has_bfloat16(placement.found.kind) else "float32")
     values |= {"batch_size": batch_size, "precision": precision}
     if lr_decay_steps and (warmup_steps or 0) >= lr_decay_steps:
         raise UserError(f"--warmup_steps {warmup_steps} leaves nothing of --lr_decay_steps {lr_decay_steps}; lower it")

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from lipgan.faces.landmarks import MOUTH
 from lipgan.models.warp import LIPS, LIPS_UNIT, has_lips, listener, painter
 
 
@@ -105,3 +106,29 @@ def settle_statistics(generator, batches):
         generator([unit(ops.convert_to_tensor(x["face"])), ops.convert_to_tensor(x["mel"])], training=True)
     for layer, momentum in zip(norms, momenta, strict=True):
         layer.momentum = momentum
+
+
+class MouthLoss:
+    """Two more losses of a generated crop: `mouth_mae` over the mouth alone, and `landmarks`, the lips' error.
+
+    The expert is called, but is no part of the model that is trained: it stays as it is.
+    """
+
+    def __init__(self, expert, img_size, mouth_weight, landmark_weight):
+        self.weights = {"mouth_mae": mouth_weight, "landmarks": landmark_weight}
+        self.names = [name for name, weight in self.weights.items() if weight]
+        self._expert = expert
+        self._rows, self._columns = (
+            slice(round(begin * img_size), round(end * img_size)) for begin, end in (MOUTH[:2], MOUTH[2:])
+        )
+
+    def __call__(self, truth, generated):
+        """Crops (B, S, S, 3) float32 in [0, 1]. Returns the losses by name; landmarks are in LIPS_UNIT."""
+        losses = {}
+        if self.weights["mouth_mae"]:
+            error = ops.abs(truth - generated)
+            losses["mouth_mae"] = ops.mean(error[:, self._rows, self._columns])
+        if self.weights["landmarks"]:
+            seen = self._expert(generated, training=False)
+            losses["landmarks"] = ops.mean(ops.abs(self._expert(truth, training=False) - seen)) / LIPS_UNIT
+        return losses

@@ -6,7 +6,7 @@ JAX joins them; each then takes every step with its part of the batch (devices.p
 import re
 import typing
 
-from lipgan.utils.errors import UserError
+from lipgan.utils.cli import UserError
 
 CONNECT_S = 300  # for all processes to have come
 HEARTBEAT_S = 120  # JAX's own; `peers` notices sooner

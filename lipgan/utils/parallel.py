@@ -4,13 +4,15 @@ import contextlib
 import importlib.util
 import logging
 import pathlib
+import queue
 import tempfile
+import threading
 import time
 
 import dask
 import distributed
 
-from lipgan.utils.errors import UserError
+from lipgan.utils.cli import UserError
 
 TRIES = 2  # times that a task may kill its worker before it is given up
 PATIENCE_S = 60  # for the first worker of a cluster
@@ -126,3 +128,53 @@ def _attempt(task, number, arguments, marks):
         return number, task(*arguments)
     finally:
         mark.unlink()
+
+
+def prefetch(items, size):
+    """Yield what `items` yields, while a thread works up to `size` items ahead. Its errors are raised here.
+
+    Closing this generator (or its end, or an error) ends the thread and closes `items`.
+    """
+    waiting, stop = queue.Queue(size), threading.Event()
+
+    def put(*entry):
+        while not stop.is_set():
+            with contextlib.suppress(queue.Full):
+                return waiting.put(entry, timeout=0.1)
+
+    def work():
+        try:
+            for item in items:
+                put(item, None)
+                if stop.is_set():
+                    break
+            put(None, StopIteration)
+        except BaseException as e:  # whatever it is, it belongs to who reads
+            put(None, e)
+        finally:
+            if hasattr(items, "close"):
+                items.close()
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, end = waiting.get()
+            if end is StopIteration:
+                return
+            if end is not None:
+                raise end
+            yield item
+    finally:
+        stop.set()
+        thread.join()
+
+
+@contextlib.contextmanager
+def timed(seconds, phase):
+    """Add the time that the block takes to seconds[phase]. A phase belongs to one thread."""
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[phase] = seconds.get(phase, 0.0) + time.perf_counter() - start

@@ -10,9 +10,9 @@ import pytest
 from helpers.clips import SIZE, numbered_mel, picture, write
 
 from audio_hparams import hparams
-from lipgan.data import augment, dataset, filelists, index
+from lipgan.data import augment, clip_folder, dataset, filelists, index
 from lipgan.media import audio
-from lipgan.utils.errors import UserError
+from lipgan.utils.cli import UserError
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_a_written_clip_reads_back(tmp_path):
     crops = rng.integers(0, 256, (3, 1, 1, 3)).repeat(SIZE, 1).repeat(SIZE, 2).astype("uint8")
     mel, wav = rng.normal(size=(80, 50)).astype("float32"), rng.uniform(-1, 1, 16_000).astype("float32")
     boxes = np.arange(12).reshape(3, 4)
-    dataset.write_clip(tmp_path / "main/a/1", iter(crops), [0, 2, 5], boxes, mel, wav)
+    clip_folder.write_clip(tmp_path / "main/a/1", iter(crops), [0, 2, 5], boxes, mel, wav)
     assert sorted(p.name for p in (tmp_path / "main/a/1").iterdir()) == [
         "0.jpg",
         "2.jpg",
@@ -63,7 +63,7 @@ def test_a_written_clip_reads_back(tmp_path):
 def test_crops_keep_their_colours(tmp_path):
     rng = np.random.default_rng(1)
     crop = rng.integers(0, 256, (8, 8, 3), "uint8").repeat(4, 0).repeat(4, 1)  # red next to blue, 4 pixels each
-    dataset.write_clip(tmp_path / "c", [crop] * 40, range(40), np.zeros((40, 4)), numbered_mel(0, 40), np.zeros(9))
+    clip_folder.write_clip(tmp_path / "c", [crop] * 40, range(40), np.zeros((40, 4)), numbered_mel(0, 40), np.zeros(9))
     read = dataset.FaceDataset([tmp_path / "c"], SIZE).read_crop(0, 7)
     assert np.abs(read.astype(int) - crop).mean() < 4
 
@@ -74,14 +74,14 @@ def test_a_clip_that_fails_half_way_leaves_nothing(tmp_path):
         raise UserError("the video ends here")
 
     with pytest.raises(UserError):
-        dataset.write_clip(tmp_path / "a/1", crops(), [0, 1], np.zeros((2, 4)), numbered_mel(0, 9), np.zeros(9))
+        clip_folder.write_clip(tmp_path / "a/1", crops(), [0, 1], np.zeros((2, 4)), numbered_mel(0, 9), np.zeros(9))
     assert list((tmp_path / "a").iterdir()) == []
 
 
 def test_a_clip_with_other_numbers_of_crops_and_boxes_is_refused(tmp_path):
     for crops, frames, boxes in ((1, 2, 2), (3, 2, 2), (2, 2, 1), (0, 0, 0)):
         with pytest.raises(ValueError):
-            dataset.write_clip(
+            clip_folder.write_clip(
                 tmp_path / "a", [picture(0, 0)] * crops, range(frames), np.zeros((boxes, 4)), np.zeros((80, 9)), []
             )
     assert list(tmp_path.iterdir()) == []
@@ -153,14 +153,14 @@ def test_a_folder_without_clips_is_a_user_error(tmp_path):
 
 
 def test_settings_come_back_and_differences_are_named(tmp_path):
-    assert dataset.read_settings(tmp_path) == {}
-    dataset.write_settings(tmp_path, {"img_size": 96, "hparams": hparams.as_dict() | {"hop_size": 160}})
-    settings = dataset.read_settings(tmp_path)
-    assert dataset.setting_differences(settings, img_size=96, detector="cnn") == ["hop_size: here 200, there 160"]
-    assert dataset.setting_differences(settings, img_size=128)[0] == "img_size: here 128, there 96"
+    assert clip_folder.read_settings(tmp_path) == {}
+    clip_folder.write_settings(tmp_path, {"img_size": 96, "hparams": hparams.as_dict() | {"hop_size": 160}})
+    settings = clip_folder.read_settings(tmp_path)
+    assert clip_folder.setting_differences(settings, img_size=96, detector="cnn") == ["hop_size: here 200, there 160"]
+    assert clip_folder.setting_differences(settings, img_size=128)[0] == "img_size: here 128, there 96"
     (tmp_path / "preprocess.json").write_text("{")
     with pytest.raises(UserError, match="not JSON"):
-        dataset.read_settings(tmp_path)
+        clip_folder.read_settings(tmp_path)
 
 
 def test_inside_frames_are_those_whose_window_needs_no_silence():
@@ -336,7 +336,7 @@ def test_a_picture_that_is_missing_or_damaged_is_named(tmp_path):
 
 def test_float16_mels_are_as_good_as_the_whole_ones(tmp_path):
     mel = np.random.default_rng(0).uniform(-4, 4, (80, 129)).astype("float32")
-    dataset.write_clip(tmp_path / "c", [picture(0, 0)] * 40, range(40), np.zeros((40, 4)), mel, np.zeros(9))
+    clip_folder.write_clip(tmp_path / "c", [picture(0, 0)] * 40, range(40), np.zeros((40, 4)), mel, np.zeros(9))
     half = dataset.FaceDataset([tmp_path / "c"], SIZE).mel_window(0, 20)
     assert half.dtype == np.float32
     assert np.abs(half - audio.mel_window(mel, 20, 25)).max() <= 0.001
@@ -348,7 +348,7 @@ def test_reading_is_fast_enough_for_a_graphics_card(tmp_path):
     for clip in range(4):
         frames = [np.roll(noise, frame, 0) for frame in range(75)]
         mel, boxes = numbered_mel(clip, 75), np.zeros((75, 4))
-        dataset.write_clip(tmp_path / f"a/{clip}", frames, range(75), boxes, mel, np.zeros(48_000))
+        clip_folder.write_clip(tmp_path / f"a/{clip}", frames, range(75), boxes, mel, np.zeros(48_000))
     faces = dataset.FaceDataset(sorted((tmp_path / "a").iterdir()), 96)
     begun, samples = time.process_time(), 0
     while time.process_time() - begun < 0.5:

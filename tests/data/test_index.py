@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from helpers.clips import SIZE, numbered_mel, write
 
-from lipgan.data import dataset, filelists, index, tar_shards
-from lipgan.utils.errors import UserError
+from lipgan.data import clip_folder, dataset, filelists, index, tar_shards
+from lipgan.utils.cli import UserError
 from tools import pack_dataset
 
 LISTED = ("main/a/1", "main/a/2", "main/b/1", "pretrain/p/1")
@@ -20,7 +20,7 @@ def root(tmp_path, monkeypatch):
     monkeypatch.setattr(index, "UNSURE_S", 0.0)
     for number, name in enumerate(LISTED):
         write(tmp_path / "data", name, number, num_frames=40 if number < 3 else 5)
-    dataset.write_settings(tmp_path / "data", {"img_size": SIZE})
+    clip_folder.write_settings(tmp_path / "data", {"img_size": SIZE})
     return tmp_path / "data"
 
 
@@ -128,7 +128,7 @@ def test_a_packed_folder_gives_the_same_samples_in_the_same_order(root, tmp_path
     reads.clear()
     (from_tree, skipped), (from_tar, skipped_too) = samples(root), samples(packed)
     assert same(from_tree, from_tar) and skipped == skipped_too and reads == [*LISTED]  # of the tree: tar's were known
-    assert dataset.read_settings(packed) == {"img_size": SIZE}
+    assert clip_folder.read_settings(packed) == {"img_size": SIZE}
     assert [path.relative_to(packed) for path in filelists.find_clips(packed, "val", tmp_path)[0]] == [
         path.relative_to(root) for path in filelists.find_clips(root, "val", tmp_path)[0]
     ]

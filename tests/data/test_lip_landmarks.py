@@ -7,9 +7,8 @@ from helpers.toys import write_data
 from lipgan.data import lip_landmarks
 from lipgan.data.dataset import FaceDataset
 from lipgan.data.index import open_index
-from lipgan.data.lip_landmarks import read_lips
-from lipgan.data.lips import LipLandmarks
-from lipgan.utils.errors import UserError
+from lipgan.data.lip_landmarks import LipLandmarks, read_lips
+from lipgan.utils.cli import UserError
 from tools import pack_dataset
 
 

@@ -12,9 +12,11 @@ import pytest
 import evaluate
 from discriminator import build_discriminator
 from generator import build_generator
-from lipgan.data.dataset import FaceDataset, write_clip
-from lipgan.evaluation.scoring import COPIED, GENERATED, MEAN, OTHER, OTHER_MOUTH, OWN, ROWS, TRUTH, score_clips, table
-from lipgan.faces.faces import crop
+from lipgan.data.clip_folder import write_clip
+from lipgan.data.dataset import FaceDataset
+from lipgan.evaluation.report import table
+from lipgan.evaluation.scoring import COPIED, GENERATED, MEAN, OTHER, OTHER_MOUTH, OWN, ROWS, TRUTH, score_clips
+from lipgan.faces.crop import crop
 from lipgan.media import video
 from lipgan.models.checkpoint import save_discriminator, save_generator
 

@@ -4,10 +4,11 @@ import cv2
 import numpy as np
 import pytest
 
-from lipgan.faces import faces, tracker
-from lipgan.faces.faces import FaceDetector, crop, final_box, generator_input, overlap
+from lipgan.faces import tracker
+from lipgan.faces.crop import crop, generator_input
+from lipgan.faces.detector import FaceDetector, final_box, model_file, overlap
 from lipgan.faces.tracker import find_boxes, follow_face
-from lipgan.utils.errors import UserError
+from lipgan.utils.cli import UserError
 
 
 def shifted(picture, x, y=0, scale=1.0):
@@ -124,7 +125,7 @@ def test_the_generator_sees_the_reference_whole_and_the_target_without_its_lower
 
 def test_a_packed_detector_file_is_taken_and_a_wrong_one_refused_in_one_line(tmp_path):
     packed = tmp_path / "mmod_human_face_detector.dat.bz2"
-    packed.write_bytes(bz2.compress(faces.model_file("mmod_human_face_detector.dat").read_bytes(), 1))
+    packed.write_bytes(bz2.compress(model_file("mmod_human_face_detector.dat").read_bytes(), 1))
     assert FaceDetector("cnn", packed).kind == "cnn"
     text = tmp_path / "wrong.dat"
     text.write_text("no detector")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from lipgan.faces import mmod_openvino
-from lipgan.faces.faces import FaceDetector, model_file, overlap
-from lipgan.utils.errors import UserError
+from lipgan.faces.detector import FaceDetector, model_file, overlap
+from lipgan.utils.cli import UserError
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
-from lipgan.faces.faces import FaceDetector, overlap
+from lipgan.faces.detector import FaceDetector, overlap
 from lipgan.faces.selection import FaceChoice, draw_faces, list_faces
 from lipgan.faces.tracker import find_boxes
-from lipgan.utils.errors import UserError
+from lipgan.utils.cli import UserError
 
 ASTRONAUT = cv2.imread(str(pathlib.Path(__file__).parents[2] / "examples" / "astronaut.jpg"))[0:256, 96:352]
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from audio_hparams import hparams
-from lipgan.data import dataset
+from lipgan.data import clip_folder
 
 SIZE = 32  # small pictures: nothing in here depends on it
 
@@ -29,5 +29,5 @@ def write(root, name, clip=0, num_frames=40, frames=None):
     crops = (picture(clip, frame) for frame in frames)
     boxes = np.array([(frame, frame + 9, 2, 11) for frame in frames]).reshape(-1, 4)
     wav = np.sin(np.arange(num_frames * 640) / 9).astype("float32") / 2
-    dataset.write_clip(root / name, crops, frames, boxes, numbered_mel(clip, num_frames), wav)
+    clip_folder.write_clip(root / name, crops, frames, boxes, numbered_mel(clip, num_frames), wav)
     return root / name

@@ -59,7 +59,7 @@ def toy_discriminator(img_size=96, width=1.0):
 
 def write_data(root):
     """Three clips of noise in folders, with lists of two for training and one for validation."""
-    from lipgan.data.dataset import write_clip
+    from lipgan.data.clip_folder import write_clip
 
     rng = np.random.default_rng(0)
     for number in range(3):
@@ -109,7 +109,7 @@ def start(script, *options, backend, simulated_devices=1, **environment):
 
 def stats(logdir):
     """The lines of a run's stats.jsonl, without their times."""
-    from lipgan.training.state import STATS_NAME, read_stats
+    from lipgan.training.config import STATS_NAME, read_stats
 
     return [
         {name: value for name, value in row.items() if name != "epoch_s"} for row in read_stats(logdir / STATS_NAME)
@@ -142,9 +142,9 @@ def signals_itself(callback, number, name):
 def main(script, runs):
     """Run a script once for each list of options, on toy networks and simulated devices; returns the last status."""
     sys.path.insert(0, str(ROOT))
-    from lipgan.training import options
+    from lipgan.models.backend import import_keras
 
-    options.import_keras()
+    import_keras()
     number = int(os.environ["SIMULATED_DEVICES"])
     if os.environ["KERAS_BACKEND"] == "jax":
         import jax

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lipgan.faces.faces import crop
+from lipgan.faces.crop import crop
 from lipgan.faces.tracker import find_boxes
 from lipgan.inference.blend import JAW, frame_mask, paste_back, paste_mask
 

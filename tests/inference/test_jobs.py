@@ -9,7 +9,7 @@ import batch_inference
 from lipgan.inference.jobs import read_jobs
 from lipgan.media.video import probe
 from lipgan.models import checkpoint
-from lipgan.utils.errors import UserError
+from lipgan.utils.cli import UserError
 
 
 def test_a_line_becomes_options(tmp_path):

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from audio_hparams import hparams
-from lipgan.faces import faces, tracker
+from lipgan.faces import detector, tracker
 from lipgan.inference import pipeline
+from lipgan.inference.frame_cache import FrameStore
 from lipgan.inference.pipeline import lipsync, lipsync_frames, prepare
 from lipgan.media import video
 from lipgan.media.audio import load_wav
-from lipgan.utils.errors import UserError
-from lipgan.utils.stream import FrameStore
+from lipgan.utils.cli import UserError
 
 RATES = (24, 25, Fraction(30000, 1001), 30, 50, 60)
 BOX = (8, 56, 8, 56)
@@ -27,12 +27,12 @@ def loudness(faces, mels):
     """A generator whose picture is as bright as the middle of the window is loud."""
     middle = mels[:, :, hparams.mel_window // 2, 0].mean(axis=1)
     level = np.clip((middle + 4) / 5, 0, 1)[:, None, None, None]
-    return np.broadcast_to(level, (*faces.shape[:3], 3)).astype(np.float32)
+    return np.broadcast_to(level, (*detector.shape[:3], 3)).astype(np.float32)
 
 
 def white(faces, mels):
     """A generator whose picture cannot be mistaken for the source's."""
-    return np.ones((*faces.shape[:3], 3), np.float32)
+    return np.ones((*detector.shape[:3], 3), np.float32)
 
 
 def write_wav(path, samples):
@@ -208,8 +208,8 @@ def test_the_generator_is_always_fed_batches_of_one_size(tmp_path):
     sizes = set()
 
     def generator(faces, mels):
-        sizes.add((faces.shape, faces.dtype, mels.shape, mels.dtype))
-        return loudness(faces, mels)
+        sizes.add((detector.shape, detector.dtype, mels.shape, mels.dtype))
+        return loudness(detector, mels)
 
     sound = tone(tmp_path / "tone.wav", 0.44)
     face = moving(tmp_path / "face.mp4", 11)
@@ -279,7 +279,7 @@ def test_a_failing_generator_leaves_no_file_and_no_thread_behind(tmp_path, kind)
         calls.append(1)
         if len(calls) == 3:
             raise ZeroDivisionError("on purpose")
-        return loudness(faces, mels)
+        return loudness(detector, mels)
 
     before = set(tmp_path.iterdir())
     with pytest.raises(ZeroDivisionError):
@@ -348,7 +348,7 @@ def test_the_paste_is_given_the_landmarks_that_the_search_has_found(tmp_path, as
 
 def test_gaps_of_up_to_five_frames_without_a_face_are_bridged_and_longer_ones_are_not():
     square, points = np.array([10.0, 50, 10, 50]), np.zeros((68, 2), np.float32)
-    found = [faces.Face(square + n, points + n) if n in (0, 6, 13, 14, 16) else None for n in range(20)]
+    found = [detector.Face(square + n, points + n) if n in (0, 6, 13, 14, 16) else None for n in range(20)]
     bridged = tracker._bridged(found, [0, 15], 5)
     assert [s is not None for s in bridged] == [n <= 6 or n in (13, 14, 16) for n in range(20)]
     np.testing.assert_allclose(bridged[3].square, square + 3)

@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 from helpers.sounds import write_wav
 
-from lipgan.data.lips import LipLandmarks
-from lipgan.faces.faces import EYES, FAMILIAR_TILT, crop, turned, turned_points
+from lipgan.data.lip_landmarks import LipLandmarks
+from lipgan.faces.crop import FAMILIAR_TILT, crop, rotate, rotate_points
+from lipgan.faces.landmarks import EYES
 from lipgan.faces.tracker import Track, follow_face
 from lipgan.inference import reference
 from lipgan.inference.pipeline import lipsync_frames, prepare
-from lipgan.inference.reference import chosen_frames, fit_mouth, in_crop, usual_frame
+from lipgan.inference.reference import chosen_frames, fit_mouth, to_crop_coords, usual_frame
 from lipgan.media import video
 
 
@@ -52,7 +53,7 @@ def test_a_far_reference_is_the_first_frame_or_for_its_neighbours_the_last():
 
 def test_the_fitted_mouth_moves_with_the_head_and_takes_its_colour(astronaut, hog):
     track = follow_face([astronaut], 25, hog)
-    points, own = in_crop(track.points[0], track.boxes[0]), crop(astronaut, track.boxes[0], 96)
+    points, own = to_crop_coords(track.points[0], track.boxes[0]), crop(astronaut, track.boxes[0], 96)
     to = np.array([[1.05, 0.06, -5.0], [-0.06, 1.05, 1.0]])
     moved = cv2.warpAffine(own, to, (96, 96), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
     moved = cv2.add(moved, (10.0, 20.0, -15.0, 0.0))
@@ -114,7 +115,7 @@ def test_a_tilted_head_is_upright_for_the_generator_and_tilted_again_in_the_resu
 
     cv2.imwrite(str(tmp_path / "face.png"), tilted(astronaut, degrees))
     clip = prepare(tmp_path / "face.png", write_wav(tmp_path / "sound.wav", 0.04), detector=hog)
-    assert (clip.strange_tilt(0) == 0) == upright
+    assert (clip.excess_roll(0) == 0) == upright
     frame, _ = next(iter(lipsync_frames(clip, repeat, batch_size=1)))
     assert np.abs(frame.astype(int) - clip.still).mean() < 1  # what comes back lies where it was
     face = (shown[0][..., :3] * 255).astype("uint8")
@@ -124,7 +125,7 @@ def test_a_tilted_head_is_upright_for_the_generator_and_tilted_again_in_the_resu
 
 def test_landmarks_turn_with_their_crop(astronaut, hog):
     track = follow_face([astronaut], 25, hog)
-    points, own = in_crop(track.points[0], track.boxes[0]), crop(astronaut, track.boxes[0], 96)
-    moved = turned_points(points, 15)
-    assert np.linalg.norm(LipLandmarks().face(turned(own, 15)) - moved, axis=1).mean() < 0.03
-    np.testing.assert_allclose(turned_points(moved, -15), points, atol=1e-5)
+    points, own = to_crop_coords(track.points[0], track.boxes[0]), crop(astronaut, track.boxes[0], 96)
+    moved = rotate_points(points, 15)
+    assert np.linalg.norm(LipLandmarks().face(rotate(own, 15)) - moved, axis=1).mean() < 0.03
+    np.testing.assert_allclose(rotate_points(moved, -15), points, atol=1e-5)

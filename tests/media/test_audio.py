@@ -11,7 +11,8 @@ import pytest
 
 from audio_hparams import hparams
 from lipgan.media import audio
-from lipgan.utils.errors import UserError
+from lipgan.media.container import picture_stream
+from lipgan.utils.cli import UserError
 
 CLICK_S = 0.6
 
@@ -179,7 +180,7 @@ def test_the_cover_of_a_song_is_no_picture_to_wait_for(tmp_path):
     write_sound(tmp_path / "x.mp3", click(44_100), "libmp3lame", 44_100, cover=True)
     with av.open(str(tmp_path / "x.mp3")) as container:
         assert container.streams.video
-        assert audio.picture_stream(container) is None
+        assert picture_stream(container) is None
     assert abs(loud_at(audio.load_wav(tmp_path / "x.mp3")) - CLICK_S) < 0.002
 
 

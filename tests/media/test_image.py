@@ -15,7 +15,7 @@ from helpers.sounds import write_wav
 
 from lipgan.media import audio, video, webp
 from lipgan.media.image import read_picture
-from lipgan.utils.errors import UserError
+from lipgan.utils.cli import UserError
 
 EXIF_6 = b"MM\0*\0\0\0\x08\0\x01" + struct.pack(">HHIHHI", 0x0112, 3, 1, 6, 0, 0)  # turn it clockwise
 

@@ -11,7 +11,7 @@ import pytest
 from helpers.quadrants import corners, quadrants
 
 from lipgan.media import audio, video
-from lipgan.utils.errors import UserError
+from lipgan.utils.cli import UserError
 
 RATES = [Fraction(24), Fraction(25), Fraction(30000, 1001), Fraction(30), Fraction(50), Fraction(60)]
 CODECS = {  # container: picture, sound, Hz

@@ -8,7 +8,7 @@ import pytest
 from test_video import RATES, flash_and_click, write_flash, write_wav
 
 from lipgan.media import audio, video
-from lipgan.utils.errors import UserError
+from lipgan.utils.cli import UserError
 
 
 @pytest.mark.parametrize("fps", RATES, ids=str)

@@ -12,7 +12,7 @@ from audio_hparams import hparams
 from discriminator import build_discriminator
 from generator import build_generator, scaled
 from lipgan.models.checkpoint import load_discriminator, load_generator, save_discriminator, save_generator
-from lipgan.utils.errors import UserError
+from lipgan.utils.cli import UserError
 
 WIDTH = 1 / 8
 INFO = {"width": WIDTH, "detector": "cnn", "pads": [0, 0, 0, 0], "sync_offset_ms": 40, "step": 7}

@@ -8,7 +8,7 @@ import pytest
 from discriminator import SampleNormalization, UnitLength, build_discriminator, embeddings
 from generator import IMG_SIZES, MEETING, build_generator, scaled
 from lipgan.models.warp import EXPERT, informed, listener, painter, warp, warp_cubic
-from lipgan.utils.errors import UserError
+from lipgan.utils.cli import UserError
 
 WIDTH = 1 / 8
 

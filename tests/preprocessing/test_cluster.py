@@ -15,7 +15,7 @@ import preprocess
 from lipgan.preprocessing import run_log
 from lipgan.preprocessing.video_list import shard_of
 from lipgan.utils import parallel
-from lipgan.utils.errors import UserError
+from lipgan.utils.cli import UserError
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ import preprocess
 from audio_hparams import hparams
 from lipgan.data import dataset, filelists
 from lipgan.utils import parallel
-from lipgan.utils.errors import UserError
+from lipgan.utils.cli import UserError
 
 DATA = pathlib.Path(os.environ.get("LIPGAN_DATA", ROOT.parent / "shared" / "data"))
 

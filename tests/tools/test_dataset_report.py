@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from helpers.clips import SIZE, numbered_mel, picture, write
 
-from lipgan.data import dataset, filelists
+from lipgan.data import clip_folder, dataset, filelists
 from lipgan.evaluation import sync_offset
 from tools import dataset_report
 
@@ -27,7 +27,7 @@ def late(root, name, lag, num_frames=50):
     mel = np.maximum(numbered_mel(0, num_frames) - round(3.2 * lag), 0)
     boxes = np.tile((0, 60, 10, 70), (num_frames, 1))
     wav = np.full(num_frames * 640, 0.1, "float32")
-    dataset.write_clip(root / name, frames, range(num_frames), boxes, mel, wav)
+    clip_folder.write_clip(root / name, frames, range(num_frames), boxes, mel, wav)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from test_preprocess import touch
 
 from lipgan.data import dataset, filelists, index
 from lipgan.preprocessing import video_list
-from lipgan.utils.errors import UserError
+from lipgan.utils.cli import UserError
 from tools import make_filelists
 
 

@@ -10,9 +10,9 @@ import pytest
 from helpers import toys
 
 from lipgan.data.dataset import FaceDataset
+from lipgan.training.config import STATE_NAME, read_state
 from lipgan.training.devices import check_batch_size
-from lipgan.training.state import STATE_NAME, read_state
-from lipgan.utils.errors import UserError
+from lipgan.utils.cli import UserError
 
 BACKENDS = [
     name if importlib.util.find_spec(name) else pytest.param(name, marks=pytest.mark.skip(f"{name} is not installed"))

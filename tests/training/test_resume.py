@@ -18,13 +18,13 @@ import train
 import train_unet
 from lipgan.data.dataset import FaceDataset
 from lipgan.training import loop
+from lipgan.training.callbacks import Checkpoints, LossWatch
+from lipgan.training.config import RECIPES, STATE_ATTRIBUTE, STATE_NAME, read_state
 from lipgan.training.devices import Placement, find
 from lipgan.training.loader import Feed
 from lipgan.training.losses import TrainingStep
 from lipgan.training.optimizer import UsersNetworks, build_optimizer, learning_rate
-from lipgan.training.options import RECIPES
-from lipgan.training.run_dir import Checkpoints, LossWatch, open_folder, write_record
-from lipgan.training.state import STATE_ATTRIBUTE, STATE_NAME, read_state
+from lipgan.training.run_dir import open_folder, write_record
 from tools import plot
 
 AVERAGED = ("--ema", "0.9", "--accumulate", "2", "--warmup_steps", "3", "--lr_decay_steps", "20")

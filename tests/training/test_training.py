@@ -10,12 +10,13 @@ import train_unet
 from audio_hparams import hparams
 from discriminator import build_discriminator
 from generator import MEETING, build_generator
-from lipgan.data.dataset import FaceDataset, write_clip
+from lipgan.data.clip_folder import write_clip
+from lipgan.data.dataset import FaceDataset
 from lipgan.data.index import open_index
 from lipgan.data.lip_landmarks import read_lips
 from lipgan.training import lip_expert
 from lipgan.training.loader import as_bytes, as_inputs
-from lipgan.training.losses import TrainingStep, in_sync_loss, out_of_sync_loss, settle_statistics
+from lipgan.training.losses import MouthLoss, TrainingStep, in_sync_loss, out_of_sync_loss, settle_statistics
 
 TINY = 0.02  # every layer has its least number of filters, 8
 
@@ -97,7 +98,7 @@ def test_gradients_equal_those_of_two_separate_tapes():
 def test_the_mouth_expert_is_used_but_never_trained():
     keras.utils.set_random_seed(2)
     expert = lip_expert.build_expert(96)
-    step = TrainingStep(build_generator("basic", width=TINY), None, mouth=lip_expert.MouthLoss(expert, 96, 1.0, 0.1))
+    step = TrainingStep(build_generator("basic", width=TINY), None, mouth=MouthLoss(expert, 96, 1.0, 0.1))
     step.compile(optimizer=keras.optimizers.Adam(1e-3))
     before = [keras.ops.convert_to_numpy(v).copy() for v in expert.variables]
     x, y = random_batch(np.random.default_rng(2), 4)

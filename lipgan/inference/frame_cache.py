@@ -1,64 +1,10 @@
-"""Work that goes on ahead of who waits for it, in threads; and frames kept on disk until they come again."""
+"""Frames kept losslessly on disk until they are shown again."""
 
-import contextlib
 import os
-import queue
 import tempfile
-import threading
-import time
 from fractions import Fraction
 
 import av
-
-
-def ahead(items, size):
-    """Yield what `items` yields, while a thread works up to `size` items ahead. Its errors are raised here.
-
-    Closing this generator (or its end, or an error) ends the thread and closes `items`.
-    """
-    waiting, stop = queue.Queue(size), threading.Event()
-
-    def put(*entry):
-        while not stop.is_set():
-            with contextlib.suppress(queue.Full):
-                return waiting.put(entry, timeout=0.1)
-
-    def work():
-        try:
-            for item in items:
-                put(item, None)
-                if stop.is_set():
-                    break
-            put(None, StopIteration)
-        except BaseException as e:  # whatever it is, it belongs to who reads
-            put(None, e)
-        finally:
-            if hasattr(items, "close"):
-                items.close()
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    try:
-        while True:
-            item, end = waiting.get()
-            if end is StopIteration:
-                return
-            if end is not None:
-                raise end
-            yield item
-    finally:
-        stop.set()
-        thread.join()
-
-
-@contextlib.contextmanager
-def timed(seconds, phase):
-    """Add the time that the block takes to seconds[phase]. A phase belongs to one thread."""
-    start = time.perf_counter()
-    try:
-        yield
-    finally:
-        seconds[phase] = seconds.get(phase, 0.0) + time.perf_counter() - start
 
 
 class FrameStore:

@@ -1,13 +1,10 @@
 """How the scripts fail: one line for the user's mistakes, and never a half-written file."""
 
-import contextlib
+import argparse
 import errno
 import functools
-import os
 import pathlib
-import shutil
 import sys
-import tempfile
 
 
 class UserError(Exception):
@@ -46,33 +43,25 @@ def one_line(text):
     return str(text).replace("\r", "\\r").replace("\n", "\\n")
 
 
-@contextlib.contextmanager
-def whole_file(path):
-    """Yield a temporary path beside `path`, renamed to it when the block ends well, removed when not."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=".tmp_", suffix="".join(path.suffixes[-2:])[-20:], dir=path.parent)
-    os.close(handle)
-    temporary = pathlib.Path(temporary)
-    try:
-        yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp gives 0600
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def positive_int(text):
+    """An argparse type: a whole number over 0."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not over 0")
+    return value
 
 
-@contextlib.contextmanager
-def whole_folder(path):
-    """Yield a temporary folder beside `path`, renamed to it when the block ends well, removed when not."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".tmp_{path.name}.", dir=path.parent))
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        temporary.replace(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+def positive_float(text):
+    """An argparse type: a number over 0."""
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"{text} is not over 0")
+    return value
+
+
+def share(text):
+    """An argparse type: a number from 0 to under 1."""
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to under 1")
+    return value

@@ -1,20 +1,16 @@
-"""Options that several scripts share, and the choice of backend: all that is settled before Keras is imported."""
+"""Training options, recipes, and options restored from a training state. Imports no Keras."""
 
 import argparse
-import importlib.util
+import json
 import os
 import pathlib
-import subprocess
-import sys
-import types
+
+import h5py
 
 from lipgan.models.metadata import KINDS
 from lipgan.training.machines import ALONE, Machines, from_slurm
-from lipgan.utils.errors import UserError
+from lipgan.utils.cli import UserError, positive_float, positive_int, share
 
-VERSION = "0.4"  # of the program; videos tell it
-BACKENDS = ("tensorflow", "jax", "openvino")
-PRECISIONS = ("auto", "float32", "bfloat16")  # of inference
 # Defaults of training's options: the paper's, and those of the rotation in docs/experiments.md.
 RECIPES = {
     "reference": {},
@@ -28,96 +24,6 @@ RECIPES = {
         "augment": True,
     },
 }
-
-
-def positive_int(text):
-    """An argparse type: a whole number over 0."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not over 0")
-    return value
-
-
-def positive_float(text):
-    """An argparse type: a number over 0."""
-    value = float(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"{text} is not over 0")
-    return value
-
-
-def share(text):
-    """An argparse type: a number from 0 to under 1."""
-    value = float(text)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not from 0 to under 1")
-    return value
-
-
-def has_gpu():
-    """Whether the machine shows an NVIDIA device. Imports nothing."""
-    return any(pathlib.Path("/dev").glob("nvidia[0-9]*")) or pathlib.Path("/dev/dxg").exists()
-
-
-def has_bfloat16(kind="CPU"):
-    """Whether a device of this kind multiplies bfloat16 numbers itself: GPUs from Ampere on, CPUs with AVX512-BF16 or
-    AMX, all TPUs."""
-    if kind == "TPU":
-        return True
-    if kind == "GPU":
-        query = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
-        try:
-            told = subprocess.run(query, capture_output=True, text=True, check=False, timeout=60).stdout.split()
-            return float(told[0]) >= 8.0
-        except (OSError, subprocess.TimeoutExpired, IndexError, ValueError):
-            return False
-    try:
-        flags = pathlib.Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
-
-
-def set_backend(wanted, default):
-    """Fix Keras' backend before its first import: `wanted`, or KERAS_BACKEND, or `default`. Returns its name.
-
-    In place of TensorFlow as the default, JAX is taken where only that is installed.
-
-    Where Keras is imported already its backend stays, and a line says so.
-    """
-    if "keras" in sys.modules:
-        current = sys.modules["keras"].backend.backend()
-        if wanted and wanted != current:
-            print(f"warning: Keras already runs on {current}; --backend {wanted} is ignored", file=sys.stderr)
-        return current
-    if default == "tensorflow" and importlib.util.find_spec("tensorflow") is None and importlib.util.find_spec("jax"):
-        default = "jax"
-    backend = wanted or os.environ.get("KERAS_BACKEND") or default
-    if backend not in BACKENDS or importlib.util.find_spec(backend) is None:
-        raise UserError(
-            f"--backend {backend} is not installed; pip install {backend}, or choose of {', '.join(BACKENDS)}"
-        )
-    os.environ["KERAS_BACKEND"] = backend
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    return backend
-
-
-def import_keras():
-    """Import Keras for inference, the first time without packages that it only draws, wraps and windows with.
-
-    Those (matplotlib, scikit-learn, and on OpenVINO scipy.signal) take four fifths of its start-up: 2.6 of 3.2 s of CPU
-    time. Whoever needs them later imports them as ever.
-    """
-    hidden = {"matplotlib": None, "sklearn": None}  # Keras does without either
-    if os.environ.get("KERAS_BACKEND") == "openvino":
-        hidden["scipy.signal"] = types.ModuleType("scipy.signal")  # scipy finds the real one when it is asked for
-    hidden = {name: module for name, module in hidden.items() if name not in sys.modules and "keras" not in sys.modules}
-    sys.modules.update(hidden)
-    try:
-        import keras  # noqa: F401
-    finally:
-        for name in hidden:
-            del sys.modules[name]
 
 
 def find_machines(coordinator, num_processes, process_id) -> Machines:
@@ -228,3 +134,55 @@ def _add_mouth_args(add):
         default=0,
         help="batches in which the audio encoder first learns lips alone (default: 0)",
     )
+
+
+STATE_NAME = "state.weights.h5"
+STATS_NAME = "stats.jsonl"
+STATE_ATTRIBUTE = "lipgan_state"  # of the HDF5 file: JSON with epoch, batch, options, and what the networks are
+# Options that a resumed run does not take over.
+OF_THE_MACHINE = (
+    "resume",
+    "resume_gen",
+    "resume_disc",
+    "n_gpu",
+    "workers",
+    "coordinator",
+    "num_processes",
+    "process_id",
+)
+
+
+def read_state(path):
+    """What a training state says of itself, or None where the file is not one. Raises UserError where there is none."""
+    path = pathlib.Path(path)
+    if path.is_dir():
+        path /= STATE_NAME
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; give a {STATE_NAME}, a .weights.h5 or a legacy .h5 file")
+    if not h5py.is_hdf5(path):
+        raise UserError(f"{path} is no HDF5 file; give a {STATE_NAME}, a .weights.h5 or a legacy .h5 file")
+    with h5py.File(path) as file:
+        state = file.attrs.get(STATE_ATTRIBUTE)
+    return json.loads(state) | {"path": path} if state else None
+
+
+def read_stats(path):
+    """The rows of a run's stats.jsonl: [{name: value}, ...]."""
+    # The last line of a run that is being written, or that was killed, may be half.
+    lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def parse_with_state(parser, argv):
+    """Parse the options of train_unet.py or train.py.
+
+    What is not given is as the --recipe says, or rather as it was in --resume's run.
+    """
+    parser.set_defaults(**RECIPES[parser.parse_args(argv).recipe])
+    args = parser.parse_args(argv)
+    state = read_state(args.resume) if args.resume else None
+    if not state:
+        return args
+    of_the_run = {k: v for k, v in state.get("options", {}).items() if k in vars(args) and k not in OF_THE_MACHINE}
+    parser.set_defaults(**of_the_run)
+    return parser.parse_args(argv)

@@ -6,7 +6,7 @@ import os
 from lipgan.media import video
 from lipgan.media.audio import read_blocks
 from lipgan.media.image import read_picture
-from lipgan.utils.errors import UserError
+from lipgan.utils.cli import UserError
 
 LONGEST_NAME = 255  # bytes, on nearly every file system
 RANGES = {

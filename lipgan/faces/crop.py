@@ -1,0 +1,67 @@
+"""Face crops: cut from a frame, rotated upright, and stacked into the generator's input."""
+
+import cv2
+import numpy as np
+
+from lipgan.faces.landmarks import EYES
+
+FAMILIAR_TILT = 5.0  # degrees to the side: GRID's heads, from which our networks learn, are hardly tilted by more
+
+
+def crop(frame, box, img_size):
+    """The box's content resized to (img_size, img_size, 3) uint8; past the picture's edge the edge is repeated."""
+    top, bottom, left, right = (int(v) for v in box)
+    height, width = frame.shape[:2]
+    inside = frame[max(0, top) : max(0, bottom), max(0, left) : max(0, right)]
+    if min(bottom - top, right - left) < 1 or not inside.size:
+        raise ValueError(f"box {top} {bottom} {left} {right} lies outside of the picture {height} x {width}")
+    edges = (max(0, -top), max(0, bottom - height), max(0, -left), max(0, right - width))
+    if any(edges):
+        inside = cv2.copyMakeBorder(inside, *edges, cv2.BORDER_REPLICATE)
+    shrinks = img_size < max(inside.shape[:2])
+    return cv2.resize(inside, (img_size, img_size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+
+
+def to_crop_coords(points, boxes):
+    """Landmarks (..., K, 2) in a frame's pixels as parts of the crop of their box (..., 4): float32."""
+    top, bottom, left, right = np.moveaxis(np.asarray(boxes, np.float32), -1, 0)
+    start, side = np.stack([left, top], -1), np.stack([right - left, bottom - top], -1)
+    return ((points - start[..., None, :]) / side[..., None, :]).astype(np.float32)
+
+
+def excess_roll(points):
+    """By how many degrees a face is tilted clockwise past FAMILIAR_TILT: dlib's landmarks (..., 68, 2) -> (...)."""
+    across = points[..., EYES[1], :].mean(-2) - points[..., EYES[0], :].mean(-2)
+    tilt = np.degrees(np.arctan2(across[..., 1], across[..., 0]))
+    return tilt - np.clip(tilt, -FAMILIAR_TILT, FAMILIAR_TILT)
+
+
+def rotate(crop, degrees):
+    """The crop (S, S, 3) uint8 turned anticlockwise about its middle; its edges are repeated."""
+    if not degrees:
+        return crop
+    middle = (crop.shape[0] - 1) / 2
+    to = cv2.getRotationMatrix2D((middle, middle), float(degrees), 1)
+    how = {"flags": cv2.INTER_CUBIC, "borderMode": cv2.BORDER_REPLICATE}
+    return cv2.warpAffine(crop, to, crop.shape[1::-1], **how)
+
+
+def rotate_points(points, degrees):
+    """Landmarks (68, 2), in parts of a crop's side, where `rotate` moves them."""
+    to = cv2.getRotationMatrix2D((0.5, 0.5), float(degrees), 1)
+    return (points @ to[:, :2].T + to[:, 2]).astype(np.float32)
+
+
+def generator_input(reference, pose):
+    """The generator's six channels: the reference crop, and the target frame's crop with its lower half black.
+
+    reference, pose: (..., S, S, 3) BGR uint8. Returns (..., S, S, 6) float32 in [0, 1].
+    """
+    return generator_input_uint8(reference, pose).astype(np.float32) / np.float32(255)
+
+
+def generator_input_uint8(reference, pose):
+    """As `generator_input`, but (..., S, S, 6) uint8 in [0, 255], for a network's own device to scale."""
+    six = np.concatenate([reference, pose], axis=-1)
+    six[..., six.shape[-2] // 2 :, :, 3:] = 0
+    return six

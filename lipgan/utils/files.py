@@ -1,0 +1,81 @@
+"""Files: atomic writes, CSV rows, and package versions."""
+
+import contextlib
+import csv
+import importlib.metadata
+import os
+import pathlib
+import platform
+import shutil
+import tempfile
+
+from lipgan.utils.cli import UserError
+
+
+@contextlib.contextmanager
+def atomic_write(path):
+    """Yield a temporary path beside `path`, renamed to it when the block ends well, removed when not."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=".tmp_", suffix="".join(path.suffixes[-2:])[-20:], dir=path.parent)
+    os.close(handle)
+    temporary = pathlib.Path(temporary)
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp gives 0600
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_dir(path):
+    """Yield a temporary folder beside `path`, renamed to it when the block ends well, removed when not."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".tmp_{path.name}.", dir=path.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read_rows(path, option, wanted):
+    """The lines of a CSV file with a header, as dicts of text by column, without the blank ones. Raises UserError.
+
+    option: the one that named the file. wanted: the columns that must be there, others may.
+    """
+    columns = " and ".join(wanted)
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            header = file.readline()
+            delimiter = ";" if ";" in header and "," not in header else ","  # as some spreadsheets write it
+            file.seek(0)
+            rows = list(csv.DictReader(file, skipinitialspace=True, delimiter=delimiter))
+    except FileNotFoundError:
+        raise UserError(f"--{option} {path} does not exist; give a CSV file with the columns {columns}") from None
+    except (UnicodeDecodeError, csv.Error, IsADirectoryError) as e:
+        raise UserError(f"--{option} {path} is not a CSV file ({e}); give one with the columns {columns}") from None
+    rows = [row for row in rows if any(row.values())]
+    if not rows:
+        raise UserError(f"--{option} {path} has no line under its header; give a line for each video")
+    if missing := [name for name in wanted if name not in rows[0]]:
+        raise UserError(f"--{option} {path} lacks the column {' and '.join(missing)} in its first line")
+    for number, row in enumerate(rows, 1):
+        if None in row:  # more cells than the header
+            why = "more cells than columns; put names with commas into quotes"
+            raise UserError(f"--{option} {path}, video {number}: {why}")
+    return rows
+
+
+def versions(packages):
+    """Python's version and those of the packages that are installed, by name."""
+    found = {"python": platform.python_version()}
+    for package in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
