@@ -10,6 +10,7 @@ from lipgan.data.tar_shards import shard_files
 from lipgan.utils.cli import UserError
 
 SPLITS = ("train", "pretrain", "val", "test")
+DEFAULT_FOLDER = pathlib.Path("filelists")
 
 
 def read_filelist(path, subsets=False) -> list[str]:

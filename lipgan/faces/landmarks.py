@@ -3,6 +3,7 @@
 RIGID = slice(17, 48)  # of dlib's 68 landmarks: brows, nose and eyes, which do not move with the mouth
 EYES, LIPS = (slice(36, 42), slice(42, 48)), slice(48, 68)
 MIRRORED = [6, 5, 4, 3, 2, 1, 0, 11, 10, 9, 8, 7, 16, 15, 14, 13, 12, 19, 18, 17]  # which of them is which in a mirror
+NUM_LANDMARKS = 68
 NUM_LIPS = 20  # dlib's landmarks 48 to 67: 12 of the outer lips, 8 of the inner ones
 
 

@@ -1,6 +1,7 @@
 """Media containers: open a file, find its streams, decode them, and read their clocks."""
 
 import contextlib
+import dataclasses
 import itertools
 import os
 import pathlib
@@ -52,21 +53,36 @@ def read_packets(container, stream) -> Iterator:
         yield from (packet for packet in container.demux(stream) if packet.size)
 
 
-def decode_stream(container, stream) -> Iterator:
+@dataclasses.dataclass
+class DecodeCounts:
+    """How many frames `decode_stream` gave, and how many decoding errors there were; it counts while it is read."""
+
+    num_frames: int = 0
+    num_damaged: int = 0  # frames marked as corrupt, and packets that cannot be decoded
+
+
+def decode_stream(container, stream, counts: DecodeCounts | None = None) -> Iterator:
     """Decode one stream frame by frame; what is damaged is skipped. UserError where there is no decoder for it."""
+    counts = counts or DecodeCounts()
     if stream.codec_context is None:
         raise UserError(f"{container.name}: its {stream.type} is of a kind that has no decoder here; convert it")
     stream.codec_context.thread_count = min(4, os.cpu_count() or 1)
     first_dts = shift = None
     for packet in itertools.chain(read_packets(container, stream), [None]):
         first_dts = packet.dts if packet and first_dts is None else first_dts
-        with contextlib.suppress(av.FFmpegError):
+        try:
             for frame in packet.decode() if packet else stream.decode(None):
+                counts.num_frames += 1
+                counts.num_damaged += frame.is_corrupt
                 frame.time_base = stream.time_base  # those a decoder gives at the end have none
                 if only_dts(container) and first_dts is not None:
                     shift = (frame.dts or 0) - first_dts if shift is None else shift
                     frame.pts = None if frame.dts is None else frame.dts - shift
                 yield frame
+        except av.EOFError:
+            continue
+        except av.FFmpegError:
+            counts.num_damaged += 1
 
 
 def only_dts(container) -> bool:

@@ -17,6 +17,7 @@ from av.video.reformatter import Interpolation
 from audio_hparams import hparams
 from lipgan.media import audio, webp
 from lipgan.media.container import (
+    DecodeCounts,
     check_file,
     decode_stream,
     frame_time,
@@ -114,11 +115,12 @@ def _probe_webp(path):
     return VideoInfo(width, height, fps, max(1, round(shown.sum() * fps)), float(shown.sum()), False, Colour())
 
 
-def read_frames(path, fps=None) -> Iterator[np.ndarray]:
+def read_frames(path, fps=None, counts: DecodeCounts | None = None) -> Iterator[np.ndarray]:
     """Stream a video's frames at a constant rate (`fps`, or what `probe` says): BGR uint8 (H, W, 3), upright.
 
     Frame k is the one nearest to k / fps seconds after the first frame. Where frames are damaged or missing, the one
-    before is held, so that the picture keeps its clock. A cut-off file ends early. UserError when no frame can be read.
+    before is held, so that the picture keeps its clock. A cut-off file ends early. counts: adds up decoded and damaged
+    frames while they are read. UserError when no frame can be read.
     """
     path = check_file(path)
     fps = as_rate(fps) if fps else probe(path).fps
@@ -127,7 +129,7 @@ def read_frames(path, fps=None) -> Iterator[np.ndarray]:
         return
     upright = shown = picture = None
     with _open_video(path) as (container, stream):
-        for frame in _at_rate(_timed(container, stream), fps):
+        for frame in _at_rate(_timed(container, stream, counts), fps):
             upright = upright or _Upright(stream, frame)
             picture = picture.copy() if frame is shown else upright(frame)
             shown = frame
@@ -154,12 +156,12 @@ def first_frames(path):
         return [_Upright(stream, frame)(frame) for frame in frames]
 
 
-def _timed(container, stream):
+def _timed(container, stream, counts=None):
     """Decode as (seconds since the first frame, seconds shown, av.VideoFrame), in order of time."""
     step_s = 1 / float(stream.average_rate or stream.guessed_rate or hparams.fps)
     longest_s = longest_jump(container)
     start_s = last_s = None
-    for frame in decode_stream(container, stream):
+    for frame in decode_stream(container, stream, counts):
         time_s = frame_time(frame)
         if time_s is None:
             time_s = 0.0 if last_s is None else last_s + step_s

@@ -1,6 +1,6 @@
-"""preprocess.json: what a preprocessed folder was made with, and what became of every clip; and who may write there.
+"""The run log of preprocessing: settings and results of every clip in preprocess.json, and locks on the folder.
 
-Several shards of one list (preprocess.py --shard) may be at work in a folder at once. Each keeps its own counts in
+Several shards of one list (preprocess.py --shard) may write to a folder at the same time. Each keeps its own results in
 .shards/, and preprocess.json holds their sums.
 """
 
@@ -8,89 +8,155 @@ import collections
 import contextlib
 import errno
 import json
+import pathlib
 import shutil
 import time
-import typing
 
+import filelock
 import numpy as np
 
 from audio_hparams import hparams
 from lipgan.data.clip_folder import read_settings, setting_differences, write_settings
+from lipgan.preprocessing.clip import ClipResult, Status
+from lipgan.preprocessing.video_list import Shard
 from lipgan.utils.cli import UserError
 from lipgan.utils.files import atomic_write, versions
 
-try:
-    import fcntl
-except ImportError:  # Windows has no such locks
-    fcntl = None
+PACKAGES = ("numpy", "opencv-python-headless", "dlib-bin", "av", "librosa")  # those that decide on crops and mels
+SHARDS_DIR, LOCK_NAME = ".shards", ".preprocess.lock"
+GATE_S = 10  # seconds that another shard may take to start
+NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP}  # errors of network file systems without locks
 
 
-PACKAGES = ("numpy", "opencv-python-headless", "dlib-bin", "av", "librosa")  # that decide what crops and mels are
-SHARDS = ".shards"  # folder of each shard's own counts and lock
-NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # what network file systems without them say
+class RunLog:
+    """The log of one run, or of one shard of a run, in a preprocessed folder.
 
+        log = RunLog(root, "train")
+        with log.lock(clip_names):
+            log.start({"img_size": 96})
+            ...
+            summary = log.finish(results, missing, num_existing)
 
-class Outcome(typing.NamedTuple):
-    """What became of a clip: an empty `reason` is a clip that was written."""
-
-    reason: str
-    num_frames: int = 0
-    num_crops: int = 0
-    num_damaged: int = 0  # frames that could not be decoded right
-    seconds: float = 0.0
-
-
-@contextlib.contextmanager
-def sole_owner(root, part=None, own=None):
-    """Hold `root` for this run alone, or a part of it, and remove what killed runs left half-written of its clips.
-
-    part: name of one of several parts that may be at work at once. own: the names of its clips (default: all).
-    Raises UserError when another run holds it.
+    root: the preprocessed folder, an absolute path. run_name: the file list's name, or "all".
     """
-    (root / SHARDS).mkdir(parents=True, exist_ok=True)
-    refusal = f"another preprocess.py is at work in {root}"
-    with contextlib.ExitStack() as stack:
+
+    def __init__(self, root: pathlib.Path, run_name: str, shard: Shard | None = None):
+        self.root, self.run_name, self.shard = root, run_name, shard
+        self._shards = root / SHARDS_DIR
+        self._part = f"{run_name}_{shard.number}_of_{shard.count}" if shard else None  # such as train_3_of_64
+        self._previous = {}
+
+    @contextlib.contextmanager
+    def lock(self, clip_names=()):
+        """Hold the folder, or this shard's part of it, and remove what killed runs left half-written.
+
+        clip_names: the clips of this shard; without a shard all leftovers are removed. Raises UserError when another
+        run holds the folder or the same shard.
+        """
+        self._shards.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            if self.shard is None:
+                self._lock_whole(stack)
+            else:
+                self._lock_shard(stack)
+            _remove_leftovers(self.root, None if self.shard is None else set(clip_names))
+            yield
+
+    def _lock_whole(self, stack):
+        """Take the folder's lock and check that no shard is running; none can start while the folder is locked."""
+        refusal = f"another preprocess.py is running in {self.root}; wait for it, or use another --final_data_root"
+        stack.enter_context(_lock(self.root / LOCK_NAME, refusal))
+        for path in sorted(self._shards.glob("*_of_*.lock")):
+            with _lock(path, refusal):
+                pass
+
+    def _lock_shard(self, stack):
+        """Take this shard's lock, with the folder's lock held only meanwhile: shards run beside each other."""
         wait = "wait for it, or use another --final_data_root"
-        if not part:
-            stack.enter_context(_lock(root / ".preprocess.lock", alone=True, refusal=f"{refusal}; {wait}"))
-        else:
-            whole = f"{refusal}, without --shard; {wait}"
-            stack.enter_context(_lock(root / ".preprocess.lock", alone=False, refusal=whole))
-            same = f"{refusal}, on the same --shard; {wait}"
-            stack.enter_context(_lock(root / SHARDS / f"{part}.lock", alone=True, refusal=same))
-        _remove_leftovers(root, own)
-        yield
+        whole = f"another preprocess.py is running in {self.root}, without --shard; {wait}"
+        same = f"another preprocess.py is running in {self.root}, on the same --shard; {wait}"
+        with _lock(self.root / LOCK_NAME, whole, GATE_S):
+            stack.enter_context(_lock(self._shards / f"{self._part}.lock", same))
+
+    def start(self, options: dict) -> None:
+        """Write the settings to preprocess.json, and read the summary of the previous run of this name and shard.
+
+        It is done before the first clip: a killed run must not leave clips of unknown settings. options: by name, such
+        as img_size. Raises UserError where the folder was made with other options.
+        """
+        with self._merge_lock():
+            settings = read_settings(self.root)
+            if differences := setting_differences(settings, **options):
+                raise UserError(
+                    f"{self.root} was made with other options ({'; '.join(differences)}); "
+                    "use the same, or another --final_data_root"
+                )
+            runs = settings.get("runs", {})
+            made_with = {**options, "hparams": hparams.as_dict(), "versions": versions(PACKAGES)}
+            write_settings(self.root, {**made_with, "runs": runs})
+        if self.shard is None:
+            self._previous = runs.get(self.run_name, {})
+        elif (path := self._shards / f"{self._part}.json").exists():
+            self._previous = json.loads(path.read_text(encoding="utf-8"))
+
+    def finish(self, results: dict[str, ClipResult], missing: list[str], num_existing: int) -> dict:
+        """Write this run's summary to preprocess.json and return it.
+
+        results: by clip name, of this run. missing: listed clips without a video. num_existing: clips that were
+        preprocessed before. Of a shard, preprocess.json gets the sum over all shards that have finished so far.
+        """
+        summary = summarize(results, missing, num_existing, self._previous)
+        with self._merge_lock():
+            if self.shard:
+                with atomic_write(self._shards / f"{self._part}.json") as temporary:
+                    temporary.write_text(json.dumps(summary, indent=1), encoding="utf-8")
+            settings = read_settings(self.root)
+            parts = self._parts()
+            settings.setdefault("runs", {})[self.run_name] = merge(parts, self.shard.count) if self.shard else summary
+            write_settings(self.root, settings)
+        return summary
+
+    def _merge_lock(self):
+        return _lock(self._shards / "merge.lock")
+
+    def _parts(self):
+        """The summaries of all shards of this division of the list. Those of other divisions are deleted."""
+        parts = []
+        for path in sorted(self._shards.glob(f"{self.run_name}_*_of_*.json")):
+            if self.shard and path.stem.endswith(f"_of_{self.shard.count}"):
+                parts.append(json.loads(path.read_text(encoding="utf-8")))
+            else:
+                path.unlink()
+        return parts
 
 
 @contextlib.contextmanager
-def _lock(path, alone, refusal=None):
-    """Hold a lock on `path`. Raises UserError with `refusal` when another process does; waits where that is None."""
-    with path.open("w") as file:
-        if fcntl:
-            kind = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
-            try:
-                fcntl.flock(file, kind | (fcntl.LOCK_NB if refusal else 0))
-            except BlockingIOError:
-                raise UserError(refusal) from None
-            except OSError as e:
-                if e.errno not in NO_LOCKS:
-                    raise
+def _lock(path, refusal=None, timeout_s=0.0):
+    """Hold a file lock. Raises UserError with `refusal` where another process holds it; waits where that is None."""
+    lock = filelock.FileLock(path)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(lock.acquire(timeout=timeout_s if refusal else -1))
+        except filelock.Timeout:
+            raise UserError(refusal) from None
+        except OSError as e:
+            if e.errno not in NO_LOCKS:
+                raise
         yield
 
 
-def _remove_leftovers(root, own):
-    """Remove half-written clips. own: names of clips, or None for all."""
-    speakers = root.glob("*/*/") if own is None else {(root / name).parent for name in own}
+def _remove_leftovers(root, clip_names):
+    """Remove half-written clips. clip_names: a set, or None for all."""
+    speakers = root.glob("*/*/") if clip_names is None else {(root / name).parent for name in clip_names}
     leftovers = [path for folder in speakers for path in folder.glob(".tmp_*")]
-    if own is None:
+    if clip_names is None:
         leftovers += root.glob(".tmp_*")
     else:
-        own = set(own)
-        leftovers = [path for path in leftovers if _clip_of(path, root) in own]
+        leftovers = [path for path in leftovers if _clip_of(path, root) in clip_names]
     for path in leftovers:
         if path.is_dir():
             # A worker that outlived its run may still write there. Under another name it cannot finish a folder of
-            # which half is gone already.
+            # which half is already removed.
             trash = path.with_name(f".tmp_{time.time_ns():x}_trash")
             with contextlib.suppress(FileNotFoundError):
                 path.rename(trash)
@@ -100,107 +166,67 @@ def _remove_leftovers(root, own):
 
 
 def _clip_of(leftover, root):
-    """The name of the clip whose temporary folder (errors.atomic_dir) this is."""
+    """The name of the clip to which a temporary folder (see `files.atomic_dir`) belongs."""
     clip = leftover.name.removeprefix(".tmp_").rpartition(".")[0]
     return f"{leftover.parent.relative_to(root).as_posix()}/{clip}"
 
 
-def begin(root, ours, run_name, shard):
-    """Refuse to mix data made with different options, and say in preprocess.json what these are made with.
+def summarize(results: dict[str, ClipResult], missing: list[str], num_existing: int, previous: dict) -> dict:
+    """Sum up what became of all clips of a list, as preprocess.json holds it.
 
-    Before the first clip: a run that is killed must not leave clips unexplained. Returns the summary of the run of the
-    same name and shard before, or {}.
+    previous: the summary of the run before, or {}; what it says of clips that existed before is taken over.
     """
-    with _lock(root / SHARDS / "merge.lock", alone=True):
-        settings = read_settings(root)
-        differences = setting_differences(settings, **ours)
-        if differences:
-            raise UserError(
-                f"{root} was made with other options ({'; '.join(differences)}); "
-                "use the same, or another --final_data_root"
-            )
-        runs = settings.get("runs", {})
-        write_settings(root, {**ours, "hparams": hparams.as_dict(), "versions": versions(PACKAGES), "runs": runs})
-    if not shard:
-        return runs.get(run_name, {})
-    kept = root / SHARDS / f"{part_name(run_name, shard)}.json"
-    return json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
-
-
-def end(root, run_name, shard, run):
-    """Put a run's summary into preprocess.json; of a shard, the sum over all shards that have ended so far."""
-    with _lock(root / SHARDS / "merge.lock", alone=True):
-        if shard:
-            with atomic_write(root / SHARDS / f"{part_name(run_name, shard)}.json") as temporary:
-                temporary.write_text(json.dumps(run, indent=1), encoding="utf-8")
-        parts = {}
-        for path in sorted((root / SHARDS).glob(f"{run_name}_*_of_*.json")):
-            if shard and path.stem.endswith(f"_of_{shard[1]}"):
-                parts[path.stem] = json.loads(path.read_text(encoding="utf-8"))
-            else:  # of another division of the list
-                path.unlink()
-        settings = read_settings(root)
-        settings.setdefault("runs", {})[run_name] = merged(list(parts.values()), shard[1]) if shard else run
-        write_settings(root, settings)
-
-
-def part_name(run_name, shard):
-    """The name of one shard's files: train_3_of_64."""
-    return f"{run_name}_{shard[0]}_of_{shard[1]}"
-
-
-def merged(runs, num_shards):
-    """The sum of several shards' summaries."""
-    failed = {name: reason for run in runs for name, reason in run["failed_clips"].items()}
-    weights = [run["done"] + run["done_before"] for run in runs]
-    seconds = [run["seconds_a_clip"] for run in runs]
-    return {
-        **{name: sum(run[name] for run in runs) for name in ("done", "done_before")},
-        "skipped": dict(collections.Counter(failed.values()).most_common()),
-        **{name: sum(run[name] for run in runs) for name in ("frames", "crops")},
-        "seconds_a_clip": round(float(np.average(seconds, weights=weights if any(weights) else None)), 3),
-        "damaged_clips": dict(sorted(pair for run in runs for pair in run["damaged_clips"].items())),
-        "failed_clips": dict(sorted(failed.items())),
-        "shards": f"{len(runs)} of {num_shards}",
-    }
-
-
-def summary(outcomes, missing, num_before, earlier):
-    """What became of all clips of a list, for preprocess.json. outcomes: {name: Outcome} of this run.
-
-    earlier: the summary of the run before, or {}; what it says of the clips that were there before is taken over.
-    """
-    failed = {name: outcome.reason for name, outcome in outcomes.items() if outcome.reason}
+    failed = {name: result.reason for name, result in results.items() if result.status != Status.DONE}
     failed |= dict.fromkeys(missing, "no video file")
-    done = {name: outcome for name, outcome in outcomes.items() if not outcome.reason}
-    earlier = earlier if num_before else {}
-    seconds = [outcome.seconds for outcome in outcomes.values()] or [earlier.get("seconds_a_clip", 0)]
-    damaged = {name: count for name, count in earlier.get("damaged_clips", {}).items() if name not in outcomes}
-    damaged |= {name: outcome.num_damaged for name, outcome in done.items() if outcome.num_damaged}
+    done = {name: result for name, result in results.items() if result.status == Status.DONE}
+    previous = previous if num_existing else {}
+    seconds = [result.seconds for result in results.values()] or [previous.get("seconds_a_clip", 0)]
+    damaged = {name: count for name, count in previous.get("damaged_clips", {}).items() if name not in results}
+    damaged |= {name: result.num_damaged for name, result in done.items() if result.num_damaged}
     return {
         "done": len(done),
-        "done_before": num_before,
+        "done_before": num_existing,
         "skipped": dict(collections.Counter(failed.values()).most_common()),
-        "frames": earlier.get("frames", 0) + sum(outcome.num_frames for outcome in done.values()),
-        "crops": earlier.get("crops", 0) + sum(outcome.num_crops for outcome in done.values()),
+        "frames": previous.get("frames", 0) + sum(result.num_frames for result in done.values()),
+        "crops": previous.get("crops", 0) + sum(result.num_crops for result in done.values()),
         "seconds_a_clip": round(float(np.mean(seconds)), 3),
         "damaged_clips": dict(sorted(damaged.items())),
         "failed_clips": dict(sorted(failed.items())),
     }
 
 
-def print_summary(run, root):
-    """Tell the counts, and the names behind each reason (all of them are in preprocess.json)."""
-    failed = run["failed_clips"]
-    print(f"{run['done']} clips done, {run['done_before']} were there before, {len(failed)} skipped, in {root}")
-    for reason, count in run["skipped"].items():
-        names = [name for name, why in failed.items() if why == reason]
-        print(f"  {count} skipped, {reason}: {' '.join(names[:5])}{' ...' if count > 5 else ''}")
-    if run["damaged_clips"]:
-        names = [f"{name} ({count})" for name, count in run["damaged_clips"].items()]
+def merge(summaries: list[dict], num_shards: int) -> dict:
+    """Add up the summaries of several shards."""
+    failed = {name: reason for run in summaries for name, reason in run["failed_clips"].items()}
+    weights = [run["done"] + run["done_before"] for run in summaries]
+    seconds = [run["seconds_a_clip"] for run in summaries]
+    return {
+        **{name: sum(run[name] for run in summaries) for name in ("done", "done_before")},
+        "skipped": dict(collections.Counter(failed.values()).most_common()),
+        **{name: sum(run[name] for run in summaries) for name in ("frames", "crops")},
+        "seconds_a_clip": round(float(np.average(seconds, weights=weights if any(weights) else None)), 3),
+        "damaged_clips": dict(sorted(pair for run in summaries for pair in run["damaged_clips"].items())),
+        "failed_clips": dict(sorted(failed.items())),
+        "shards": f"{len(summaries)} of {num_shards}",
+    }
+
+
+def print_summary(summary: dict, root) -> None:
+    """Print the counts, and the first few clips behind each reason (preprocess.json lists all of them)."""
+    failed = summary["failed_clips"]
+    print(f"{summary['done']} clips done, {summary['done_before']} existed, {len(failed)} skipped, in {root}")
+    for reason, count in summary["skipped"].items():
+        print(f"  {count} skipped, {reason}: {_first_names([name for name in failed if failed[name] == reason])}")
+    if damaged := summary["damaged_clips"]:
+        names = [f"{name} ({count})" for name, count in damaged.items()]
+        print(f"  {len(names)} done, with a few damaged frames: {_first_names(names)}")
+    if summary["frames"]:
+        share = 100 * summary["crops"] / summary["frames"]
         print(
-            f"  {len(names)} done, with a few damaged frames: {' '.join(names[:5])}{' ...' if len(names) > 5 else ''}"
+            f"{summary['crops']} of {summary['frames']} frames have a crop ({share:.2f} %); "
+            f"{summary['seconds_a_clip']} s a clip"
         )
-    if run["frames"]:
-        share = 100 * run["crops"] / run["frames"]
-        print(f"{run['crops']} of {run['frames']} frames have a crop ({share:.2f} %); {run['seconds_a_clip']} s a clip")
+
+
+def _first_names(names):
+    return f"{' '.join(names[:5])}{' ...' if len(names) > 5 else ''}"

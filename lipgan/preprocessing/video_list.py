@@ -1,6 +1,8 @@
-"""Which videos a preprocessing run does: those of a file list, or all below a folder, or every n-th of them."""
+"""List the videos of a preprocessing run: those of a file list, or all below a folder, or one shard of them."""
 
+import argparse
 import collections
+import dataclasses
 import typing
 
 from lipgan.data.clip_folder import SUBSETS
@@ -12,14 +14,34 @@ FORMS = tuple(form for ending in ENDINGS for form in (ending, ending.upper()))
 
 
 class Job(typing.NamedTuple):
-    """One clip to do: `name` is its folder below final_data_root, main/<speaker>/<clip>."""
+    """One clip to preprocess."""
 
-    name: str
-    source: str
+    name: str  # its folder below final_data_root, main/<speaker>/<clip>
+    source: str  # path of the video
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One of `count` equal parts of a list, such as a task of a job array has to do."""
+
+    number: int  # 1 to count
+    count: int
+
+    @classmethod
+    def parse(cls, text):
+        """Read "3/64"; an argparse type."""
+        number, slash, count = text.partition("/")
+        if not slash or not 1 <= int(number) <= int(count):
+            raise argparse.ArgumentTypeError(f"{text} is not I/N with I from 1 to N")
+        return cls(int(number), int(count))
+
+    def part(self, items):
+        """Every count-th item, from the number-th on."""
+        return items[self.number - 1 :: self.count]
 
 
 def listed_jobs(videos_root, split, filelists):
-    """The clips of a file list. Returns ([Job], [names of clips without a video])."""
+    """List the clips of a file list. Returns ([Job], [names of clips without a video]). Raises UserError."""
     if not videos_root.is_dir():
         raise UserError(f"no folder {videos_root}; give the one that holds main/ with --videos_data_root")
     names = read_filelist(filelists / f"{split}.txt")
@@ -43,9 +65,9 @@ def listed_jobs(videos_root, split, filelists):
 
 
 def _places(name, subset, split):
-    """Where the clip <speaker>/<clip> may be, without its ending: as in LRS2, bare, as in LRS3, and as in LRW.
+    """The paths at which <speaker>/<clip> may lie, without the ending: as in LRS2, bare, as in LRS3, and as in LRW.
 
-    LRW has videos of the same name in the folders of its splits: the clips' names have the split before them.
+    LRW has videos of the same name in the folders of its splits, so its clip names begin with the split.
     """
     if subset == "pretrain":
         return f"pretrain/{name}", name
@@ -55,9 +77,10 @@ def _places(name, subset, split):
 
 
 def all_jobs(videos_root):
-    """Every video below a folder: <speaker> is the video's folder, <clip> its name without the ending.
+    """List every video below a folder: <speaker> is the video's folder, <clip> its name without the ending.
 
-    Where two would get one name, both are told apart by the folders above (joined by _), then by their endings.
+    Where two would get the same name, the folders above (joined by _), then the endings become part of both names.
+    Raises UserError.
     """
     if not videos_root.is_dir():
         raise UserError(f"no folder {videos_root}; give the one that holds the videos with --videos_data_root")
@@ -85,8 +108,3 @@ def all_jobs(videos_root):
     if clashing:
         raise UserError(f"{' and '.join(clashing[:2])} would get the same name; rename one of them")
     return [Job(names[path], str(videos_root / path)) for path in sources]
-
-
-def shard_of(items, shard):
-    """Every n-th item from the i-th on, for a shard (i, n) with i from 1 to n; all of them where shard is None."""
-    return items if shard is None else items[shard[0] - 1 :: shard[1]]

@@ -1,4 +1,4 @@
-"""workers.py and preprocess.py on a Dask cluster and as a job array: nothing is lost when workers are killed."""
+"""preprocess.py on a Dask cluster and as a job array: no clip is lost when workers are killed."""
 
 import itertools
 import json
@@ -13,7 +13,9 @@ from helpers.videos import ROOT, face_frames, sometimes_deadly, touch, write_vid
 
 import preprocess
 from lipgan.preprocessing import run_log
-from lipgan.preprocessing.video_list import shard_of
+from lipgan.preprocessing.clip import ClipResult, Status
+from lipgan.preprocessing.run_log import RunLog
+from lipgan.preprocessing.video_list import Shard
 from lipgan.utils import parallel
 from lipgan.utils.cli import UserError
 
@@ -74,9 +76,8 @@ def test_a_scheduler_that_does_not_answer_is_one_line(tmp_path, monkeypatch):
 def test_shards_are_a_division_of_the_list():
     items = list(range(11))
     for count in (1, 2, 3, 11, 20):
-        parts = [shard_of(items, (number, count)) for number in range(1, count + 1)]
+        parts = [Shard(number, count).part(items) for number in range(1, count + 1)]
         assert sorted(itertools.chain(*parts)) == items and max(map(len, parts)) - min(map(len, parts)) <= 1
-    assert shard_of(items, None) == items
 
 
 @pytest.fixture
@@ -86,10 +87,10 @@ def instantly(monkeypatch):
     def work(task, arguments, num_workers, scratch, scheduler):
         for number, (source, folder, *_) in enumerate(arguments):
             if pathlib.Path(source).stem == "bad":
-                yield number, preprocess.Outcome("no face", seconds=1.0)
+                yield number, ClipResult(Status.SKIPPED, "no face", seconds=1.0)
             else:
                 touch(pathlib.Path(folder), "mels.npz")
-                yield number, preprocess.Outcome("", 30, 29, 0, 3.0)
+                yield number, ClipResult(Status.DONE, "", 30, 29, 0, 3.0)
 
     monkeypatch.setattr(preprocess, "in_workers", work)
 
@@ -129,40 +130,51 @@ def test_a_shard_without_clips_is_no_failure(instantly, tmp_path):
 def test_a_shard_leaves_the_half_written_clips_of_others_alone(tmp_path):
     for clip in ("1", "2.5", "3_x"):
         touch(tmp_path / "main/a" / f".tmp_{clip}.abcd_fgh", "0.jpg")
-    with run_log.sole_owner(tmp_path, "train_1_of_2", ["main/a/1", "main/a/3_x"]):
+    with log(tmp_path, 1).lock(["main/a/1", "main/a/3_x"]):
         assert [path.name for path in (tmp_path / "main/a").iterdir()] == [".tmp_2.5.abcd_fgh"]
-    with run_log.sole_owner(tmp_path):
+    with log(tmp_path).lock():
         assert list((tmp_path / "main/a").iterdir()) == []
 
 
-def test_shards_run_beside_each_other_and_nothing_else_does(tmp_path):
-    def refused(*part):
-        with pytest.raises(UserError, match=r"another preprocess\.py is at work"), run_log.sole_owner(tmp_path, *part):
+def log(root, number=None):
+    return RunLog(root, "train", number and Shard(number, 2))
+
+
+def test_shards_run_beside_each_other_and_nothing_else_does(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_log, "GATE_S", 0.1)
+
+    def refused(number=None):
+        with pytest.raises(UserError, match=r"another preprocess\.py is running"), log(tmp_path, number).lock():
             pass
 
-    with run_log.sole_owner(tmp_path, "train_1_of_2", []), run_log.sole_owner(tmp_path, "train_2_of_2", []):
-        refused("train_1_of_2", [])
+    with log(tmp_path, 1).lock(), log(tmp_path, 2).lock():
+        refused(1)
         refused()
-    with run_log.sole_owner(tmp_path):
-        refused("train_1_of_2", [])
+    with log(tmp_path).lock():
+        refused(1)
+    with log(tmp_path, 1).lock():
+        pass
 
 
-def test_many_shards_that_end_at_once_lose_no_counts(tmp_path):
+def test_many_shards_that_finish_at_once_lose_no_counts(tmp_path):
     code = (
         "import sys, pathlib\n"
-        "from lipgan.preprocessing import run_log as ledger\n"
+        "from lipgan.preprocessing.clip import ClipResult, Status\n"
+        "from lipgan.preprocessing.run_log import RunLog\n"
+        "from lipgan.preprocessing.video_list import Shard\n"
         "root, number = pathlib.Path(sys.argv[1]), int(sys.argv[2])\n"
-        "with ledger.sole_owner(root, f'train_{number}_of_4', []):\n"
-        "    ledger.begin(root, {'img_size': 96}, 'train', (number, 4))\n"
-        "    outcomes = {f'main/a/{number}': ledger.Outcome('', 10, 10)}\n"
-        "    ledger.end(root, 'train', (number, 4), ledger.summary(outcomes, [], 0, {}))\n"
+        "log = RunLog(root, 'train', Shard(number, 4))\n"
+        "with log.lock():\n"
+        "    log.start({'img_size': 96})\n"
+        "    log.finish({f'main/a/{number}': ClipResult(Status.DONE, '', 10, 10)}, [], 0)\n"
     )
     runs = [
         subprocess.Popen([sys.executable, "-c", code, str(tmp_path), str(number)], cwd=ROOT) for number in range(1, 5)
     ]
     assert [run.wait() for run in runs] == [0] * 4
-    made = json.loads((tmp_path / "preprocess.json").read_text())
-    assert made["img_size"] == 96 and made["runs"]["train"]["done"] == 4 and made["runs"]["train"]["crops"] == 40
+    settings = json.loads((tmp_path / "preprocess.json").read_text())
+    assert settings["img_size"] == 96
+    assert (settings["runs"]["train"]["done"], settings["runs"]["train"]["crops"]) == (4, 40)
 
 
 @pytest.mark.parametrize("text", ["0/4", "5/4", "3", "a/b", "/"])

@@ -1,4 +1,4 @@
-"""preprocess.py: whole clips from videos of any kind, bad clips counted by reason, killed workers survived."""
+"""preprocess.py: clips from videos of any kind, unusable ones counted by reason, killed workers replaced."""
 
 import json
 import os
@@ -18,6 +18,13 @@ from helpers.videos import ROOT, face_frames, sometimes_deadly, touch, write_vid
 import preprocess
 from audio_hparams import hparams
 from lipgan.data import dataset, filelists
+from lipgan.faces.crop import to_crop_coords
+from lipgan.faces.detector import FaceDetector
+from lipgan.faces.tracker import follow_face
+from lipgan.media import video
+from lipgan.media.container import DecodeCounts
+from lipgan.preprocessing import clip
+from lipgan.preprocessing.run_log import RunLog
 from lipgan.utils import parallel
 from lipgan.utils.cli import UserError
 
@@ -67,9 +74,9 @@ def test_bad_clips_are_counted_by_reason_and_named(final):
     made = settings["runs"]["train"]
     assert made["failed_clips"] == {
         "main/anna/absent": "no video file",
-        "main/anna/mute": "no sound",
+        "main/anna/mute": "no audio",
         "main/anna/three": "fewer than 12 frames",
-        "main/bert/cut_off": "cut-off file",
+        "main/bert/cut_off": "truncated file",
         "main/bert/deaf": "no readable video",
         "main/bert/empty": "empty file",
         "main/bert/nobody": "no face",
@@ -81,13 +88,59 @@ def test_bad_clips_are_counted_by_reason_and_named(final):
     assert (settings["img_size"], settings["detector"], settings["pads"]) == (96, "hog", [0, 0, 0, 0])
 
 
-def test_a_damaged_video_is_told_from_a_whole_one(videos, tmp_path):
+def read_damaged(path):
+    counts = DecodeCounts()
+    return sum(1 for _ in video.read_frames(path, 25, counts)), counts.num_frames, counts.num_damaged
+
+
+def test_damaged_frames_are_counted_while_frames_are_read(videos, tmp_path):
     data = bytearray((videos / "main/anna/good.mp4").read_bytes())
-    assert preprocess.look_through(videos / "main/anna/good.mp4") == (30, 0, 1.2)
+    assert read_damaged(videos / "main/anna/good.mp4") == (30, 30, 0)
     data[len(data) * 2 // 3 : len(data) * 3 // 4] = bytes(len(data) * 3 // 4 - len(data) * 2 // 3)
     (tmp_path / "damaged.mp4").write_bytes(data)
-    frames, damaged, claimed_s = preprocess.look_through(tmp_path / "damaged.mp4")
-    assert 20 <= frames <= 30 and damaged > 0 and claimed_s == 1.2
+    _, decoded, damaged = read_damaged(tmp_path / "damaged.mp4")
+    assert 20 <= decoded <= 30 and damaged > 0
+
+
+def test_a_mostly_damaged_video_is_skipped_and_a_slightly_damaged_one_is_reported(videos, tmp_path, monkeypatch):
+    real = clip.video.read_frames
+
+    def damaged(path, fps, counts=None, share=0.5):
+        for frame in real(path, fps, counts):
+            if counts:
+                counts.num_damaged = round(counts.num_frames * share)
+            yield frame
+
+    detector = FaceDetector("hog")
+    monkeypatch.setattr(clip.video, "read_frames", damaged)
+    with pytest.raises(clip.UnusableClip, match="damaged video"):
+        clip.preprocess_clip(videos / "main/anna/good.mp4", tmp_path / "half", detector)
+    monkeypatch.setattr(clip.video, "read_frames", lambda *args: damaged(*args, share=0.05))
+    result = clip.preprocess_clip(videos / "main/anna/good.mp4", tmp_path / "few", detector)
+    assert (result.status, result.num_damaged) == (clip.Status.DONE, 2) and not (tmp_path / "half").exists()
+
+
+def test_a_clip_is_decoded_twice_in_all(videos, tmp_path, monkeypatch):
+    calls, real = [], clip.video.read_frames
+    monkeypatch.setattr(clip.video, "read_frames", lambda path, *more: (calls.append(path), real(path, *more))[1])
+    clip.preprocess_clip(videos / "main/anna/good.mp4", tmp_path / "clip", FaceDetector("hog"))
+    assert len(calls) == 2
+
+
+def test_an_unexpected_error_is_a_failed_clip_with_its_place(tmp_path, monkeypatch):
+    monkeypatch.setattr(clip, "_detector", lambda *_: None)
+    monkeypatch.setattr(clip, "preprocess_clip", lambda *_: 1 / 0)
+    result = clip.run_job("a.mp4", str(tmp_path / "clip"), clip.ClipSettings())
+    assert result.status == clip.Status.FAILED and result.reason.startswith("unexpected error (ZeroDivisionError in ")
+
+
+def test_a_clip_keeps_the_trackers_landmarks_in_crop_coordinates(videos, final):
+    track = follow_face(video.read_frames(videos / "main/anna/good.mp4", 25), 25, FaceDetector("hog"))
+    with np.load(final / "main/anna/good/mels.npz", allow_pickle=False) as arrays:
+        landmarks = arrays["landmarks"]
+    assert landmarks.dtype == np.float32
+    np.testing.assert_array_equal(landmarks, to_crop_coords(track.points, track.boxes))
+    assert (np.abs(landmarks - 0.5) < 0.6).all()
 
 
 def test_a_clip_has_the_crops_boxes_mels_and_sound_of_its_video(final):
@@ -132,7 +185,7 @@ def test_a_second_run_does_only_what_is_missing(videos, final, tmp_path, capsys)
     leftover.mkdir()
     (leftover / "0.jpg").touch()
     assert run(videos, again, "--split", "test") == 0
-    assert "1 clips done, 1 were there before, 0 skipped" in capsys.readouterr().out
+    assert "1 clips done, 1 existed, 0 skipped" in capsys.readouterr().out
     assert (again / "main/anna/good/0.jpg").stat().st_mtime_ns == kept
     assert (again / "main/anna/fast/mels.npz").exists() and not leftover.exists()
     runs = json.loads((again / "preprocess.json").read_text())["runs"]
@@ -182,14 +235,14 @@ def test_wrong_folders_and_lists_are_one_line_each(videos, tmp_path, capsys):
 
 
 def test_two_runs_in_one_folder_at_once_are_refused(tmp_path):
-    again = preprocess.sole_owner(tmp_path / "final")
+    again = RunLog(tmp_path / "final", "val").lock()
     with (
-        preprocess.sole_owner(tmp_path / "final"),
-        pytest.raises(UserError, match=r"another preprocess\.py is at work"),
+        RunLog(tmp_path / "final", "train").lock(),
+        pytest.raises(UserError, match=r"another preprocess\.py is running"),
         again,
     ):
         pass
-    with preprocess.sole_owner(tmp_path / "final"):
+    with RunLog(tmp_path / "final", "train").lock():
         pass
 
 
@@ -245,5 +298,5 @@ def test_no_deep_learning_framework_is_loaded():
 @pytest.mark.skipif(not (DATA / "grid/main").is_dir(), reason="no real clips: set LIPGAN_DATA to the folder with grid/")
 def test_a_real_clip_gives_a_crop_for_every_frame(tmp_path):
     source = next(iter(sorted((DATA / "grid/main").glob("*/*.mp4"))))
-    detector = preprocess.faces.FaceDetector("hog")
-    assert preprocess.preprocess_clip(source, tmp_path / "clip", detector)[:3] == ("", 75, 75)
+    result = clip.preprocess_clip(source, tmp_path / "clip", FaceDetector("hog"))
+    assert (result.status, result.num_frames, result.num_crops) == (clip.Status.DONE, 75, 75)
