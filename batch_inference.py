@@ -21,6 +21,7 @@ import threading
 
 import cv2
 
+from lipgan import __version__
 from lipgan.faces.detector import FaceDetector, overlap
 from lipgan.inference import pipeline
 from lipgan.inference.options import INPUTS, RANGES, check_inputs, check_media, check_numbers, check_result
@@ -30,7 +31,6 @@ from lipgan.media import video
 from lipgan.media.image import read_picture
 from lipgan.models.backend import BACKENDS, PRECISIONS, has_gpu, import_keras, set_backend
 from lipgan.models.metadata import KINDS, check_kind, description
-from lipgan import __version__
 from lipgan.utils.cli import UserError, script
 from lipgan.utils.files import atomic_write
 

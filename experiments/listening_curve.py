@@ -54,14 +54,14 @@ def main(argv=None):
     from lipgan.data.dataset import FaceDataset
     from lipgan.data.filelists import find_clips
     from lipgan.data.index import open_index
-    from lipgan.data.lip_landmarks import read_lips
+    from lipgan.data.lip_landmarks import read_landmarks
     from lipgan.evaluation.metrics import interval
     from lipgan.training.lip_expert import pretrain_audio_encoder
 
     index = open_index(args.data_root)
-    lips = read_lips(index)
+    landmarks = read_landmarks(index)
     train, test = (find_clips(args.data_root, split, args.filelists, index)[0] for split in ("train", "test"))
-    scored = FaceDataset(test, index=index, lips=lips)
+    scored = FaceDataset(test, index=index, landmarks=landmarks)
     unseen = {clip.parent for clip in test}
     clips_of = collections.defaultdict(list)
     for clip in train:
@@ -72,7 +72,7 @@ def main(argv=None):
     print("| people | minutes | correlation |\n|---|---|---|", flush=True)
     for count in args.speakers:
         clips = [clip for speaker in by_size[:count] for clip in clips_of[speaker]]
-        dataset = FaceDataset(clips, index=index, lips=lips, balance=True, augment=True)
+        dataset = FaceDataset(clips, index=index, landmarks=landmarks, balance=True, augment=True)
         minutes = len(dataset) / hparams.fps / 60
         keras.utils.set_random_seed(args.seed)
         generator = build_generator("warp_tdnn", dataset.img_size, args.width)

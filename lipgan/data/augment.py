@@ -10,9 +10,10 @@ import cv2
 import numpy as np
 
 from audio_hparams import hparams
-from lipgan.faces.landmarks import MIRRORED
+from lipgan.faces.landmarks import MIRRORED, MIRRORED_FACE, NUM_LANDMARKS
 
-LIPS_NAMES = ("reference_lips", "target_lips")  # in a batch, where they are known
+LIPS_NAMES = ("reference_lips", "target_lips")  # in a batch with landmarks
+LANDMARKS_NAMES = ("reference_landmarks", "target_landmarks")
 NUM_BUMPS = 3  # places of a crop that are pulled about
 
 
@@ -57,10 +58,11 @@ class Deformation(typing.NamedTuple):
         )
         return cv2.remap(crop, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
-    def lips(self, lips, size):
-        """The lips of a crop of `size` pixels after it: (40,) as `lip_cache.read_lips` gives them."""
-        points = (self.target(lips.reshape(-1, 2) * size - 0.5) + 0.5) / size
-        return (points[MIRRORED] if self.mirrored else points).ravel()
+    def landmarks(self, values, size):
+        """Move the landmarks of a crop of `size` pixels: (40,) of the lips or (136,) of all, fractions of its side."""
+        points = (self.target(values.reshape(-1, 2) * size - 0.5) + 0.5) / size
+        mirrored = MIRRORED_FACE if len(points) == NUM_LANDMARKS else MIRRORED
+        return (points[mirrored] if self.mirrored else points).ravel()
 
     def _bumps(self, points):
         distance = np.square(points[..., None, :] - self.centres).sum(-1)
@@ -79,11 +81,11 @@ def draw_deformation(size, rng) -> Deformation:
     return Deformation(linear, shift, centres, radii, rng.normal(0, 0.025 * size, (NUM_BUMPS, 2)))
 
 
-def augmented(batch, rngs):
-    """A batch of `FaceDataset` with faces mirrored, deformed and coloured anew, and with other voices; in place.
+def augment_batch(batch, rngs):
+    """Mirror, deform and recolour the faces of a `FaceDataset` batch and change its voices, in place; returns it.
 
-    rngs: a numpy.random.Generator for each sample. Its reference and its target (and their lips) are changed alike, and
-    so are its two sounds.
+    rngs: a numpy.random.Generator for each sample. Its reference and its target (and their landmarks) are changed
+    alike, and so are its own and its wrong audio.
     """
     levels, size = np.arange(256, dtype="float32") / 255, batch["target"].shape[1]
     for sample, (reference, target, rng) in enumerate(zip(batch["reference"], batch["target"], rngs, strict=True)):
@@ -95,9 +97,9 @@ def augmented(batch, rngs):
         deformation = draw_deformation(size, rng)
         for crop in (reference, target):
             crop[...] = cv2.LUT(deformation.apply(crop), table)
-        for name in LIPS_NAMES:
+        for name in LANDMARKS_NAMES:
             if name in batch:
-                batch[name][sample] = deformation.lips(batch[name][sample], size)
+                batch[name][sample] = deformation.landmarks(batch[name][sample], size)
     return batch
 
 

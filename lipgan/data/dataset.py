@@ -1,11 +1,4 @@
-"""The preprocessed folder: written clip by clip, listed, indexed once, and read as batches of samples.
-
-    final_data_root/
-      preprocess.json                            options and numbers the data were made with, and what was skipped
-      main/ | pretrain/ <speaker>/<clip>/
-        0.jpg 1.jpg ...                          BGR face crops; N.jpg is frame N of the clip at hparams.fps
-        mels.npz                                 spec (80, T) float32, fps, frame_ids (N,) int32, boxes (N, 4) int32
-        audio.wav                                16 kHz mono PCM16, the whole clip
+"""Training samples of preprocessed clips: crops, mel windows, landmarks and speech features, read batch by batch.
 
 A batch is a pure function of (seed, epoch, batch number): the same for any number of workers, resumable anywhere.
 """
@@ -21,10 +14,13 @@ import numpy as np
 import simplejpeg
 
 from audio_hparams import hparams
-from lipgan.data.augment import LIPS_NAMES, augmented, other_voice
+from lipgan.data.augment import augment_batch, other_voice
 from lipgan.data.clip_folder import MELS_NAME
 from lipgan.data.index import index_of
+from lipgan.faces.landmarks import LIPS, NUM_LANDMARKS
 from lipgan.utils.cli import UserError
+
+LIPS_COLUMNS = slice(2 * LIPS.start, 2 * LIPS.stop)  # of a row of landmarks
 
 
 class Clip(typing.NamedTuple):
@@ -32,12 +28,12 @@ class Clip(typing.NamedTuple):
 
     folder: pathlib.Path  # where it is, or would be if it were not packed
     frame_ids: np.ndarray  # (N,) int32, ascending: the frames that have a crop
-    inside: range  # the frames whose whole mel window lies inside the sound
+    inside: range  # the frames whose whole mel window lies inside the audio
     targets: np.ndarray  # (M,) int32: the frames of both that have a reference far enough away
 
 
 class Clips(collections.abc.Sequence):
-    """The clips of an index's rows, each made when it is asked for: what stays in memory are the index's arrays."""
+    """The clips of some rows of an index. Each Clip is made on access, so only the index's arrays stay in memory."""
 
     def __init__(self, index, rows):
         self._index, self._rows = index, rows
@@ -56,23 +52,33 @@ class Clips(collections.abc.Sequence):
 
 
 class FaceDataset:
-    """Samples of preprocessed clips: target crop, reference crop of the same clip, the target's sound, a wrong sound.
+    """Samples of preprocessed clips: target crop, reference crop of the same clip, the target's audio, wrong audio.
 
     Only numbers of clips and frames are in memory. `len()` is the number of targets, which is the number of samples of
-    an epoch; `clips` are Clips; `skipped` counts the clips left out, by reason.
+    an epoch; `clips` are Clips; `skipped` counts the unusable clips by reason.
     """
 
-    def __init__(self, clips, img_size=96, mel_dtype="float16", balance=False, augment=False, index=None, lips=None):
+    def __init__(
+        self,
+        clips,
+        img_size=96,
+        mel_dtype="float16",
+        balance=False,
+        augment=False,
+        index=None,
+        landmarks=None,
+    ):
         """clips: folders, as from `find_clips`. index: of the folder they are in, from `open_index`; without it these
         clips are indexed for this object alone, with mels of mel_dtype (float16 is good to 0.001 of [-4, 4]).
 
-        balance: draw targets so that a speaker (the folder of the clip) weighs as the root of what there is of them.
-        augment: change faces and sounds as `augmented` does. lips: of all crops of the index (see lip_cache.py).
-        Raises UserError when no clip can be used, or when the crops are not of `img_size`.
+        balance: draw targets so that a speaker (the folder of the clip) weighs as the root of their number of targets.
+        augment: change faces and voices as `augment_batch` does. landmarks: of all crops of the index, from
+        `read_landmarks`; samples then have lips. Raises UserError when no clip can be used, or when the crops are not
+        of `img_size`.
         """
         self.img_size, self.skipped = img_size, collections.Counter()
         self._index, self._augment, self._last_order = index or index_of(clips, mel_dtype), augment, (None, None)
-        self._lips = lips
+        self._landmarks = landmarks
         row_of = {str(self._index.root / name): row for row, name in enumerate(self._index.names)}
         rows = []
         for folder in map(pathlib.Path, clips):
@@ -86,18 +92,18 @@ class FaceDataset:
             reasons = "; ".join(f"{count} with {reason}" for reason, count in self.skipped.items())
             raise UserError(
                 f"none of the {self.skipped.total()} clips can be used ({reasons or 'the list is empty'}); "
-                "see what preprocess.py says of them"
+                "see the summary of preprocess.py"
             )
         self._rows = np.array(rows, "int32")
         self.clips = Clips(self._index, self._rows)
-        self.read_crop(0, int(self.clips[0].frame_ids[0]))  # a wrong img_size is known here, not in the first batch
+        self.read_crop(0, int(self.clips[0].frame_ids[0]))  # a wrong img_size fails here, not in the first batch
         counts, positions = self._targets()
         self._clip_of = np.repeat(np.arange(len(rows), dtype="int32"), counts)
         self._frame_of = self._index.frame_ids[positions]
         self._chances = _root_chances([clip.folder.parent for clip in self.clips], counts) if balance else None
 
     def _targets(self):
-        """How many targets each clip has, and the places of all among the index's crops, clip by clip."""
+        """Count the targets of each clip, and list the positions of all among the index's crops, clip by clip."""
         first, last = self._index.first_crop[self._rows], self._index.first_crop[self._rows + 1]
         crops = last - first
         skipped = np.cumsum(crops) - crops  # crops of the clips before
@@ -109,11 +115,11 @@ class FaceDataset:
         return len(self._frame_of)
 
     def num_batches(self, size: int) -> int:
-        """Batches of an epoch: every target once, and the last batch filled up with the epoch's first ones."""
+        """Number of batches of an epoch: every target once, and the last batch filled up with the first ones."""
         return -(-len(self) // size)
 
     def read_crop(self, clip: int, frame: int, out=None) -> np.ndarray:
-        """The face of one frame, (S, S, 3) uint8 BGR, written to `out` where that is given.
+        """Read the face crop of one frame, (S, S, 3) uint8 BGR, into `out` where that is given.
 
         Raises UserError when missing, damaged or of another size.
         """
@@ -128,7 +134,7 @@ class FaceDataset:
             if picture is not None and out is not None and picture.shape == out.shape:
                 out[...] = picture
         if picture is None:
-            raise UserError(f"{self._path(clip, frame)} is not a picture; remove its folder and preprocess again")
+            raise UserError(f"{self._path(clip, frame)} is not an image; remove its folder and preprocess again")
         if picture.shape != (self.img_size, self.img_size, 3):
             height, width = picture.shape[:2]
             raise UserError(
@@ -141,41 +147,54 @@ class FaceDataset:
         return self.clips[clip].folder / f"{frame}.jpg"
 
     def mel_window(self, clip: int, frame: int) -> np.ndarray:
-        """The mel window of one frame, (80, 27) float32."""
-        return self._kept_window(clip, frame).astype("float32")
+        """Read the mel window of one frame, (80, 27) float32."""
+        return self._stored_window(clip, frame).astype("float32")
 
     @property
-    def knows_lips(self) -> bool:
-        """Whether `lips` can be asked."""
-        return self._lips is not None
+    def has_landmarks(self) -> bool:
+        """Whether the dataset was given landmarks."""
+        return self._landmarks is not None
+
+    def landmarks(self, clip: int, frame: int) -> np.ndarray:
+        """Read the landmarks in the crop of one frame, (68, 2) float32: x and y as fractions of the crop's side."""
+        return self._landmark_row(clip, frame).astype("float32").reshape(NUM_LANDMARKS, 2)
 
     def lips(self, clip: int, frame: int) -> np.ndarray:
-        """The lips' landmarks in the crop of one frame, (40,) float32: x and y of 20 points in parts of its side."""
-        row = self._rows[clip]
-        number = self._index.first_crop[row] + np.searchsorted(self._index.frames(row), frame)
-        lips = self._lips[number].astype("float32")
-        if np.isnan(lips[0]):
-            raise UserError(f"{self._path(clip, frame)} is not a picture; remove its folder and preprocess again")
-        return lips
+        """Read the lips' landmarks in the crop of one frame, (40,) float32: x and y of 20 points."""
+        return self._landmark_row(clip, frame)[LIPS_COLUMNS].astype("float32")
 
-    def _kept_window(self, clip, frame):
+    def clip_landmarks(self, clip: int) -> np.ndarray:
+        """Read the landmarks in all crops of a clip, (N, 68, 2) float32; NaN where a crop is not an image."""
+        return self._landmarks.read(self._rows[clip]).astype("float32").reshape(-1, NUM_LANDMARKS, 2)
+
+    def _landmark_row(self, clip, frame):
+        """(136,) float16. Raises UserError where the crop is not an image."""
+        row = self._rows[clip]
+        position = int(np.searchsorted(self._index.frames(row), frame))
+        values = self._landmarks.read(row, position, position + 1)[0]
+        if np.isnan(values[0]):
+            raise UserError(f"{self._path(clip, frame)} is not an image; remove its folder and preprocess again")
+        return values
+
+    def _stored_window(self, clip, frame):
         start = _mel_start(frame)
         return self._index.mel(self._rows[clip], start, start + hparams.mel_window)
 
     def batch(self, key, size: int, rows=slice(None)) -> dict[str, np.ndarray]:
-        """A batch of samples: reference and target (B, S, S, 3) uint8 BGR, mel and wrong_mel (B, 80, 27, 1) float32.
+        """Read a batch: reference and target (B, S, S, 3) uint8 BGR, mel and wrong_mel (B, 80, 27, 1) float32.
 
-        Where lips are known, also reference_lips and target_lips, (B, 40) float32.
+        With landmarks, also reference_landmarks and target_landmarks (B, 136) float32, and as views of them
+        reference_lips and target_lips (B, 40).
 
         key: (seed, epoch, number), of which the batch is a pure function and by which an epoch visits every target; or
-        a numpy.random.Generator, which draws targets at random. rows: those to read, the same as of the whole batch.
+        a numpy.random.Generator, which draws targets at random. rows: those samples of the whole batch to read.
         """
         rng, targets = self._drawn(key, size)
         batch = self._read(targets, rng, only_other_clips=False, rows=rows)
-        return augmented(batch, rng.spawn(len(targets))[rows]) if self._augment else batch
+        return augment_batch(batch, rng.spawn(len(targets))[rows]) if self._augment else batch
 
     def sounds(self, key, size: int):
-        """The sounds of the batch of the same key: clips (B,) and frames (B,) int32, mels (B, 80, 27, 1) float32."""
+        """Read only the audio of the batch of this key: clips (B,), frames (B,) int32, mels (B, 80, 27, 1) float32."""
         rng, targets = self._drawn(key, size)
         clips, frames = self._clip_of[targets], self._frame_of[targets]
         mels = np.stack([self.mel_window(*pair) for pair in zip(clips.tolist(), frames.tolist(), strict=True)])
@@ -191,10 +210,10 @@ class FaceDataset:
         return np.random.default_rng((seed, epoch, number)), targets
 
     def validation_batches(self, size: int, num_samples: int):
-        """Yield the same whole batches every time: about `num_samples`, evenly spaced over all clips.
+        """Yield the same full batches every time: about `num_samples`, evenly spaced over all clips.
 
-        As from `batch`, but each wrong_mel is of another clip (where there is one): `mel` is the own sound, `wrong_mel`
-        the other one, for the gap between them.
+        As from `batch`, but each wrong_mel is of another clip (where there is one), so that the gap between own and
+        other audio can be measured.
         """
         batches = self.num_batches(size) if num_samples >= len(self) else -(-num_samples // size)
         spaced = np.linspace(0, len(self), batches * size, endpoint=False).astype("int64")
@@ -204,8 +223,8 @@ class FaceDataset:
 
     def _order(self, seed, epoch):
         """The targets of an epoch, shuffled."""
-        kept, order = self._last_order
-        if kept != (seed, epoch):
+        key, order = self._last_order
+        if key != (seed, epoch):
             # Not default_rng((seed, epoch)): numpy fills up with zeros, so that would be the stream of batch 0.
             rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(epoch,)))
             order = rng.permutation(len(self))
@@ -221,28 +240,31 @@ class FaceDataset:
         mel_shape = (len(targets), hparams.num_mels, hparams.mel_window, 1)
         batch = {name: np.empty(shape, "uint8") for name in ("reference", "target")}
         batch |= {name: np.empty(mel_shape, "float32") for name in ("mel", "wrong_mel")}
-        if self.knows_lips:
-            batch |= {name: np.empty((len(targets), self._lips.shape[1]), "float32") for name in LIPS_NAMES}
+        if self.has_landmarks:
+            for name in ("reference", "target"):
+                batch[f"{name}_landmarks"] = np.empty((len(targets), 2 * NUM_LANDMARKS), "float32")
+                batch[f"{name}_lips"] = batch[f"{name}_landmarks"][:, LIPS_COLUMNS]
         clips, frames = self._clip_of[targets].tolist(), self._frame_of[targets].tolist()
         for i, (clip, frame, chance) in enumerate(zip(clips, frames, chances.tolist(), strict=True)):
             self.read_crop(clip, frame, batch["target"][i])
             reference = self._reference(clip, frame, chance[0])
             self.read_crop(clip, reference, batch["reference"][i])
-            if self.knows_lips:
-                batch["reference_lips"][i], batch["target_lips"][i] = self.lips(clip, reference), self.lips(clip, frame)
-            batch["mel"][i, ..., 0] = self._kept_window(clip, frame)
-            batch["wrong_mel"][i, ..., 0] = self._kept_window(*self._wrong(clip, frame, chance[1:], only_other_clips))
+            if self.has_landmarks:
+                batch["reference_landmarks"][i] = self._landmark_row(clip, reference)
+                batch["target_landmarks"][i] = self._landmark_row(clip, frame)
+            batch["mel"][i, ..., 0] = self._stored_window(clip, frame)
+            batch["wrong_mel"][i, ..., 0] = self._stored_window(*self._wrong(clip, frame, chance[1:], only_other_clips))
         return batch
 
     def _reference(self, clip, frame, chance):
-        """A frame of the clip with a crop, at least hparams.min_reference_gap frames away. chance: in [0, 1)."""
+        """Choose a frame with a crop at least hparams.min_reference_gap frames away. chance: in [0, 1)."""
         frames, gap = self._index.frames(self._rows[clip]), hparams.min_reference_gap
         before, after = np.searchsorted(frames, (frame - gap + 1, frame + gap)).tolist()
         choice = int(chance * (before + len(frames) - after))
         return int(frames[choice if choice < before else choice - before + after])
 
     def _wrong(self, clip, frame, chances, only_other_clips):
-        """(clip, frame) of a window that is not the frame's: half the time of the same clip, half of another.
+        """Choose (clip, frame) of a wrong window: half of the time of the same clip, else of another.
 
         chances: three numbers in [0, 1).
         """
@@ -261,7 +283,7 @@ _mel_start = functools.lru_cache(maxsize=None)(functools.partial(hparams.mel_sta
 
 
 def _root_chances(speakers, counts):
-    """How likely each target is drawn, so that a speaker weighs as the root of their targets. Both are by clip."""
+    """The probability of each target, so that a speaker weighs as the root of their targets. Both are by clip."""
     totals = collections.Counter()
     for speaker, count in zip(speakers, counts.tolist(), strict=True):
         totals[speaker] += count

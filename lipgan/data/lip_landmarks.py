@@ -1,13 +1,10 @@
-"""The lips in all crops of a preprocessed folder, found once and kept beside them.
+"""dlib's 68 landmarks in all crops of a preprocessed folder.
 
-data_root/
-  lips_<digits>.npy     (crops, 40) float16: x and y of 20 points in parts of the crop's side, in the index's order
+Preprocessing keeps the tracker's landmarks in each clip's mels.npz. For folders made before it did, they are found once
+in the crops, and smoothed as the tracker's. Both are then kept in one file beside the data (see clip_arrays.py).
 """
 
-import contextlib
 import functools
-import time
-import zlib
 
 import cv2
 import dask
@@ -15,83 +12,94 @@ import numpy as np
 import tqdm
 
 from audio_hparams import hparams
-from lipgan.data.index import UNKNOWN, UNSURE_S, ClipIndex, is_writable, open_index
-from lipgan.faces import detector
-from lipgan.faces.landmarks import LIPS, NUM_LIPS
+from lipgan.data import tar_shards
+from lipgan.data.clip_arrays import ArrayKind, ClipArray, ClipArrays, open_arrays
+from lipgan.data.clip_folder import MELS_NAME
+from lipgan.data.index import BROKEN, ClipIndex
+from lipgan.faces.detector import FaceDetector
+from lipgan.faces.landmarks import LIPS, NUM_LANDMARKS
+from lipgan.faces.tracker import smooth_landmarks
 from lipgan.utils.cli import UserError
-from lipgan.utils.files import atomic_write
 from lipgan.utils.parallel import in_workers
 
-FEW = 2_000  # crops that are read sooner than more processes have started
+KIND = ArrayKind("landmarks", 2 * NUM_LANDMARKS, "dlib 68, smoothed")
+FEW = 2_000  # crops for which starting worker processes does not pay
 
 
-def read_lips(index: ClipIndex) -> np.ndarray:
-    """The lips in all crops of an index, (N, 40) float16 in the order of its frame_ids, some 3 ms of a core each.
+def read_landmarks(index: ClipIndex) -> ClipArrays:
+    """Open the landmarks of all crops of an index: rows of 136 numbers, x and y of 68 points as fractions of the side.
 
-    They are kept beside the data and mapped into memory; where the data change, they are read again, all of them.
-    A crop that is no picture has NaN. Raises UserError where a clip kills who reads it.
+    A crop that is not an image has NaN. Landmarks that preprocessing did not keep are found first, with a bar, at 3 ms
+    of a core each. Raises UserError for a clip that kills the process that reads it.
     """
-    if index.places is None and (index.stamps == UNKNOWN).all(axis=1).any():  # younger than their files' times can tell
-        time.sleep(UNSURE_S)
-        index = open_index(index.root)
-    path = index.root / f"lips_{_digits(index):08x}.npy"
-    if path.exists():
-        return np.load(path, mmap_mode="r")
-    keep = is_writable(index.root)
-    if not keep:
-        print(f"{index.root} cannot be written: the lips in its crops are looked for in this run alone", flush=True)
-    lips = _looked_for(index)
-    if not keep:
-        return lips
-    with atomic_write(path) as temporary, temporary.open("wb") as file:
-        np.save(file, lips)
-    for other in index.root.glob("lips_????????.npy"):  # whoever reads one goes on reading it
-        if other != path:
-            with contextlib.suppress(OSError):
-                other.unlink()
-    return lips
+
+    def compute(missing):
+        older = []
+        for row, stored in _stored(index, [row for row, _ in missing]):
+            if stored is None:
+                older.append(row)
+            else:
+                yield ClipArray(row, 0, stored)
+        yield from _found_in_crops(index, older)
+
+    return open_arrays(index, KIND, compute)
 
 
-def _looked_for(index):
-    """The lips in all crops, by all cores where there are many."""
-    rows = [row for row in range(len(index.names)) if index.first_crop[row] < index.first_crop[row + 1]]
-    jobs = (([_file(index, row, int(frame)) for frame in index.frames(row)],) for row in rows)
-    lips = np.full((len(index.frame_ids), 2 * NUM_LIPS), np.nan, "float16")
-    if len(lips) > FEW and dask.system.CPU_COUNT > 1:
-        made = in_workers(lips_of_files, jobs, dask.system.CPU_COUNT, None)
+def _stored(index, rows):
+    """Yield (row, its landmarks in mels.npz, (N, 136), or None) for the given rows."""
+    if index.places is None:
+        for row in rows:
+            yield row, _read_stored(index, row, index.root / index.names[row] / MELS_NAME)
+        return
+    wanted = {index.names[row]: row for row in rows}
+    for name, _, npz, _ in tar_shards.clips_in(tar_shards.shard_files(index.root)):
+        if name in wanted:
+            yield wanted[name], _read_stored(index, wanted[name], npz)
+
+
+def _read_stored(index, row, npz):
+    """The landmarks of one mels.npz in the order of the index's frames, (N, 136) float32, or None."""
+    try:
+        with np.load(npz, allow_pickle=False) as arrays:
+            if "landmarks" not in arrays.files:
+                return None
+            order = np.argsort(arrays["frame_ids"])
+            landmarks = arrays["landmarks"][order].reshape(-1, KIND.width)
+    except BROKEN:
+        return None
+    return landmarks if len(landmarks) == len(index.frames(row)) else None
+
+
+def _found_in_crops(index, rows):
+    """Yield a ClipArray of the landmarks found in the crops of each row, by all cores where there are many crops."""
+    jobs = (([_crop_bytes(index, row, int(n)) for n in index.frames(row)], index.frames(row).tolist()) for row in rows)
+    if sum(len(index.frames(row)) for row in rows) > FEW and dask.system.CPU_COUNT > 1:
+        results = in_workers(landmarks_of_crops, jobs, dask.system.CPU_COUNT, None)
     else:
-        made = ((number, lips_of_files(*job)) for number, job in enumerate(jobs))
-    for number, found in tqdm.tqdm(made, "lips of all crops, once", len(rows), unit="clip", delay=3):
-        if found is None:
-            raise UserError(f"{index.root / index.names[rows[number]]} kills whoever looks for lips in it; remove it")
-        first = index.first_crop[rows[number]]
-        lips[first : first + len(found)] = found
-    return lips
+        results = ((number, landmarks_of_crops(*job)) for number, job in enumerate(jobs))
+    for number, landmarks in tqdm.tqdm(results, "landmarks of older clips, once", len(rows), unit="clip", delay=3):
+        if landmarks is None:
+            name = index.root / index.names[rows[number]]
+            raise UserError(f"{name} kills the process that finds landmarks in it; remove it")
+        yield ClipArray(rows[number], 0, landmarks)
 
 
-def _file(index, row, frame):
-    """The bytes of a crop's file; none where it is missing, of which the training tells when it wants it."""
+def _crop_bytes(index, row, frame):
+    """The bytes of a crop's file; none where it is missing: training reports that when it reads the crop."""
     try:
         return index.jpeg(row, frame)
     except FileNotFoundError:
         return b""
 
 
-def _digits(index):
-    """What tells one state of the data from another."""
-    told = ["\n".join(index.names).encode(), index.frame_ids.tobytes(), index.stamps.tobytes()]
-    told += [index.places.sizes.tobytes()] if index.places else []
-    return zlib.crc32(b"\n".join(told))
-
-
 class LipLandmarks:
-    """dlib's landmarks of the lips in face crops, whose place in the crop is known."""
+    """Finds dlib's landmarks in a face crop, in which the place of the face is known."""
 
     def __init__(self):
-        self._detector = detector.FaceDetector("hog")
+        self._detector = FaceDetector("hog")
 
     def __call__(self, crop):
-        """(S, S, 3) uint8 -> (20, 2) float64, x and y in parts of the crop's side."""
+        """The lips: (S, S, 3) uint8 -> (20, 2) float64, x and y as fractions of the crop's side."""
         return self.face(crop)[LIPS]
 
     def face(self, crop):
@@ -102,14 +110,21 @@ class LipLandmarks:
         return self._detector.landmarks(large, square) / side
 
 
-_landmarks = functools.cache(LipLandmarks)  # it is large
+_load_predictor = functools.cache(LipLandmarks)  # 100 MB
 
 
-def lips_of_files(jpegs):
-    """The lips in crops, given as the bytes of their files: (N, 40) float16; NaN where one is no picture."""
-    find, lips = _landmarks(), np.full((len(jpegs), 2 * NUM_LIPS), np.nan, "float16")
+def landmarks_of_crops(jpegs, frame_ids):
+    """Find the landmarks in a clip's crops, given as the bytes of their files: (N, 136) float32, smoothed over time.
+
+    frame_ids: (N,) ascending; where a frame is missing, nothing is smoothed across. NaN where a crop is not an image.
+    """
+    find, points = _load_predictor(), np.full((len(jpegs), NUM_LANDMARKS, 2), np.nan, "float32")
     for row, data in enumerate(jpegs):
         crop = cv2.imdecode(np.frombuffer(data, "uint8"), cv2.IMREAD_COLOR) if data else None
         if crop is not None:
-            lips[row] = find(crop).ravel()
-    return lips
+            points[row] = find.face(crop)
+    known = ~np.isnan(points[:, 0, 0])
+    breaks = np.flatnonzero((np.diff(frame_ids) != 1) | (np.diff(known) != 0)) + 1
+    # In crop coordinates: a box moves evenly over so few frames, so the mean is the same as in the video's pixels.
+    stretches = [smooth_landmarks(stretch, hparams.fps) for stretch in np.split(points, breaks) if len(stretch)]
+    return np.concatenate(stretches).reshape(-1, KIND.width).astype("float32")

@@ -2,7 +2,10 @@
 
 RIGID = slice(17, 48)  # of dlib's 68 landmarks: brows, nose and eyes, which do not move with the mouth
 EYES, LIPS = (slice(36, 42), slice(42, 48)), slice(48, 68)
-MIRRORED = [6, 5, 4, 3, 2, 1, 0, 11, 10, 9, 8, 7, 16, 15, 14, 13, 12, 19, 18, 17]  # which of them is which in a mirror
+# Which landmark is which in a mirror: of all 68, and of the lips alone.
+MIRRORED_FACE = [*range(16, -1, -1), *range(26, 16, -1), *range(27, 31), *range(35, 30, -1), 45, 44, 43, 42, 47, 46]
+MIRRORED_FACE += [39, 38, 37, 36, 41, 40, *range(54, 47, -1), *range(59, 54, -1), *range(64, 59, -1), 67, 66, 65]
+MIRRORED = [number - LIPS.start for number in MIRRORED_FACE[LIPS]]
 NUM_LANDMARKS = 68
 NUM_LIPS = 20  # dlib's landmarks 48 to 67: 12 of the outer lips, 8 of the inner ones
 

@@ -179,18 +179,33 @@ def _final(faces, shots, fps, pads, seen):
     found = np.array([face is not None for face in faces], bool)
     boxes, points = np.zeros((len(faces), 4), np.int32), np.zeros((len(faces), 68, 2), np.float32)
     starts = set(shots) | {i for i in range(1, len(found)) if found[i] != found[i - 1]} | {0, len(found)}
-    window, short = (round(seconds * float(fps)) // 2 * 2 + 1 for seconds in (hparams.smooth_s, POINTS_SMOOTH_S))
+    window = _odd_window(hparams.smooth_s, fps)
     for start, end in itertools.pairwise(sorted(starts)):
         if start == end or not found[start]:
             continue
         squares = np.stack([face.square for face in faces[start:end]])
         for n, face in enumerate(faces[start:end], start):
             points[n] = face.points
-        longest = (end - start - 1) // 2 * 2 + 1
-        boxes[start:end] = [final_box(square, pads) for square in _smoothed(squares, min(window, longest))]
-        for k in range(points.shape[1]):  # one by one: a long video's are large
-            points[start:end, k] = _smoothed(points[start:end, k], min(short, longest))
+        smooth = _smoothed(squares, min(window, _longest_window(end - start)))
+        boxes[start:end] = [final_box(square, pads) for square in smooth]
+        points[start:end] = smooth_landmarks(points[start:end], fps)
     return Track(boxes, found, points, np.searchsorted(shots, np.arange(len(faces)), "right").astype(np.int32), seen)
+
+
+def smooth_landmarks(points, fps):
+    """Average landmarks over POINTS_SMOOTH_S: the points (N, K, 2) of an unbroken stretch of frames -> the same."""
+    window, smooth = min(_odd_window(POINTS_SMOOTH_S, fps), _longest_window(len(points))), np.empty_like(points)
+    for k in range(points.shape[1]):  # one by one: those of a long video are large
+        smooth[:, k] = _smoothed(points[:, k], window)
+    return smooth
+
+
+def _odd_window(seconds, fps):
+    return round(seconds * float(fps)) // 2 * 2 + 1
+
+
+def _longest_window(num_frames):
+    return (num_frames - 1) // 2 * 2 + 1
 
 
 def _smoothed(values, window):

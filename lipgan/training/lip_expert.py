@@ -68,7 +68,7 @@ def _labelled(dataset, clips, rng, held_out):
 
     A speaker (the folder of the clip) weighs as the root of how many clips there are: rare shapes of lips count more.
     """
-    landmarks, crops, lips, shown = None if dataset.knows_lips else LipLandmarks(), [], [], []
+    landmarks, crops, lips, shown = None if dataset.has_landmarks else LipLandmarks(), [], [], []
     speakers = [dataset.clips[clip].folder.parent for clip in clips]
     clips_of = collections.Counter(speakers)
     weights = np.array([clips_of[speaker] ** -0.5 for speaker in speakers])
@@ -156,7 +156,7 @@ class _Augmented(keras.utils.PyDataset):
         for row, pick in enumerate(picks):
             blur, deformation = int(rng.integers(1, 6)), draw_deformation(size, rng)
             lower[row] = cv2.blur(deformation.apply(self.crops[pick])[size // 2 :], (blur, blur))
-            lips[row] = deformation.lips(self.lips[pick], size)
+            lips[row] = deformation.landmarks(self.lips[pick], size)
         lower *= rng.uniform(0.7, 1.3, (BATCH_SIZE, 1, 1, 3)).astype("float32") / 255
         lower += rng.uniform(-0.1, 0.1, (BATCH_SIZE, 1, 1, 3)).astype("float32")
         lower += 0.03 * rng.standard_normal(lower.shape, "float32")

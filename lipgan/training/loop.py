@@ -17,7 +17,7 @@ from lipgan.data.clip_folder import read_settings, setting_differences
 from lipgan.data.dataset import FaceDataset
 from lipgan.data.filelists import find_clips
 from lipgan.data.index import open_index
-from lipgan.data.lip_landmarks import read_lips
+from lipgan.data.lip_landmarks import read_landmarks
 from lipgan.models import backend
 from lipgan.models.checkpoint import ENDING, load_discriminator, load_generator
 from lipgan.models.warp import EXPERT, build_expert
@@ -92,14 +92,16 @@ def read_datasets(data_root, filelists, img_size, leave_out=None, with_lips=Fals
         raise UserError(f"{data_root} was made otherwise ({'; '.join(differences)}); preprocess it again")
     datasets, index = [], open_index(data_root)
     lists = {split: find_clips(data_root, split, filelists, index, leave_out) for split in ("train", "val")}
-    lips = read_lips(index) if with_lips else None
+    landmarks = read_landmarks(index) if with_lips else None
     for split, (clips, notes) in lists.items():
         print("\n".join(notes), end="\n" if notes else "")
         if split == "val" and not clips:
             print("WARNING: no clip of val.txt is there: nothing is validated")
             datasets.append(None)
             continue
-        dataset = FaceDataset(clips, img_size, index=index, lips=lips, **(sampling if split == "train" else {}))
+        dataset = FaceDataset(
+            clips, img_size, index=index, landmarks=landmarks, **(sampling if split == "train" else {})
+        )
         skipped = "".join(f"; {count} left out: {reason}" for reason, count in dataset.skipped.items())
         print(f"{split}: {len(dataset.clips)} clips, {len(dataset)} frames{skipped}", flush=True)
         datasets.append(dataset)

@@ -28,7 +28,7 @@ def test_lips_move_with_their_mouth_and_change_sides_in_a_mirror():
     for seed in range(10):
         deformation = draw_deformation(96, np.random.default_rng(seed))
         sides.add(deformation.mirrored)
-        moved = deformation.lips(lips.ravel(), 96).reshape(20, 2)
+        moved = deformation.landmarks(lips.ravel(), 96).reshape(20, 2)
         assert moved[0, 0] < moved[6, 0]  # the left corner stays on the left
         for corner, place in ((0, lips[0]), (6, lips[6])):
             crop = np.zeros((96, 96, 3), "uint8")

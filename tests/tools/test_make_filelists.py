@@ -2,7 +2,7 @@
 
 import pytest
 from helpers.clips import SIZE, write
-from test_preprocess import touch
+from helpers.videos import touch
 
 from lipgan.data import dataset, filelists, index
 from lipgan.preprocessing import video_list

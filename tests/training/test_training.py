@@ -13,7 +13,7 @@ from generator import MEETING, build_generator
 from lipgan.data.clip_folder import write_clip
 from lipgan.data.dataset import FaceDataset
 from lipgan.data.index import open_index
-from lipgan.data.lip_landmarks import read_lips
+from lipgan.data.lip_landmarks import read_landmarks
 from lipgan.training import lip_expert
 from lipgan.training.loader import as_bytes, as_inputs
 from lipgan.training.losses import MouthLoss, TrainingStep, in_sync_loss, out_of_sync_loss, settle_statistics
@@ -113,7 +113,9 @@ def test_the_mouth_expert_is_used_but_never_trained():
 def test_before_it_meets_a_face_only_the_audio_encoder_learns(data, capsys, kind):
     clips = [data / "main" / "speaker" / f"{number:05d}" for number in range(4)]
     index = open_index(data)
-    train_set, val_set = (FaceDataset(part, index=index, lips=read_lips(index)) for part in (clips[:3], clips[3:]))
+    train_set, val_set = (
+        FaceDataset(part, index=index, landmarks=read_landmarks(index)) for part in (clips[:3], clips[3:])
+    )
     generator = build_generator(kind, width=TINY)
     before = {v.path: keras.ops.convert_to_numpy(v).copy() for v in generator.trainable_variables}
     lip_expert.pretrain_audio_encoder(generator, train_set, val_set, 3)
