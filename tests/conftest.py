@@ -24,3 +24,12 @@ def astronaut():
 @pytest.fixture(scope="session")
 def hog():
     return FaceDetector("hog")
+
+
+@pytest.fixture(scope="session")
+def real_clips():
+    """The folder that LIPGAN_DATA names, with grid/main, addresses/main and so on; without it the test is skipped."""
+    folder = pathlib.Path(os.environ.get("LIPGAN_DATA", "no folder"))
+    if not folder.is_dir():
+        pytest.skip("no real clips: set LIPGAN_DATA to their folder")
+    return folder

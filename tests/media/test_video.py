@@ -1,7 +1,5 @@
 """Video: sound and picture on one clock in every container, pictures upright in their own colours, exact results."""
 
-import os
-import pathlib
 import struct
 from fractions import Fraction
 
@@ -22,7 +20,6 @@ CODECS = {  # container: picture, sound, Hz
     "mkv": ("libx264", "libmp3lame", 44_100),
     "avi": ("libx264", "pcm_s16le", 16_000),
 }
-DATA = pathlib.Path(os.environ.get("LIPGAN_DATA", pathlib.Path(__file__).parents[3] / "shared" / "data"))
 
 
 def write_flash(path, fps, flash, num_frames, start_s=0, delay_s=0, times=None):
@@ -251,10 +248,10 @@ def test_rates_are_rational():
         video.as_rate(0)
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason=f"no real clips in {DATA}; set LIPGAN_DATA")
+@pytest.mark.real_data
 @pytest.mark.parametrize("folder", ["grid", "addresses", "lrw_ar"])
-def test_frames_and_sound_of_real_clips_are_as_long_as_told(folder):
-    clips = sorted((DATA / folder / "main").glob("*/*.mp4"), key=lambda clip: clip.stat().st_size)
+def test_frames_and_sound_of_real_clips_are_as_long_as_stated(folder, real_clips):
+    clips = sorted((real_clips / folder / "main").glob("*/*.mp4"), key=lambda clip: clip.stat().st_size)
     for clip in clips[:2]:
         info = video.probe(clip)
         assert sum(1 for _ in video.read_frames(clip)) == info.num_frames

@@ -19,6 +19,8 @@ from lipgan.preprocessing.video_list import Shard
 from lipgan.utils import parallel
 from lipgan.utils.cli import UserError
 
+pytestmark = [pytest.mark.slow, pytest.mark.distributed]
+
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):

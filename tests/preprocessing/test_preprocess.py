@@ -1,7 +1,6 @@
 """preprocess.py: clips from videos of any kind, unusable ones counted by reason, killed workers replaced."""
 
 import json
-import os
 import pathlib
 import shutil
 import subprocess
@@ -27,8 +26,6 @@ from lipgan.preprocessing import clip
 from lipgan.preprocessing.run_log import RunLog
 from lipgan.utils import parallel
 from lipgan.utils.cli import UserError
-
-DATA = pathlib.Path(os.environ.get("LIPGAN_DATA", ROOT.parent / "shared" / "data"))
 
 
 @pytest.fixture(scope="module")
@@ -295,8 +292,8 @@ def test_no_deep_learning_framework_is_loaded():
     assert result.stdout.strip() == "[]"
 
 
-@pytest.mark.skipif(not (DATA / "grid/main").is_dir(), reason="no real clips: set LIPGAN_DATA to the folder with grid/")
-def test_a_real_clip_gives_a_crop_for_every_frame(tmp_path):
-    source = next(iter(sorted((DATA / "grid/main").glob("*/*.mp4"))))
+@pytest.mark.real_data
+def test_a_real_clip_gives_a_crop_for_every_frame(tmp_path, real_clips):
+    source = next(iter(sorted((real_clips / "grid/main").glob("*/*.mp4"))))
     result = clip.preprocess_clip(source, tmp_path / "clip", FaceDetector("hog"))
     assert (result.status, result.num_frames, result.num_crops) == (clip.Status.DONE, 75, 75)

@@ -14,6 +14,7 @@ from lipgan.training.config import STATE_NAME, read_state
 from lipgan.training.devices import check_batch_size
 from lipgan.utils.cli import UserError
 
+pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 BACKENDS = [
     name if importlib.util.find_spec(name) else pytest.param(name, marks=pytest.mark.skip(f"{name} is not installed"))
     for name in ("tensorflow", "jax")
