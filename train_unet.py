@@ -2,31 +2,27 @@
 
     python train_unet.py --data_root lrs2_preprocessed --logdir logs/unet
 
-The result, logs/unet/unet.weights.h5, is what train.py starts from (--resume_gen).
+The result, logs/unet/unet.weights.h5, is the starting point of train.py (--resume_gen).
 """
 
-import argparse
-
 from lipgan.models import backend
-from lipgan.training import config
-from lipgan.training.config import parse_with_state
+from lipgan.training.config import parse_config
 from lipgan.utils.cli import script
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    config.add_training_args(parser, lr=1e-3, name="unet")
-    return parse_with_state(parser, argv)
+    """Parse the command line into a TrainConfig."""
+    return parse_config(argv, description=__doc__, with_discriminator=False, lr=1e-3, checkpoint_name="unet")
 
 
 @script
 def main(argv=None):
-    args = parse_args(argv)
-    backend.set_backend(args.backend, default="tensorflow")
-    joined = config.find_machines(args.coordinator, args.num_processes, args.process_id)
-    from lipgan.training import loop
+    """Train, and return an exit status: 0, 1 on a user error, 75 when stopped by a signal and resumable."""
+    config = parse_args(argv)
+    backend.set_backend(config.backend, default="tensorflow")
+    from lipgan.training.loop import train
 
-    return loop.train(with_discriminator=False, joined=joined, **vars(args))
+    return train(config)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What train_unet.py and train.py share: the networks to start from, the data, the step, and the loop."""
 
 import contextlib
+import dataclasses
 import errno
 import os
 import pathlib
@@ -23,11 +24,11 @@ from lipgan.models.checkpoint import ENDING, load_discriminator, load_generator
 from lipgan.models.warp import EXPERT, build_expert
 from lipgan.training import devices
 from lipgan.training.callbacks import Checkpoints, EpochReport, KeepsMemory, Progress, Stopped
-from lipgan.training.config import STATE_NAME, read_state
+from lipgan.training.config import STATE_NAME, TrainConfig, read_state, state_architecture
 from lipgan.training.lip_expert import prepare_expert, pretrain_audio_encoder
 from lipgan.training.loader import Feed
 from lipgan.training.losses import MouthLoss, TrainingStep, settle_statistics
-from lipgan.training.machines import ALONE
+from lipgan.training.machines import find_machines
 from lipgan.training.optimizer import UsersNetworks, build_optimizer, learning_rate
 from lipgan.training.run_dir import open_folder, write_record
 from lipgan.utils.cli import UserError
@@ -38,74 +39,112 @@ FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 EPOCHS = 100  # where neither --epochs nor --steps says how many
 
 
-def _start(wanted, resume, resume_gen, resume_disc, with_discriminator):
-    """Both networks, from what is to be resumed or anew, and the state to go on from (or None).
+@dataclasses.dataclass(frozen=True)
+class Datasets:
+    """The samples of a run."""
 
-    wanted: kind, img_size, width. Says what it found in each file.
+    train: FaceDataset
+    val: FaceDataset | None  # None: no clip of val.txt exists
+
+
+@dataclasses.dataclass(frozen=True)
+class Networks:
+    """A generator, and the discriminator where there is one."""
+
+    generator: keras.Model
+    discriminator: keras.Model | None = None
+
+
+def _read_resumed_state(config):
+    """Read the training state that config.resume continues; None for a new run. Raises UserError if it does not fit."""
+    state = read_state(config.resume) if config.resume else None
+    if state is None:
+        return None
+    if (found := state_architecture(state)) != config.architecture:
+        raise UserError(
+            f"{state['path']} is a state of {found}; give these options, or start from its weights with --resume_gen"
+        )
+    for name, value in _optimizer_slots(config).items():
+        before = state.get(name, value)
+        if before != value:
+            option = {"accumulate": f"--accumulate {before}", "averages": "--ema" if before else "no --ema"}
+            needed = option.get(name, f"--precision {state.get('options', {}).get('precision')}")
+            raise UserError(f"{state['path']} is a state of a run with {needed}; give that, or start from its weights")
+    print(f"{state['path']}: training state, epoch {state['epoch'] + 1}, batch {state['batch']}")
+    return state
+
+
+def _optimizer_slots(config):
+    """What decides which variables the optimizer keeps: Keras silently loads none of them where these differ."""
+    return {
+        "accumulate": config.accumulate,
+        "averages": config.ema is not None,
+        "scales": config.precision == "mixed_float16",
+    }
+
+
+def build_networks(config, state):
+    """Build both networks, and load the weights to start from. Prints what each file is.
+
+    state: from `_read_resumed_state`; its weights are loaded later, together with the optimizer's.
     """
-    kind, img_size, width = wanted
-    state = read_state(resume) if resume else None
-    if state:
-        architecture = (state["model"], state["img_size"], state["width"])
-        if architecture != wanted or state["with_discriminator"] != with_discriminator:
-            script = "train.py" if state["with_discriminator"] else "train_unet.py"
-            raise UserError(
-                f"{state['path']} is a state of {script} --model {architecture[0]} --img_size {architecture[1]} "
-                f"--width {architecture[2]}; give these, or start from its weights with --resume_gen"
-            )
-        print(f"{state['path']}: a training state, epoch {state['epoch'] + 1}, batch {state['batch']}")
-        resume_gen = resume_disc = None
-    gen_file = resume_gen or (None if state else resume)
+    architecture = config.architecture
+    gen_file = None if state else config.resume_gen or config.resume
     if gen_file and (other := read_state(gen_file)):
-        generator = _from_state(other, wanted)
+        generator = _generator_of_state(other, architecture)
     elif gen_file:
-        generator, info = load_generator(gen_file, kind, img_size, width)
-        print(f"{gen_file}: a generator's weights ({info['format']}); batches are counted from 0")
+        generator, info = load_generator(gen_file, *architecture.generator)
+        print(f"{gen_file}: generator weights ({info['format']}); batches are counted from 0")
     else:
-        generator = build_generator(kind, img_size, width)
-    if not with_discriminator:
-        return generator, None, state
-    if resume_disc:
-        discriminator, info = load_discriminator(resume_disc, img_size, width)
-        print(f"{resume_disc}: a discriminator's weights ({info['format']})")
+        generator = build_generator(*architecture.generator)
+    if not config.with_discriminator:
+        return Networks(generator)
+    if config.resume_disc and not state:
+        discriminator, info = load_discriminator(config.resume_disc, *architecture.discriminator)
+        print(f"{config.resume_disc}: discriminator weights ({info['format']})")
     else:
-        discriminator = build_discriminator(img_size, width)
-    return generator, discriminator, state
+        discriminator = build_discriminator(*architecture.discriminator)
+    return Networks(generator, discriminator)
 
 
-def _from_state(state, wanted):
-    """The generator inside another run's training state."""
-    architecture = (state["model"], state["img_size"], state["width"])
-    if architecture != wanted:
-        raise UserError(f"{state['path']} is of {architecture}, not of the {wanted} that was asked for")
-    generator = build_generator(*architecture)
-    discriminator = build_discriminator(*architecture[1:]) if state["with_discriminator"] else None
+def _generator_of_state(state, wanted):
+    """Load the generator of another run's training state."""
+    found = state_architecture(state)
+    if found.generator != wanted.generator:
+        raise UserError(f"{state['path']} is a state of {found}, not of {wanted}; give the same architecture")
+    generator = build_generator(*found.generator)
+    discriminator = build_discriminator(*found.discriminator) if found.with_discriminator else None
     TrainingStep(generator, discriminator).load_weights(state["path"])
-    print(f"{state['path']}: a training state; its generator is taken, and batches are counted from 0")
+    print(f"{state['path']}: training state; its generator is used, and batches are counted from 0")
     return generator
 
 
-def read_datasets(data_root, filelists, img_size, leave_out=None, with_lips=False, **sampling):
-    """The training and the validation samples (None where there are none), with a line for all that is left out."""
-    differences = setting_differences(read_settings(data_root), img_size=img_size)
+def read_datasets(config):
+    """Read the training and validation sets that `config` describes. Prints their sizes and what is excluded."""
+    differences = setting_differences(read_settings(config.data_root), img_size=config.img_size)
     if differences:
-        raise UserError(f"{data_root} was made otherwise ({'; '.join(differences)}); preprocess it again")
-    datasets, index = [], open_index(data_root)
-    lists = {split: find_clips(data_root, split, filelists, index, leave_out) for split in ("train", "val")}
-    landmarks = read_landmarks(index) if with_lips else None
+        raise UserError(
+            f"{config.data_root} was preprocessed with other settings ({'; '.join(differences)}); preprocess it again"
+        )
+    index = open_index(config.data_root)
+    lists = {
+        split: find_clips(config.data_root, split, config.filelists, index, config.leave_out)
+        for split in ("train", "val")
+    }
+    needs_landmarks = config.model in WARPING or (config.pretrain_audio and config.starts_fresh)
+    landmarks = read_landmarks(index) if needs_landmarks else None
+    datasets = {}
     for split, (clips, notes) in lists.items():
         print("\n".join(notes), end="\n" if notes else "")
         if split == "val" and not clips:
-            print("WARNING: no clip of val.txt is there: nothing is validated")
-            datasets.append(None)
+            print("WARNING: no clip of val.txt exists; there is no validation")
+            datasets[split] = None
             continue
-        dataset = FaceDataset(
-            clips, img_size, index=index, landmarks=landmarks, **(sampling if split == "train" else {})
-        )
-        skipped = "".join(f"; {count} left out: {reason}" for reason, count in dataset.skipped.items())
+        sampling = {"balance": config.balance, "augment": config.augment} if split == "train" else {}
+        dataset = datasets[split] = FaceDataset(clips, config.img_size, index=index, landmarks=landmarks, **sampling)
+        skipped = "".join(f"; {count} excluded: {reason}" for reason, count in dataset.skipped.items())
         print(f"{split}: {len(dataset.clips)} clips, {len(dataset)} frames{skipped}", flush=True)
-        datasets.append(dataset)
-    return datasets
+    return Datasets(**datasets)
 
 
 def expert_path(dataset, data_root):
@@ -114,112 +153,136 @@ def expert_path(dataset, data_root):
     return pathlib.Path(data_root) / f"lips_expert_{dataset.img_size}_{zlib.crc32(names.encode()):08x}{ENDING}"
 
 
-def _mouth_expert(generator, dataset, data_root, anew):
-    """The mouth expert of these training clips, kept in data_root.
+def _mouth_expert(config, datasets, generator):
+    """The mouth expert of these training clips, stored in data_root.
 
-    A generator that holds an expert keeps its own, so that a resumed run is judged as before; one that is made anew
-    takes this one over.
+    A generator with an expert inside keeps that one when it is resumed, so that it is trained by the same losses; a new
+    generator gets the stored one, in place.
     """
     own = next((layer for layer in generator.layers if layer.name == EXPERT), None)
-    if own and not anew:
+    if own and not config.starts_fresh:
         return own
-    expert = prepare_expert(dataset, expert_path(dataset, data_root))
+    expert = prepare_expert(datasets.train, expert_path(datasets.train, config.data_root))
     if own:
         own.set_weights(expert.get_weights())
     return expert
 
 
-def train(*, n_gpu=1, joined=ALONE, **chosen):
-    """Train as the options of the same names say, and return the exit status: 0, or 75 when stopped and resumable.
+def _pretrain_audio(config, datasets, generator):
+    pretrain_audio_encoder(generator, datasets.train, datasets.val, config.pretrain_audio, config.seed)
 
-    joined: the processes that train together.
+
+def pretraining_stages(config):
+    """The stages that teach parts of the generator before the main loop, in order.
+
+    Each is a function (config, datasets, generator) -> None that changes the generator in place. They run once, in the
+    main process, and only for a generator that starts from random weights.
     """
-    with devices.placed(n_gpu, joined) as placement:
-        return _train(placement, n_gpu=n_gpu, **chosen)
+    stages = []
+    if config.pretrain_audio:
+        stages.append(_pretrain_audio)
+    return stages
 
 
-def _train(placement, *, with_discriminator, data_root, filelists, logdir, model, width, img_size, checkpoint_name,
-           checkpoint_freq, epochs, steps, steps_per_epoch, batch_size, lr, warmup_steps, lr_decay_steps, precision,
-           accumulate, ema, mouth_weight, landmark_weight, pretrain_audio, balance, augment, workers, val_samples, seed,
-           leave_out=None, resume=None, resume_gen=None, resume_disc=None, **recorded):  # fmt: skip
-    values = {k: v for k, v in locals().items() if k not in ("recorded", "placement")} | recorded
-    if recorded.get("all_images"):
-        print("--all_images is ignored: folders are indexed anew")
-    gpu = placement.found.kind != "CPU"
-    batch_size = batch_size or (96 if gpu else 16)
+def train(config: TrainConfig) -> int:
+    """Train as `config` says. Returns the exit status: 0, or 75 when stopped by a signal and resumable."""
+    joined = find_machines(config.coordinator, config.num_processes, config.process_id)
+    with devices.placed(config.n_gpu, joined) as placement:
+        config = _fill_in_defaults(config, placement)
+        print(f"{keras.backend.backend()} on {placement.described}, {config.precision}, batches of {config.batch_size}")
+        with placement.first_alone():  # the main process writes the index and the lips that the others read
+            datasets = read_datasets(config)
+        keras.utils.set_random_seed(config.seed)
+        keras.config.set_dtype_policy(config.precision)
+        state = _read_resumed_state(config)
+        networks = build_networks(config, state)
+        expert = None
+        if config.model in WARPING or config.landmark_weight:
+            expert = (
+                _mouth_expert(config, datasets, networks.generator)
+                if placement.leads
+                else build_expert(config.img_size)
+            )
+        for stage in pretraining_stages(config) if config.starts_fresh and placement.leads else ():
+            stage(config, datasets, networks.generator)
+        step, exported = _build_step(config, placement, networks, expert, state)
+        return _run(config, placement, datasets, step, exported, state)
+
+
+def _fill_in_defaults(config, placement):
+    """Choose batch size and precision by device where the user did not, and check what depends on the device."""
+    batch_size = config.batch_size or (16 if placement.found.kind == "CPU" else 96)
     devices.check_batch_size(batch_size, placement.num_devices)
-    precision = precision or ("mixed_bfloat16" if backend.has_bfloat16(placement.found.kind) else "float32")
-    values |= {"batch_size": batch_size, "precision": precision}
-    if lr_decay_steps and (warmup_steps or 0) >= lr_decay_steps:
-        raise UserError(f"--warmup_steps {warmup_steps} leaves nothing of --lr_decay_steps {lr_decay_steps}; lower it")
-    print(f"{keras.backend.backend()} on {placement.described}, {precision}, batches of {batch_size}")
-    anew = not (resume or resume_gen)
-    with placement.first_alone():  # the index is made once
-        with_lips = model in WARPING or bool(pretrain_audio and anew)
-        sampling = {"with_lips": with_lips, "balance": balance, "augment": augment}
-        train_set, val_set = read_datasets(data_root, filelists, img_size, leave_out, **sampling)
-    keras.utils.set_random_seed(seed)
-    keras.config.set_dtype_policy(precision)
-    wanted = (model, img_size, width)
-    generator, discriminator, state = _start(wanted, resume, resume_gen, resume_disc, with_discriminator)
-    keeps = {"accumulate": accumulate, "averages": ema is not None, "scales": precision == "mixed_float16"}
-    _check_optimizer(state, keeps)
-    wants_expert = model in WARPING or landmark_weight
-    expert = None
-    if wants_expert:
-        expert = _mouth_expert(generator, train_set, data_root, anew) if placement.leads else build_expert(img_size)
-    if pretrain_audio and anew and placement.leads:
-        pretrain_audio_encoder(generator, train_set, val_set, pretrain_audio, seed)
-    networks = generator, discriminator  # on one device, in which they are validated and saved
-    generator = placement.spread(generator, lambda: build_generator(*wanted, synchronized=True))
-    discriminator = placement.spread(discriminator, lambda: build_discriminator(img_size, width))
+    supported = "mixed_bfloat16" if backend.has_bfloat16(placement.found.kind) else "float32"
+    if config.lr_decay_steps and (config.warmup_steps or 0) >= config.lr_decay_steps:
+        raise UserError(
+            f"--warmup_steps {config.warmup_steps} is not below --lr_decay_steps {config.lr_decay_steps}; lower it"
+        )
+    return dataclasses.replace(config, batch_size=batch_size, precision=config.precision or supported)
+
+
+def _build_step(config, placement, networks, expert, state):
+    """Build the compiled TrainingStep on its devices, with a resumed state loaded.
+
+    Returns it and the Networks on one device that are validated and exported: the step's own where they can be.
+    """
+    architecture = config.architecture
+    generator = placement.spread(
+        networks.generator, lambda: build_generator(*architecture.generator, synchronized=True)
+    )
+    discriminator = placement.spread(networks.discriminator, lambda: build_discriminator(*architecture.discriminator))
     mouth_loss = None
-    if mouth_weight or landmark_weight:
-        judge = placement.spread(expert, lambda: build_expert(img_size))
-        mouth_loss = MouthLoss(judge, img_size, mouth_weight, landmark_weight)
-    if ema is not None and networks[0] is generator:  # averages go into networks that are not trained
-        networks = build_generator(*wanted), build_discriminator(img_size, width) if discriminator else None
-    rate = learning_rate(lr, warmup_steps, lr_decay_steps)
+    if config.mouth_weight or config.landmark_weight:
+        judge = placement.spread(expert, lambda: build_expert(config.img_size))
+        mouth_loss = MouthLoss(judge, config.img_size, config.mouth_weight, config.landmark_weight)
+    exported = networks
+    if config.ema is not None and networks.generator is generator:  # averages need networks that are not trained
+        copy = build_discriminator(*architecture.discriminator) if discriminator else None
+        exported = Networks(build_generator(*architecture.generator), copy)
+    rate = learning_rate(config.lr, config.warmup_steps, config.lr_decay_steps)
     with placement.building():
         step = TrainingStep(generator, discriminator, mouth=mouth_loss, num_replicas=placement.num_replicas)
-        step.compile(optimizer=build_optimizer(rate, accumulate, ema))
-        step.optimizer.build(step.trainable_variables)  # unbuilt, its state would not be loaded, without a word
+        step.compile(optimizer=build_optimizer(rate, config.accumulate, config.ema))
+        step.optimizer.build(step.trainable_variables)  # Keras silently skips the state of an unbuilt optimizer
         if state:
             step.load_weights(state["path"])
+    return step, exported
 
-    settings = read_settings(data_root)
-    described = {"model": model, "img_size": img_size, "width": width, "with_discriminator": with_discriminator}
-    described |= {"hparams": hparams.as_dict(), "sync_offset_ms": 0, "seed": seed, "options": values} | keeps
-    described |= {name: settings[name] for name in ("detector", "pads") if name in settings}
-    folder = pathlib.Path(logdir)
+
+def _describe(config):
+    """What state.weights.h5 and the JSON beside the exported weights say of the run."""
+    settings = read_settings(config.data_root)
+    description = dataclasses.asdict(config.architecture) | _optimizer_slots(config)
+    description |= {"hparams": hparams.as_dict(), "sync_offset_ms": 0, "seed": config.seed, "options": config.as_dict()}
+    return description | {name: settings[name] for name in ("detector", "pads") if name in settings}
+
+
+def _run(config, placement, datasets, step, exported, state):
+    """Open the run folder, train to the last batch, and write the final weights. Returns the exit status."""
+    folder = pathlib.Path(config.logdir)
     if placement.leads:
-        folder = open_folder(logdir, state)
-        write_record(folder, values, state)
+        folder = open_folder(config.logdir, state)
+        write_record(folder, config.as_dict(), state)
     print(f"run folder: {folder}", flush=True)
-    per_epoch = min(train_set.num_batches(batch_size), steps_per_epoch or sys.maxsize)
-    steps = min(steps or sys.maxsize, per_epoch * (epochs or (sys.maxsize if steps else EPOCHS)))
-    feed = Feed(train_set, batch_size, seed, workers, per_epoch, placement.part(batch_size))
-    users = UsersNetworks(step, networks, placement, feed.few)
-    name = checkpoint_name.removesuffix(".h5").removesuffix(".weights")
-    checkpoints = Checkpoints(folder, name, described, checkpoint_freq, users, state, placement)
+    per_epoch = min(datasets.train.num_batches(config.batch_size), config.steps_per_epoch or sys.maxsize)
+    epochs = config.epochs or (sys.maxsize if config.steps else EPOCHS)
+    steps = min(config.steps or sys.maxsize, per_epoch * epochs)
+    part = placement.part(config.batch_size)
+    feed = Feed(datasets.train, config.batch_size, config.seed, config.workers, per_epoch, part)
+    users = UsersNetworks(step, (exported.generator, exported.discriminator), placement, feed.few)
+    name = config.checkpoint_name.removesuffix(".h5").removesuffix(".weights")
+    checkpoints = Checkpoints(folder, name, _describe(config), config.checkpoint_freq, users, state, placement)
     position = checkpoints.position
-    report = EpochReport(folder, val_set, batch_size, val_samples, users, position, rate, placement.leads)
+    rate = learning_rate(config.lr, config.warmup_steps, config.lr_decay_steps)
+    report = EpochReport(
+        folder, datasets.val, config.batch_size, config.val_samples, users, position, rate, placement.leads
+    )
     callbacks = [checkpoints, report, Progress(position, steps), KeepsMemory()]
     checkpoints.set_model(step)
     if not state and placement.leads:
         with devices.alone():
             checkpoints.save_state()
-    return _run(step, feed, checkpoints, users, callbacks, steps)
-
-
-def _check_optimizer(state, keeps):
-    """Raise UserError where the state's optimizer keeps other numbers than this one: Keras would load none of them."""
-    for name, value in keeps.items():
-        before = (state or {}).get(name, value)
-        if before != value:
-            option = {"accumulate": f"--accumulate {before}", "averages": "--ema" if before else "no --ema"}
-            wanted = option.get(name, f"--precision {state.get('options', {}).get('precision')}")
-            raise UserError(f"{state['path']} is of a run with {wanted}; give that, or start from its weights")
+    return _run_to_end(step, feed, checkpoints, users, callbacks, steps)
 
 
 def _full_disk(checkpoints, error):
@@ -233,7 +296,7 @@ def _full_disk(checkpoints, error):
     return RESUME_ME
 
 
-def _run(step, feed, checkpoints, users, callbacks, steps):
+def _run_to_end(step, feed, checkpoints, users, callbacks, steps):
     """Train until batch `steps`, and write the last weights for users. Returns the exit status."""
     try:
         with _signals(checkpoints), checkpoints.placement.fitting():

@@ -3,6 +3,8 @@
 JAX joins them; each then takes every step with its part of the batch (devices.py), and process 0 alone writes files.
 """
 
+import os
+import pathlib
 import re
 import typing
 
@@ -25,6 +27,21 @@ class Machines(typing.NamedTuple):
 
 
 ALONE = Machines()
+
+
+def find_machines(coordinator, num_processes, process_id) -> Machines:
+    """The processes that train together, as these options say; what is None is SLURM's, if srun started this one."""
+    slurm, given = from_slurm(os.environ), (coordinator, num_processes, process_id)
+    if num_processes == 1:
+        return ALONE
+    if slurm.num_processes == 1 and None in given and given != (None, None, None):
+        raise UserError("--coordinator, --num_processes and --process_id go together; give all three, to every process")
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        gpus = len([name for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if name])
+    else:
+        gpus = len(list(pathlib.Path("/dev").glob("nvidia[0-9]*")))
+    chosen = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
+    return slurm._replace(visible_gpus=gpus, **{k: v for k, v in chosen.items() if v is not None})
 
 
 def from_slurm(environ) -> Machines:

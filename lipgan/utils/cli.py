@@ -59,6 +59,22 @@ def positive_float(text):
     return value
 
 
+def non_negative_int(text):
+    """An argparse type: a whole number from 0."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value} is below 0")
+    return value
+
+
+def non_negative_float(text):
+    """An argparse type: a number from 0."""
+    value = float(text)
+    if not value >= 0:
+        raise argparse.ArgumentTypeError(f"{text} is below 0")
+    return value
+
+
 def share(text):
     """An argparse type: a number from 0 to under 1."""
     value = float(text)

@@ -2,8 +2,16 @@
 
 import pytest
 
-from lipgan.training import config
-from lipgan.training.machines import ALONE, Machines, check, first_host, from_slurm, local_devices, tasks_of_node
+from lipgan.training.machines import (
+    ALONE,
+    Machines,
+    check,
+    find_machines,
+    first_host,
+    from_slurm,
+    local_devices,
+    tasks_of_node,
+)
 from lipgan.utils.cli import UserError
 
 STEP = {
@@ -58,12 +66,12 @@ def test_options_stand_over_slurm_s_variables(monkeypatch):
     for name in STEP:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    assert config.find_machines("a:1", 2, 1) == Machines("a:1", 2, 1, visible_gpus=2)
-    assert config.find_machines(None, None, None).num_processes == 1
+    assert find_machines("a:1", 2, 1) == Machines("a:1", 2, 1, visible_gpus=2)
+    assert find_machines(None, None, None).num_processes == 1
     for name, value in STEP.items():
         monkeypatch.setenv(name, value)
-    assert config.find_machines("a:1", None, None)[:3] == ("a:1", 4, 3)
-    assert config.find_machines(None, 1, None) == ALONE
+    assert find_machines("a:1", None, None)[:3] == ("a:1", 4, 3)
+    assert find_machines(None, 1, None) == ALONE
 
 
 @pytest.mark.parametrize(

@@ -175,7 +175,7 @@ def test_a_run_explains_itself_and_its_result_starts_the_gan(data, tmp_path, cap
 def test_wrong_files_to_resume_are_refused_in_one_line(data, tmp_path, capsys):
     text = tmp_path / "text.h5"
     text.write_text("no weights")
-    for path, reason in ((tmp_path / "none.h5", "no such file"), (text, "no HDF5 file")):
+    for path, reason in ((tmp_path / "none.h5", "no such file"), (text, "not an HDF5 file")):
         assert train_unet.main(options_for(data, tmp_path / "run", "--resume", path)) == 1
         error = capsys.readouterr().err.strip().splitlines()[-1]
         assert error.startswith("train_unet.py: ") and reason in error
