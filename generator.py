@@ -1,7 +1,7 @@
-"""The LipGAN generators (K R et al., ACM MM 2019): a face and 337.5 ms of sound become that face saying that sound.
+"""Build the LipGAN generators (K R et al., ACM MM 2019): a face and 337.5 ms of audio -> that face saying it.
 
-`residual` and `basic` are the paper's, and paint every pixel. `warp` and `warp_tdnn` move the reference's own pixels:
-see warp.py. They differ in how they listen.
+`residual` and `basic` are the paper's U-Nets, which synthesise every pixel. The kinds of `lipgan.models.warp` move the
+reference's own pixels.
 """
 
 import functools
@@ -16,13 +16,15 @@ from lipgan.models.warp import build_warp
 from lipgan.utils.cli import UserError
 
 IMG_SIZES = range(96, 257, 32)
-MEETING = "face_and_sound"  # the layer at which what comes of the face and of the sound, in this order, are joined
-HEARD = "heard"  # the last layer but one of `_tdnn`
-AXES = {"channels_last": 3, "channels_first": 1}  # where a map's channels are
-PAINTING = ("residual", "basic")  # kinds that paint, layer by layer, and have a lean form
-WARPING = ("warp", "warp_tdnn")  # kinds that go through lips
-ABOVE = 2  # rows above the middle that the lean form makes too: what is pasted is interpolated from them
-MARGINS = (4, 3)  # rows that the decoder keeps above the middle of its last maps but one: so far its convolutions see
+PAPER_KINDS = ("residual", "basic")
+WARP_KINDS = ("warp", "warp_tdnn")  # kinds that predict lip landmarks first
+FUSION = "face_and_audio"  # the layer that concatenates the face's and the audio's embedding, in this order
+EMBEDDING = "audio_embedding"  # the penultimate layer of `_tdnn`
+CHANNEL_AXES = {"channels_last": 3, "channels_first": 1}
+
+# The form for OpenVINO computes the lower half of the face only.
+ROWS_ABOVE = 2  # rows above the middle that it computes too: the blend interpolates from them
+DECODER_ROWS = (4, 3)  # rows above the middle of the (24, 24) and (48, 48) maps: the receptive field of what follows
 
 
 def check_size(img_size: int, width: float) -> None:
@@ -36,30 +38,30 @@ def check_size(img_size: int, width: float) -> None:
 
 
 def scaled(filters: int, width: float) -> int:
-    """The number of filters at this width: a multiple of 8, the nearest (halves go up), at least 8."""
+    """Return filters * width rounded to the nearest multiple of 8 (halves round up), at least 8."""
     return max(8, int(filters * width / 8 + 0.5) * 8)
 
 
-# Convolution, normalisation and activation stay layers of their own: Keras sorts layers by their distance from the
-# output, and legacy files hold their weights in that order.
+# Convolution, normalisation and activation stay separate layers: Keras sorts layers by their distance from the output,
+# and legacy files store their weights in that order.
 
 
 def _conv(x, filters, kernel=3, strides=1, padding="same", *, width, order, synchronized, name=None):
     x = layers.Conv2D(scaled(filters, width), kernel, strides, padding, order, name=name)(x)
-    return layers.ReLU()(_normalised(x, order, synchronized))
+    return layers.ReLU()(_batch_norm(x, order, synchronized))
 
 
 def _up(x, filters, kernel=3, strides=2, *, width, order, synchronized):
     x = layers.Conv2DTranspose(scaled(filters, width), kernel, strides, "same", data_format=order)(x)
-    return layers.ReLU()(_normalised(x, order, synchronized))
+    return layers.ReLU()(_batch_norm(x, order, synchronized))
 
 
-def _normalised(x, order, synchronized):
-    return layers.BatchNormalization(axis=AXES[order], momentum=0.8, synchronized=synchronized)(x)
+def _batch_norm(x, order, synchronized):
+    return layers.BatchNormalization(axis=CHANNEL_AXES[order], momentum=0.8, synchronized=synchronized)(x)
 
 
-def _below(x, rows, *, order):
-    """Without the uppermost rows, and all that they cost."""
+def _crop_top(x, rows, *, order):
+    """Drop the uppermost rows, and with them the cost of computing on them."""
     return layers.Cropping2D(((rows, 0), (0, 0)), data_format=order)(x)
 
 
@@ -74,51 +76,52 @@ def build_generator(
     img_size: int = 96,
     width: float = 1.0,
     synchronized: bool = False,
-    lean: bool = False,
+    lower_half_nchw: bool = False,
 ) -> keras.Model:
-    """Build the network [face, mel] -> face, untrained (sizes in the comments are those of img_size 96).
+    """Build the untrained network [face, mel] -> face. Shapes in the comments are those of img_size 96 and width 1.
 
-    Inputs: "face" (img_size, img_size, 6) as `faces.generator_input` makes it, "mel" (80, 27, 1) in [-4, 4].
-    Output: (img_size, img_size, 3) BGR in [0, 1], float32 under every dtype policy.
-    width: multiplies every filter count but the output's. synchronized: batch statistics over all of several devices.
-    lean (of PAINTING only): the form in which OpenVINO is fastest, with the same weights. Channels come before rows and
-    columns in both inputs and in the output, of which only the rows from `img_size // 2 - ABOVE` on are made.
+    Inputs: "face" (img_size, img_size, 6) float32 in [0, 1] from `lipgan.faces.crop.generator_input`; "mel" (80, 27, 1)
+    float32 in [-4, 4]. Output: (img_size, img_size, 3) BGR in [0, 1], float32 under every dtype policy.
+    width: multiplies every filter count but the output's. synchronized: batch norm statistics over all devices.
+    lower_half_nchw (PAPER_KINDS only): the form that OpenVINO runs fastest, with the same weights. Inputs and output
+    are channels first, and the output starts at row `img_size // 2 - ROWS_ABOVE`.
+    Raises UserError for an unknown kind, img_size or width.
     """
     if kind not in KINDS:
-        raise UserError(f"--model {kind}: there are {' and '.join(KINDS)}; choose one")
+        raise UserError(f"--model {kind}: choose one of {', '.join(KINDS)}")
     check_size(img_size, width)
-    if lean and kind not in PAINTING:
-        raise ValueError(f"{kind} has no lean form; {' and '.join(PAINTING)} have")
-    # On JAX the statistics are global by themselves, and the option raises.
+    if lower_half_nchw and kind not in PAPER_KINDS:
+        raise ValueError(f"{kind} has no lower_half_nchw form; {' and '.join(PAPER_KINDS)} have one")
+    # On JAX the statistics are global anyway, and the argument raises an error.
     synchronized = synchronized and keras.backend.backend() == "tensorflow"
-    order = "channels_first" if lean else "channels_last"
+    order = "channels_first" if lower_half_nchw else "channels_last"
     conv = functools.partial(_conv, width=width, order=order, synchronized=synchronized)
     up = functools.partial(_up, width=width, order=order, synchronized=synchronized)
-    join = functools.partial(layers.Concatenate, axis=AXES[order])
-    below = functools.partial(_below, order=order) if lean else (lambda x, _: x)
+    join = functools.partial(layers.Concatenate, axis=CHANNEL_AXES[order])
+    crop_top = functools.partial(_crop_top, order=order) if lower_half_nchw else (lambda x, _: x)
     res = functools.partial(_res, conv=conv)
 
-    def entry(name, rows, columns, channels):
-        return keras.Input((channels, rows, columns) if lean else (rows, columns, channels), name=name)
+    def image_input(name, rows, columns, channels):
+        return keras.Input((channels, rows, columns) if lower_half_nchw else (rows, columns, channels), name=name)
 
-    face = entry("face", img_size, img_size, 6)
-    mel = entry("mel", hparams.num_mels, hparams.mel_window, 1)
-    if kind in WARPING:
-        apart = kind == "warp_tdnn"
-        heard = _tdnn(mel, width, synchronized) if apart else _residual_mel(mel, conv, res)
-        output = build_warp(face, heard, functools.partial(scaled, width=width), MEETING, apart)
+    face = image_input("face", img_size, img_size, 6)
+    mel = image_input("mel", hparams.num_mels, hparams.mel_window, 1)
+    if kind in WARP_KINDS:
+        is_tdnn = kind == "warp_tdnn"
+        audio = _tdnn(mel, width, synchronized) if is_tdnn else _residual_mel(mel, conv, res)
+        output = build_warp(face, audio, functools.partial(scaled, width=width), FUSION, is_tdnn)
         return keras.Model([face, mel], output, name=f"{kind}_generator")
     basic = kind == "basic"
     encode_face, encode_mel = (_basic_face, _basic_mel) if basic else (_residual_face, _residual_mel)
-    smallest = img_size // 32  # side of the last map before the embedding
+    smallest = img_size // 32  # side of the last map before the embedding: 3
     skips, face_embedding = encode_face(face, smallest, conv, res)
     mel_embedding = encode_mel(mel, conv, res)  # (1, 1, 512)
-    x = join(name=MEETING)([face_embedding, mel_embedding])  # (1, 1, 1024), basic 768
-    more = (lambda x, *_: x) if basic else res
-    x = _decoder(x, skips, smallest, up, more, join, below)  # (96, 96, 64)
+    x = join(name=FUSION)([face_embedding, mel_embedding])  # (1, 1, 1024), basic 768
+    refine = (lambda x, *_: x) if basic else res
+    x = _decoder(x, skips, smallest, up, refine, join, crop_top)  # (96, 96, 64)
     x = conv(conv(x, 16), 16)  # (96, 96, 16)
     x = layers.Conv2D(3, 1, data_format=order, dtype="float32")(x)  # (96, 96, 3)
-    x = below(x, 2 * MARGINS[1] - ABOVE)
+    x = crop_top(x, 2 * DECODER_ROWS[1] - ROWS_ABOVE)
     output = layers.Activation("sigmoid", dtype="float32", name="prediction")(x)
     return keras.Model([face, mel], output, name=f"{kind}_generator")
 
@@ -162,24 +165,27 @@ def _basic_mel(mel, conv, res):
 
 
 def _tdnn(mel, width, synchronized):
-    """What is said, as a movement of 20 lips: (40,). Convolutions over time alone, the bands as channels.
+    """Map the mel window to the motion of the 20 lip landmarks (40,) by convolutions over time, bands as channels.
 
     (A time-delay neural network: Waibel et al., IEEE TASSP 1989.)
     """
     x = layers.Permute((2, 1))(layers.Reshape(mel.shape[1:3])(mel))  # (27, 80)
-    for filters, strides in ((256, 1), (256, 1), (384, 2), (384, 2), (512, 2)):  # (4, 512) at last
+    for filters, strides in ((256, 1), (256, 1), (384, 2), (384, 2), (512, 2)):  # ends at (4, 512)
         x = layers.Conv1D(scaled(filters, width), 3, strides, "same")(x)
         x = layers.ReLU()(layers.BatchNormalization(momentum=0.9, synchronized=synchronized)(x))
-    x = layers.Dense(scaled(512, width), activation="relu", name=HEARD)(layers.Flatten()(x))
+    x = layers.Dense(scaled(512, width), activation="relu", name=EMBEDDING)(layers.Flatten()(x))
     return layers.Dense(2 * NUM_LIPS, dtype="float32")(x)
 
 
-def _decoder(x, skips, smallest, up, res, join, below):
+def _decoder(x, skips, smallest, up, res, join, crop_top):
     f0, f1, f2, f3, f4, f5 = skips
-    first, second = 4 * smallest - MARGINS[0], 8 * smallest - MARGINS[1]  # rows of (24, 24) and (48, 48) left out
+    first, second = (
+        4 * smallest - DECODER_ROWS[0],
+        8 * smallest - DECODER_ROWS[1],
+    )  # rows cropped from (24, 24), (48, 48)
     x = join()([f5, up(x, 512, smallest, smallest)])  # (3, 3, 1024)
     x = join()([f4, res(up(x, 512), 512, 2)])  # (6, 6, 1024)
     x = join()([f3, res(up(x, 256), 256, 2)])  # (12, 12, 512)
-    x = below(join()([f2, res(up(x, 128), 128, 2)]), first)  # (24, 24, 256)
-    x = below(join()([below(f1, 2 * first), res(up(x, 64), 64, 2)]), second - 2 * first)  # (48, 48, 128)
-    return join()([below(f0, 2 * second), up(x, 32)])
+    x = crop_top(join()([f2, res(up(x, 128), 128, 2)]), first)  # (24, 24, 256)
+    x = crop_top(join()([crop_top(f1, 2 * first), res(up(x, 64), 64, 2)]), second - 2 * first)  # (48, 48, 128)
+    return join()([crop_top(f0, 2 * second), up(x, 32)])

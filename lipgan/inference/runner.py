@@ -16,9 +16,10 @@ class Speaker:
     """Called with faces (B, S, S, 6) and mels (B, 80, 27, 1), gives pictures (B, S, S, 3) in [0, 1]; all float32.
 
     Where `wants_lips`, lips (B, 40) are a third argument: where those of the references are (see warp.py).
-    generator: a keras.Model of `generator.build_generator`. A lean one makes the lower half and two rows more, which is
-    what is pasted; above that the pictures are the pose. B is always `batch_size`. still: all faces of a clip are the
-    same one, which is looked at once: half of the residual generator's work. `forget` between clips.
+    generator: a keras.Model of `generator.build_generator`. A lower_half_nchw one makes the lower half and two
+    rows more, which is what is pasted; above that the pictures are the pose. B is always `batch_size`.
+    still: all faces of a clip are the same one, which is looked at once: half of the residual generator's work.
+    `forget` between clips.
     Up to `at_once` threads may call it at a time: two, each with half of the cores, get more done than one with all
     (but a `batch_size` of 1 is for those who wait for every frame).
     """
@@ -125,7 +126,7 @@ def load_speaker(path, kind=None, still=False, batch_size=8, precision="auto"):
     import openvino as ov
 
     # Else Keras would turn every map round before and after every convolution, as OpenVINO has the channels first.
-    generator, info = checkpoint.load_generator(path, kind, lean=True)
+    generator, info = checkpoint.load_generator(path, kind, lower_half_nchw=True)
     able = "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     told = None
     if precision == "bfloat16" and not able:

@@ -10,24 +10,26 @@ import types
 from lipgan.utils.cli import UserError
 
 BACKENDS = ("tensorflow", "jax", "openvino")
-PRECISIONS = ("auto", "float32", "bfloat16")  # of inference
+PRECISIONS = ("auto", "float32", "bfloat16")  # inference precision
 
 
 def has_gpu():
-    """Whether the machine shows an NVIDIA device. Imports nothing."""
+    """Return whether the system has an NVIDIA device node, without importing anything."""
     return any(pathlib.Path("/dev").glob("nvidia[0-9]*")) or pathlib.Path("/dev/dxg").exists()
 
 
 def has_bfloat16(kind="CPU"):
-    """Whether a device of this kind multiplies bfloat16 numbers itself: GPUs from Ampere on, CPUs with AVX512-BF16 or
-    AMX, all TPUs."""
+    """Return whether a device ("CPU", "GPU" or "TPU") has bfloat16 arithmetic.
+
+    GPUs have it from Ampere on, CPUs with AVX512-BF16 or AMX, TPUs always.
+    """
     if kind == "TPU":
         return True
     if kind == "GPU":
         query = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
         try:
-            told = subprocess.run(query, capture_output=True, text=True, check=False, timeout=60).stdout.split()
-            return float(told[0]) >= 8.0
+            capability = subprocess.run(query, capture_output=True, text=True, check=False, timeout=60).stdout
+            return float(capability.split()[0]) >= 8.0
         except (OSError, subprocess.TimeoutExpired, IndexError, ValueError):
             return False
     try:
@@ -37,39 +39,47 @@ def has_bfloat16(kind="CPU"):
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def set_backend(wanted, default):
-    """Fix Keras' backend before its first import: `wanted`, or KERAS_BACKEND, or `default`. Returns its name.
+def is_installed(package):
+    """Return whether a package can be imported, without importing it."""
+    return importlib.util.find_spec(package) is not None
 
-    In place of TensorFlow as the default, JAX is taken where only that is installed.
 
-    Where Keras is imported already its backend stays, and a line says so.
+def set_backend(requested, default):
+    """Set the Keras backend before Keras is imported: `requested`, KERAS_BACKEND or the default. Returns its name.
+
+    default: the name of a backend, or several of which the first that is installed is used; "tensorflow" alone means
+    TensorFlow or else JAX. If Keras is imported already, its backend stays, with a warning. Raises UserError for a
+    backend that is not installed.
     """
     if "keras" in sys.modules:
         current = sys.modules["keras"].backend.backend()
-        if wanted and wanted != current:
-            print(f"warning: Keras already runs on {current}; --backend {wanted} is ignored", file=sys.stderr)
+        if requested and requested != current:
+            print(f"warning: Keras already runs on {current}; --backend {requested} is ignored", file=sys.stderr)
         return current
-    if default == "tensorflow" and importlib.util.find_spec("tensorflow") is None and importlib.util.find_spec("jax"):
-        default = "jax"
-    backend = wanted or os.environ.get("KERAS_BACKEND") or default
-    if backend not in BACKENDS or importlib.util.find_spec(backend) is None:
+    candidates = (
+        ("tensorflow", "jax") if default == "tensorflow" else (default,) if isinstance(default, str) else default
+    )
+    default = next(filter(is_installed, candidates), candidates[0])
+    backend = requested or os.environ.get("KERAS_BACKEND") or default
+    if backend not in BACKENDS or not is_installed(backend):
         raise UserError(
-            f"--backend {backend} is not installed; pip install {backend}, or choose of {', '.join(BACKENDS)}"
+            f"--backend {backend} is not installed; pip install {backend}, or choose one of {', '.join(BACKENDS)}"
         )
     os.environ["KERAS_BACKEND"] = backend
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # Without a GPU even TensorFlow's errors are noise: it looks for CUDA at each start.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if has_gpu() else "3")
     return backend
 
 
 def import_keras():
-    """Import Keras for inference, the first time without packages that it only draws, wraps and windows with.
+    """Import Keras for inference, without the packages it needs only for plots, wrappers and signal windows.
 
-    Those (matplotlib, scikit-learn, and on OpenVINO scipy.signal) take four fifths of its start-up: 2.6 of 3.2 s of CPU
-    time. Whoever needs them later imports them as ever.
+    Those (matplotlib, scikit-learn and, on OpenVINO, scipy.signal) take four fifths of its start-up: 2.6 of 3.2 s of
+    CPU time. Code that needs them later imports them as usual.
     """
-    hidden = {"matplotlib": None, "sklearn": None}  # Keras does without either
+    hidden = {"matplotlib": None, "sklearn": None}  # optional for Keras
     if os.environ.get("KERAS_BACKEND") == "openvino":
-        hidden["scipy.signal"] = types.ModuleType("scipy.signal")  # scipy finds the real one when it is asked for
+        hidden["scipy.signal"] = types.ModuleType("scipy.signal")  # a later import finds the real one
     hidden = {name: module for name, module in hidden.items() if name not in sys.modules and "keras" not in sys.modules}
     sys.modules.update(hidden)
     try:

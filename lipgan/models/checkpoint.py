@@ -17,16 +17,16 @@ import numpy as np
 
 from audio_hparams import hparams
 from discriminator import build_discriminator
-from generator import HEARD, IMG_SIZES, MEETING, PAINTING, build_generator, scaled
+from generator import EMBEDDING, FUSION, IMG_SIZES, PAPER_KINDS, build_generator, scaled
 from lipgan.models.metadata import ENDING, KINDS, description, json_path
 from lipgan.utils.cli import UserError
 from lipgan.utils.files import atomic_write
 
 
-def _build(kind, img_size, width, lean=False):
+def _build(kind, img_size, width, lower_half_nchw=False):
     if kind == "discriminator":
         return build_discriminator(img_size, width)
-    return build_generator(kind, img_size, width, lean=lean and kind in PAINTING)
+    return build_generator(kind, img_size, width, lower_half_nchw=lower_half_nchw and kind in PAPER_KINDS)
 
 
 # Saving
@@ -96,16 +96,17 @@ def load_generator(
     kind: str | None = None,
     img_size: int | None = None,
     width: float | None = None,
-    lean: bool = False,
+    lower_half_nchw: bool = False,
 ):
     """Load a generator from a user checkpoint or a legacy .h5 file: (keras.Model, info).
 
     What is not given is taken from the file (its JSON, or else the shapes of its arrays); what is given must agree.
-    lean: as of `build_generator`, for the kinds that have it. info: the JSON's content; without one, model, img_size,
-    width, and sync_offset_ms 0. Always with `format` ("checkpoint" or "legacy") and `differences`: the hparams of the
-    weights that are others here, which is also told on stderr. Raises UserError, in one line that says what fits.
+    lower_half_nchw: as of `build_generator`, for the kinds that have it.
+    info: the content of the JSON file; without one, model, img_size, width, and sync_offset_ms 0. Always with `format`
+    ("checkpoint" or "legacy") and `differences`: the hparams of the weights that differ from those here, which a
+    warning lists too. Raises UserError for a file that fits no network, or not the one asked for.
     """
-    return _load(pathlib.Path(path), KINDS, {"model": kind, "img_size": img_size, "width": width}, lean)
+    return _load(pathlib.Path(path), KINDS, {"model": kind, "img_size": img_size, "width": width}, lower_half_nchw)
 
 
 def load_discriminator(path, img_size: int | None = None, width: float | None = None):
@@ -113,7 +114,7 @@ def load_discriminator(path, img_size: int | None = None, width: float | None = 
     return _load(pathlib.Path(path), ("discriminator",), {"model": None, "img_size": img_size, "width": width})
 
 
-def _load(path, kinds, wanted, lean=False):
+def _load(path, kinds, wanted, lower_half_nchw=False):
     with _opened(path) as file:
         legacy = _legacy_group(file) is not None
         if not legacy and not path.name.endswith(ENDING):
@@ -125,14 +126,14 @@ def _load(path, kinds, wanted, lean=False):
         if described:
             found = (described["model"], described["img_size"], described["width"])
             _check_wanted(path, found, kinds, wanted)
-            model = _build(*found, lean)
+            model = _build(*found, lower_half_nchw)
             if _shapes(model) != _counted(stored):
                 raise UserError(
                     f"{path} {_fits(_recognised(stored)[0])}, not {_named(*found)} as {json_path(path).name} beside it "
                     "says; give the two files that were saved together"
                 )
         else:
-            found, model = _recognised(stored, lean)
+            found, model = _recognised(stored, lower_half_nchw)
             _check_wanted(path, found, kinds, wanted)
         if legacy:
             _assign(path, model, stored)
@@ -213,8 +214,8 @@ def _embedding_size(model):
     if model.name == "discriminator":
         return model.get_layer("face_to_vector").filters
     if model.name == "warp_tdnn_generator":
-        return model.get_layer(HEARD).units
-    return model.get_layer(MEETING).input[1].shape[-1]
+        return model.get_layer(EMBEDDING).units
+    return model.get_layer(FUSION).input[1].shape[-1]
 
 
 def _shapes(model):
@@ -225,7 +226,7 @@ def _counted(stored):
     return collections.Counter(dataset.shape or (1,) for dataset in stored)  # a scalar gain may have no axis
 
 
-def _recognised(stored, lean=False):
+def _recognised(stored, lower_half_nchw=False):
     """((kind, img_size, width), such a network) of arrays of these shapes, or (None, None)."""
     kernels = [d.shape for d in stored if d.ndim == 4]
     # The first layer of the face's encoder is the only one with so many input channels.
@@ -241,7 +242,7 @@ def _recognised(stored, lean=False):
             return None, None
         # Only in the widest layers, the kernels that span the smallest map are the largest.
         found = (kind, 32 * max(s[0] for s in kernels if s[2] >= max(filters)), width)
-    model = _build(*found, lean) if found[1] in IMG_SIZES else None
+    model = _build(*found, lower_half_nchw) if found[1] in IMG_SIZES else None
     return (found, model) if model and _shapes(model) == _counted(stored) else (None, None)
 
 

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from generator import MEETING
+from generator import FUSION
 from lipgan.data.augment import draw_deformation
 from lipgan.data.lip_landmarks import LipLandmarks
 from lipgan.faces.landmarks import NUM_LIPS, opening
@@ -90,7 +90,7 @@ def pretrain_audio_encoder(generator, dataset, val_set, steps, seed=0):
     the clips of val_set, and returns it by clip. A network that meets face and sound at once learns to ignore the sound
     for long.
     """
-    meeting = generator.get_layer(MEETING)
+    meeting = generator.get_layer(FUSION)
     heard = layers.Flatten()(meeting.input[1])
     if not isinstance(meeting, layers.Add):  # else what is heard is the lips' movement already
         heard = layers.Dense(2 * NUM_LIPS, dtype="float32")(heard)

@@ -13,7 +13,7 @@ import keras
 
 from audio_hparams import hparams
 from discriminator import build_discriminator
-from generator import WARPING, build_generator
+from generator import WARP_KINDS, build_generator
 from lipgan.data.clip_folder import read_settings, setting_differences
 from lipgan.data.dataset import FaceDataset
 from lipgan.data.filelists import find_clips
@@ -131,7 +131,7 @@ def read_datasets(config):
         split: find_clips(config.data_root, split, config.filelists, index, config.leave_out)
         for split in ("train", "val")
     }
-    needs_landmarks = config.model in WARPING or (config.pretrain_audio and config.starts_fresh)
+    needs_landmarks = config.model in WARP_KINDS or (config.pretrain_audio and config.starts_fresh)
     landmarks = read_landmarks(index) if needs_landmarks else None
     datasets = {}
     for split, (clips, notes) in lists.items():
@@ -197,7 +197,7 @@ def train(config: TrainConfig) -> int:
         state = _read_resumed_state(config)
         networks = build_networks(config, state)
         expert = None
-        if config.model in WARPING or config.landmark_weight:
+        if config.model in WARP_KINDS or config.landmark_weight:
             expert = (
                 _mouth_expert(config, datasets, networks.generator)
                 if placement.leads

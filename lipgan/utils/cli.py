@@ -1,6 +1,7 @@
-"""How the scripts fail: one line for the user's mistakes, and never a half-written file."""
+"""Command-line scripts: errors as one line with exit status 1, printable paths, and argparse types."""
 
 import argparse
+import codecs
 import errno
 import functools
 import pathlib
@@ -8,7 +9,18 @@ import sys
 
 
 class UserError(Exception):
-    """Something the user can change. The message says what, what was found, and the next move, in one line."""
+    """An error that the user can fix. The message names the option or file, what was found and what to do next."""
+
+
+def _encode_path(error):
+    """Encode a path that the console's encoding lacks: as its own bytes where it has any, or else escaped."""
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeEncodeError:
+        return codecs.lookup_error("backslashreplace")(error)
+
+
+codecs.register_error("path", _encode_path)
 
 
 def script(main):
@@ -17,8 +29,9 @@ def script(main):
     @functools.wraps(main)
     def wrapper(argv=None):
         name = pathlib.Path(sys.modules[main.__module__].__file__).name
-        if hasattr(sys.stdout, "reconfigure"):
-            sys.stdout.reconfigure(errors="surrogateescape")  # a path that is not UTF-8 is printed as it is
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="path")  # no path stops a program that only prints it
         try:
             return main(argv) or 0
         except UserError as e:
@@ -29,8 +42,8 @@ def script(main):
         except KeyboardInterrupt:
             print(f"{name}: interrupted", file=sys.stderr)
             return 130
-        except OSError as e:  # a full disk, a missing right
-            full = "; make room, and run it again" if e.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        except OSError as e:  # disk full, permission denied
+            full = "; free some space and run it again" if e.errno in (errno.ENOSPC, errno.EDQUOT) else ""
             where = f": {one_line(e.filename)}" if e.filename else ""
             print(f"{name}: {one_line(e.strerror or e)}{where}{full}", file=sys.stderr)
             return 1
@@ -39,23 +52,23 @@ def script(main):
 
 
 def one_line(text):
-    """The text with its line ends, which names of files may have, made visible."""
+    """Return the text with line breaks, which file names may contain, escaped."""
     return str(text).replace("\r", "\\r").replace("\n", "\\n")
 
 
 def positive_int(text):
-    """An argparse type: a whole number over 0."""
+    """Parse an integer above 0 (an argparse type)."""
     value = int(text)
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not over 0")
+        raise argparse.ArgumentTypeError(f"{value} is not above 0")
     return value
 
 
 def positive_float(text):
-    """An argparse type: a number over 0."""
+    """Parse a number above 0 (an argparse type)."""
     value = float(text)
     if not value > 0:
-        raise argparse.ArgumentTypeError(f"{text} is not over 0")
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
     return value
 
 
@@ -76,8 +89,8 @@ def non_negative_float(text):
 
 
 def share(text):
-    """An argparse type: a number from 0 to under 1."""
+    """Parse a number of at least 0 and below 1 (an argparse type)."""
     value = float(text)
     if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not from 0 to under 1")
+        raise argparse.ArgumentTypeError(f"{text} is not at least 0 and below 1")
     return value

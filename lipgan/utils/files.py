@@ -14,7 +14,7 @@ from lipgan.utils.cli import UserError
 
 @contextlib.contextmanager
 def atomic_write(path):
-    """Yield a temporary path beside `path`, renamed to it when the block ends well, removed when not."""
+    """Yield a temporary path beside `path` that is renamed to `path` on success and removed on failure."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=".tmp_", suffix="".join(path.suffixes[-2:])[-20:], dir=path.parent)
@@ -24,7 +24,8 @@ def atomic_write(path):
         yield temporary
         umask = os.umask(0)
         os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp gives 0600
+        with contextlib.suppress(OSError):  # some network shares refuse chmod
+            temporary.chmod(0o666 & ~umask)  # mkstemp gives 0600
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -32,28 +33,29 @@ def atomic_write(path):
 
 @contextlib.contextmanager
 def atomic_dir(path):
-    """Yield a temporary folder beside `path`, renamed to it when the block ends well, removed when not."""
+    """Yield a temporary folder beside `path` that is renamed to `path` on success and removed on failure."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".tmp_{path.name}.", dir=path.parent))
     try:
         yield temporary
-        temporary.chmod(0o755)
+        with contextlib.suppress(OSError):  # some network shares refuse chmod
+            temporary.chmod(0o755)
         temporary.replace(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def read_rows(path, option, wanted):
-    """The lines of a CSV file with a header, as dicts of text by column, without the blank ones. Raises UserError.
+def read_rows(path, option, required):
+    """Read a CSV file with a header as a list of {column: text}, without blank rows. Raises UserError.
 
-    option: the one that named the file. wanted: the columns that must be there, others may.
+    option: the one that names the file, for messages. required: columns that must exist; others may.
     """
-    columns = " and ".join(wanted)
+    columns = " and ".join(required)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             header = file.readline()
-            delimiter = ";" if ";" in header and "," not in header else ","  # as some spreadsheets write it
+            delimiter = ";" if ";" in header and "," not in header else ","  # some spreadsheets' "CSV"
             file.seek(0)
             rows = list(csv.DictReader(file, skipinitialspace=True, delimiter=delimiter))
     except FileNotFoundError:
@@ -62,18 +64,19 @@ def read_rows(path, option, wanted):
         raise UserError(f"--{option} {path} is not a CSV file ({e}); give one with the columns {columns}") from None
     rows = [row for row in rows if any(row.values())]
     if not rows:
-        raise UserError(f"--{option} {path} has no line under its header; give a line for each video")
-    if missing := [name for name in wanted if name not in rows[0]]:
+        raise UserError(f"--{option} {path} has no line under its header; add one for each video")
+    if missing := [name for name in required if name not in rows[0]]:
         raise UserError(f"--{option} {path} lacks the column {' and '.join(missing)} in its first line")
     for number, row in enumerate(rows, 1):
         if None in row:  # more cells than the header
-            why = "more cells than columns; put names with commas into quotes"
-            raise UserError(f"--{option} {path}, video {number}: {why}")
+            raise UserError(
+                f"--{option} {path}, row {number}: more cells than columns; put names with commas into quotes"
+            )
     return rows
 
 
 def versions(packages):
-    """Python's version and those of the packages that are installed, by name."""
+    """Return {name: version} of Python and of those of the packages that are installed."""
     found = {"python": platform.python_version()}
     for package in packages:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

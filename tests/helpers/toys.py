@@ -27,7 +27,7 @@ def toy_generator(kind="basic", img_size=96, width=1.0, synchronized=False):
     import keras
     from keras import layers
 
-    from generator import MEETING
+    from generator import FUSION
     from lipgan.models.warp import build_warp
 
     synchronized = synchronized and keras.backend.backend() == "tensorflow"
@@ -35,12 +35,12 @@ def toy_generator(kind="basic", img_size=96, width=1.0, synchronized=False):
     if kind == "warp":
         heard = layers.Conv2D(8, (80, 27), use_bias=False)(mel)
         heard = layers.ReLU()(layers.BatchNormalization(momentum=0.8, synchronized=synchronized)(heard))
-        return keras.Model([face, mel], build_warp(face, heard, lambda filters: 8, MEETING), name="warp_generator")
+        return keras.Model([face, mel], build_warp(face, heard, lambda filters: 8, FUSION), name="warp_generator")
     x = layers.Conv2D(4, 8, 8, use_bias=False)(face)  # before batch norm a bias learns nothing but rounding errors
     x = layers.ReLU()(layers.BatchNormalization(momentum=0.8, synchronized=synchronized)(x))
     seen = layers.GlobalAveragePooling2D(keepdims=True)(x)
     heard = layers.Reshape((1, 1, 8))(layers.Dense(8)(layers.Flatten()(layers.AveragePooling2D(9)(mel))))
-    x = layers.Dense(3)(layers.Concatenate(name=MEETING)([seen, heard])) + layers.Conv2D(3, 1)(face)
+    x = layers.Dense(3)(layers.Concatenate(name=FUSION)([seen, heard])) + layers.Conv2D(3, 1)(face)
     output = layers.Activation("sigmoid", name="prediction")(x)
     return keras.Model([face, mel], output, name=f"{kind}_generator")
 

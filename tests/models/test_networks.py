@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from discriminator import SampleNormalization, UnitLength, build_discriminator, embeddings
-from generator import IMG_SIZES, MEETING, build_generator, scaled
+from generator import FUSION, IMG_SIZES, build_generator, scaled
 from lipgan.models.warp import EXPERT, informed, listener, painter, warp, warp_cubic
 from lipgan.utils.cli import UserError
 
@@ -65,9 +65,9 @@ def test_outputs_are_float32_under_every_policy(name, policy):
     assert {keras.backend.standardize_dtype(o.dtype) for o in embeddings(discriminator).outputs} == {"float32"}
 
 
-def test_only_generators_that_paint_have_a_lean_form():
-    with pytest.raises(ValueError, match="warp has no lean form"):
-        build_generator("warp", lean=True)
+def test_only_the_paper_s_generators_have_a_lower_half_nchw_form():
+    with pytest.raises(ValueError, match="warp has no lower_half_nchw form"):
+        build_generator("warp", lower_half_nchw=True)
 
 
 def test_filter_counts_are_multiples_of_8_and_at_least_8():
@@ -167,9 +167,9 @@ def test_warp_is_its_listener_and_then_its_painter(kind):
 
 
 @pytest.mark.parametrize("kind", ["residual", "basic", "warp", "warp_tdnn"])
-def test_face_and_sound_meet_in_one_layer(kind):
+def test_face_and_audio_are_fused_in_one_layer(kind):
     generator = build_generator(kind, width=WIDTH)
-    face, sound = (keras.Model(generator.inputs, tensor) for tensor in generator.get_layer(MEETING).input)
+    face, sound = (keras.Model(generator.inputs, tensor) for tensor in generator.get_layer(FUSION).input)
     a, b = inputs(96, 6), inputs(96, 6)
     b[1] = -b[1]
     assert np.array_equal(face.predict_on_batch(a), face.predict_on_batch(b))

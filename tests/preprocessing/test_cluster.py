@@ -68,7 +68,7 @@ def test_clips_are_preprocessed_on_a_cluster(cluster, tmp_path, monkeypatch):
 
 
 def test_a_scheduler_that_does_not_answer_is_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(parallel, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(parallel, "WORKER_TIMEOUT_S", 0.3)
     with pytest.raises(
         UserError, match=r"no scheduler with a worker answers at --scheduler tcp://127\.0\.0\.1:9.*dask worker"
     ):

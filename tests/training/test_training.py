@@ -9,7 +9,7 @@ import train
 import train_unet
 from audio_hparams import hparams
 from discriminator import build_discriminator
-from generator import MEETING, build_generator
+from generator import FUSION, build_generator
 from lipgan.data.clip_folder import write_clip
 from lipgan.data.dataset import FaceDataset
 from lipgan.data.index import open_index
@@ -120,7 +120,7 @@ def test_before_it_meets_a_face_only_the_audio_encoder_learns(data, capsys, kind
     before = {v.path: keras.ops.convert_to_numpy(v).copy() for v in generator.trainable_variables}
     lip_expert.pretrain_audio_encoder(generator, train_set, val_set, 3)
     assert -1 <= float(capsys.readouterr().out.split()[-1]) <= 1
-    sound = keras.Model(generator.inputs[1], generator.get_layer(MEETING).input[1])
+    sound = keras.Model(generator.inputs[1], generator.get_layer(FUSION).input[1])
     after = {v.path: keras.ops.convert_to_numpy(v) for v in generator.trainable_variables}
     changed = {path for path, value in after.items() if not np.array_equal(value, before[path])}
     assert changed == {v.path for v in sound.trainable_variables}
