@@ -90,7 +90,7 @@ def measured(way, data_root, seconds):
 
     if way not in REFERENCE[:2]:
         keep_memory()
-    folders, _ = find_clips(data_root, "train", data_root / "no_lists")
+    folders, _ = find_clips(data_root, "train", data_root)
     if "reference" in way:
         batches = reference_batches(folders)
         sizes = (len(batch[2]) for batch in batches)
@@ -182,7 +182,7 @@ def waiting(data_root, width, rounds, batch_size=16, steps=20):
         def on_train_batch_end(self, batch, logs=None):
             self.ends.append(time.perf_counter())
 
-    folders, _ = find_clips(data_root, "train", data_root / "no_lists")
+    folders, _ = find_clips(data_root, "train", data_root)
     faces, seconds = FaceDataset(folders, index=index.open_index(data_root)), {"read": [], "kept": []}
     step = TrainingStep(build_generator(width=width))
     step.compile(optimizer=keras.optimizers.Adam(1e-4))
@@ -226,7 +226,7 @@ def memory(root):
     before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3, time.perf_counter()
     found = index.open_index(root)
     opened = time.perf_counter() - begun
-    clips, _ = find_clips(root, "train", root / "no_lists", found)
+    clips, _ = find_clips(root, "train", root, found)
     faces = FaceDataset(clips, index=found, balance=True)
     for number in range(100):
         faces.sounds((0, 0, number), BATCH)

@@ -1,7 +1,7 @@
 """How well lips can be told from sound, by how many people were listened to: the correlation on others.
 
     python experiments/listening_curve.py --data_root grid_preprocessed/ \\
-        --filelists filelists/grid/without_b --speakers 1 10
+        --filelists filelists/grid/rotation_b --speakers 1 10
 
 The audio encoder of `--model warp_tdnn` alone learns from the people of train.txt, without those of test.txt: from the
 one with most clips, then from the next ones too. It is scored on the clips of test.txt by how the mouth's opening

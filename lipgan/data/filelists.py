@@ -1,4 +1,4 @@
-"""Which clips of a preprocessed folder are for training, validation and tests: by lists."""
+"""File lists: divide a preprocessed folder's clips into training, validation and test clips."""
 
 import pathlib
 
@@ -14,9 +14,9 @@ DEFAULT_FOLDER = pathlib.Path("filelists")
 
 
 def read_filelist(path, subsets=False) -> list[str]:
-    """The clips of one file list as `<speaker>/<clip>`, in order, each once: first column, blank lines skipped.
+    """Read the clips of one file list as `<speaker>/<clip>`, in order, without duplicates: only the first column.
 
-    subsets: also take names with their main/ or pretrain/ before them.
+    subsets: also accept names that begin with main/ or pretrain/.
     Raises UserError for a missing file and for a line that is not such a name.
     """
     path = pathlib.Path(path)
@@ -37,28 +37,34 @@ def read_filelist(path, subsets=False) -> list[str]:
 
 
 def find_clips(data_root, split: str, filelists, index=None, leave_out=None) -> tuple[list[pathlib.Path], list[str]]:
-    """The folders of a split's preprocessed clips, and lines to print about lists and clips that are missing.
+    """List the folders of a split's preprocessed clips. Also returns lines to print about missing lists and clips.
 
-    train, val and test live in main/ and are told apart by <filelists>/<split>.txt only; pretrain lives in pretrain/,
-    and train has its clips too. Where a list is missing, all clips of its folder are taken, and a line says so.
-    leave_out: a file of clips that are not taken, <speaker>/<clip> or main/<speaker>/<clip> a line, or None.
-    index: of `data_root`, from `open_index`, where it is at hand: then no folder is looked into.
-    Raises UserError when `data_root` holds no clip at all.
+    train, val and test live in main/ and are divided by <filelists>/<split>.txt only; pretrain lives in pretrain/, and
+    its clips belong to train too. Where a list is missing, all clips of its folder are used, and a line says so.
+    leave_out: a file of clips to leave out, <speaker>/<clip> or main/<speaker>/<clip> a line, or None.
+    index: of `data_root`, from `open_index`; without it the folder is listed.
+    Raises UserError when `data_root` holds no clip at all, and when `filelists` does not exist but is another folder
+    than the default one, so that a mistyped --filelists does not mix test clips into training.
     """
     data_root, filelists = pathlib.Path(data_root), pathlib.Path(filelists)
+    if filelists != DEFAULT_FOLDER and not filelists.is_dir():
+        raise UserError(
+            f"--filelists {filelists} is not a folder; give the one that holds {split}.txt, or leave it out to use all "
+            "clips"
+        )
     folders = {"train": ["main", "pretrain"], "pretrain": ["pretrain"]}.get(split, ["main"])
     if index is None and shard_files(data_root):
         index = open_index(data_root)
-    there = index.names if index else _clips_below(data_root)
-    there = dict.fromkeys(sorted(there, key=lambda name: name.split("/")))
-    if not there:
+    existing = index.names if index else _clips_below(data_root)
+    existing = dict.fromkeys(sorted(existing, key=lambda name: name.split("/")))
+    if not existing:
         raise UserError(
             f"no preprocessed clips in {data_root}; make them with preprocess.py --final_data_root {data_root}"
         )
     clips, notes = [], []
     for subset in folders:
         filelist = filelists / f"{'pretrain' if subset == 'pretrain' else split}.txt"
-        below = [name for name in there if name.startswith(f"{subset}/")]
+        below = [name for name in existing if name.startswith(f"{subset}/")]
         if subset == "pretrain" and split == "train" and not below:
             continue
         if not filelist.is_file():
@@ -66,24 +72,26 @@ def find_clips(data_root, split: str, filelists, index=None, leave_out=None) -> 
             notes.append(f"WARNING: no {filelist}: ALL {len(below)} clips of {data_root / subset} are used for {split}")
             continue
         names = read_filelist(filelist)
-        found = [f"{subset}/{name}" for name in names if f"{subset}/{name}" in there]
-        clips += found
-        if len(found) < len(names):
-            first = next(name for name in names if f"{subset}/{name}" not in there)
+        listed = [f"{subset}/{name}" for name in names if f"{subset}/{name}" in existing]
+        clips += listed
+        if len(listed) < len(names):
+            first = next(name for name in names if f"{subset}/{name}" not in existing)
             notes.append(
-                f"{len(names) - len(found)} of the {len(names)} clips of {filelist} are not in {data_root / subset} "
+                f"{len(names) - len(listed)} of the {len(names)} clips of {filelist} are not in {data_root / subset} "
                 f"(the first: {first}); they are left out"
             )
     if leave_out:
-        unwanted = set(read_filelist(leave_out, subsets=True))
-        kept = [name for name in clips if name not in unwanted and name.partition("/")[2] not in unwanted]
-        notes.append(f"{len(clips) - len(kept)} of the {len(clips)} clips for {split} are left out, by {leave_out}")
-        clips = kept
+        excluded = set(read_filelist(leave_out, subsets=True))
+        remaining = [name for name in clips if name not in excluded and name.partition("/")[2] not in excluded]
+        notes.append(
+            f"{len(clips) - len(remaining)} of the {len(clips)} clips for {split} are left out, by {leave_out}"
+        )
+        clips = remaining
     return [data_root / name for name in clips], notes
 
 
 def evenly_spaced(clips: list, most: int | None) -> list:
-    """At most so many of the clips, evenly spaced from the first to the last; all where `most` is None."""
+    """Pick at most so many clips, evenly spaced from the first to the last; all where `most` is None."""
     if not most or len(clips) <= most:
         return clips
     return [clips[number] for number in np.linspace(0, len(clips) - 1, most).astype(int)]

@@ -121,7 +121,7 @@ def names(root, found):
     return [path.relative_to(root / "data").as_posix() for path in found]
 
 
-def test_lists_tell_the_splits_apart_and_train_has_the_pretraining_clips(lrs2):
+def test_lists_divide_the_splits_and_train_includes_the_pretraining_clips(lrs2):
     for split, text in {"train": "a/1\n", "val": "a/2\n", "test": "b/1 NF\n", "pretrain": "p/2\n"}.items():
         (lrs2 / "lists" / f"{split}.txt").write_text(text)
     found = {split: filelists.find_clips(lrs2 / "data", split, lrs2 / "lists") for split in filelists.SPLITS}
@@ -132,15 +132,21 @@ def test_lists_tell_the_splits_apart_and_train_has_the_pretraining_clips(lrs2):
     assert not any(notes for _, notes in found.values())
 
 
-def test_without_a_list_all_clips_are_used_and_a_line_says_so(lrs2):
-    found, notes = filelists.find_clips(lrs2 / "data", "val", lrs2 / "nowhere")
+def test_without_a_list_all_clips_are_used_and_a_line_says_so(lrs2, monkeypatch):
+    found, notes = filelists.find_clips(lrs2 / "data", "val", lrs2)
     assert names(lrs2, found) == ["main/a/1", "main/a/2", "main/b/1"]
     assert len(notes) == 1 and "ALL 3 clips" in notes[0] and "val.txt" in notes[0]
-    found, notes = filelists.find_clips(lrs2 / "data", "train", lrs2 / "nowhere")
+    monkeypatch.chdir(lrs2)  # where there is no filelists/
+    found, notes = filelists.find_clips(lrs2 / "data", "train", "filelists/")
     assert len(found) == 5 and len(notes) == 2
 
 
-def test_listed_clips_that_are_missing_are_told_and_not_fatal(lrs2):
+def test_a_filelists_folder_that_does_not_exist_is_a_user_error(lrs2):
+    with pytest.raises(UserError, match=r"--filelists .*absent is not a folder; give the one that holds train\.txt"):
+        filelists.find_clips(lrs2 / "data", "train", lrs2 / "absent")
+
+
+def test_listed_clips_that_are_missing_are_reported_and_not_fatal(lrs2):
     (lrs2 / "lists/val.txt").write_text("a/1\na/9\nz/1\n")
     found, notes = filelists.find_clips(lrs2 / "data", "val", lrs2 / "lists")
     assert names(lrs2, found) == ["main/a/1"]
@@ -327,7 +333,7 @@ def test_a_picture_that_is_missing_or_damaged_is_named(tmp_path):
     (folder / "7.jpg").write_bytes(b"no picture")
     read = dataset.FaceDataset([folder], SIZE).read_crop
     for frame in (5, 7):
-        with pytest.raises(UserError, match=rf"{frame}\.jpg is not a picture"):
+        with pytest.raises(UserError, match=rf"{frame}\.jpg is not an image"):
             read(0, frame)
     (folder / "8.jpg").unlink()
     with pytest.raises(UserError, match=r"8\.jpg is missing"):

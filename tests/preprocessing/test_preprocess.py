@@ -167,7 +167,7 @@ def test_another_frame_rate_becomes_25_by_time(final):
 
 
 def test_what_is_written_can_be_trained_on(final):
-    clips, notes = filelists.find_clips(final, "train", final / "no_lists")
+    clips, notes = filelists.find_clips(final, "train", final)
     assert len(clips) == 2 and "ALL 2 clips" in notes[0]
     batch = dataset.FaceDataset(clips, 96).batch((0, 0, 0), 4)
     assert batch["target"].shape == (4, 96, 96, 3) and batch["target"].std() > 20
