@@ -229,7 +229,7 @@ def memory(root):
     clips, _ = find_clips(root, "train", root, found)
     faces = FaceDataset(clips, index=found, balance=True)
     for number in range(100):
-        faces.sounds((0, 0, number), BATCH)
+        faces.mel_batch((0, 0, number), BATCH)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     return {"frames": len(found.frame_ids), "opened": opened, "peak": peak, "more": peak - before}
 

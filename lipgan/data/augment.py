@@ -1,24 +1,26 @@
-"""Samples changed at random, so that few people and few recordings stand for many: shapes, colours and voices.
+"""Data augmentation: random shapes and colours of faces, random voices and recording conditions of audio.
 
 Without the shifts and stretches a network learns from few people that a mouth is always at the same place, and paints
-it there in every face.
+it there in every face. The voice of mel windows is changed as they are read; for the speech encoder waveforms are
+changed before they are encoded.
 """
 
 import typing
 
 import cv2
 import numpy as np
+import scipy.signal
 
 from audio_hparams import hparams
 from lipgan.faces.landmarks import MIRRORED, MIRRORED_FACE, NUM_LANDMARKS
 
 LIPS_NAMES = ("reference_lips", "target_lips")  # in a batch with landmarks
 LANDMARKS_NAMES = ("reference_landmarks", "target_landmarks")
-NUM_BUMPS = 3  # places of a crop that are pulled about
+NUM_BUMPS = 3  # local displacements of a crop
 
 
 class Deformation(typing.NamedTuple):
-    """A smooth change of a crop's geometry: pixel q of the result shows what was at linear @ q + shift + bumps(q).
+    """A smooth change of a crop's geometry: pixel q of the result shows the crop at linear @ q + shift + bumps(q).
 
     Points are (..., 2), x and y in pixels.
     """
@@ -35,18 +37,18 @@ class Deformation(typing.NamedTuple):
         return np.linalg.det(self.linear) < 0
 
     def source(self, points):
-        """Where the result's points were before."""
+        """Map points of the result to points of the original."""
         return points @ self.linear.T + self.shift + self._bumps(points)
 
     def target(self, points):
-        """Where points of the original are in the result (to a hundredth of a pixel or so)."""
-        back, found = np.linalg.inv(self.linear).T, points
+        """Map points of the original to points of the result, to a hundredth of a pixel or so."""
+        inverse, result = np.linalg.inv(self.linear).T, points
         for _ in range(8):
-            found = (points - self.shift - self._bumps(found)) @ back
-        return found
+            result = (points - self.shift - self._bumps(result)) @ inverse
+        return result
 
     def apply(self, crop):
-        """The crop (S, S, 3) uint8 deformed; past its borders they are repeated."""
+        """Deform a crop (S, S, 3) uint8; past its borders they are repeated."""
         pixels = np.arange(crop.shape[0])
         # As `source` of every pixel. A Gaussian has one factor for columns and one for rows.
         near = np.exp(-np.square(pixels - self.centres[..., None]) / (2 * self.radii[:, None, None] ** 2))  # (K, 2, S)
@@ -70,8 +72,8 @@ class Deformation(typing.NamedTuple):
 
 
 def draw_deformation(size, rng) -> Deformation:
-    """A small turn, stretch and shift of a crop of `size` pixels, half of the time a mirrored one, and a few bumps
-    round the mouth, as of other lips, chins and smiles."""
+    """Draw a small rotation, scaling and shift of a crop of `size` pixels, mirrored half of the time, and a few bumps
+    around the mouth, as of other lips, chins and smiles."""
     turn, middle = rng.normal(0, 0.04), (size - 1) / 2
     stretch = np.exp(rng.normal(0, 0.04, 2)) * (rng.choice((-1, 1)), 1)
     linear = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]) * stretch
@@ -104,7 +106,7 @@ def augment_batch(batch, rngs):
 
 
 def other_voice(mels, rng):
-    """Mel windows (..., 80, W) as of another speaker and microphone: formants moved, louder or softer, over noise.
+    """Change mel windows (..., 80, W) to another speaker and microphone: formants moved, louder or softer, with noise.
 
     The bands are moved by some two of them (Jaitly and Hinton 2013 perturb the length of the vocal tract so).
     """
@@ -114,3 +116,83 @@ def other_voice(mels, rng):
     moved = (1 - share) * mels[..., below, :] + share * mels[..., below + 1, :]
     noise = rng.uniform(-5, -1) + rng.normal(0, 0.2, mels.shape)  # often under the scale's lower end, that is, none
     return np.clip(np.maximum(moved + rng.normal(0, 0.4), noise), -4, 4).astype("float32")
+
+
+def augment_waveform(wav, rng):
+    """Change a recording's voice, spectrum, room, noise and level at random. Returns (waveform, speed).
+
+    wav: (n,) float32 at hparams.sample_rate. Only the tempo moves what is said in time: what was said at t seconds is
+    said at t / speed.
+    """
+    wav, speed = np.asarray(wav, "float32"), 1.0
+    if rng.random() < 0.8:
+        speed = np.exp(rng.uniform(-0.12, 0.12)) if rng.random() < 0.5 else 1.0
+        wav = change_voice(wav, np.exp(rng.uniform(-0.22, 0.22)), speed)
+    if rng.random() < 0.5:
+        wav = _colour_spectrum(wav, rng)
+    if rng.random() < 0.5:
+        wav = _add_room(wav, rng)
+    if rng.random() < 0.6:
+        wav = _add_noise(wav, rng)
+    wav = wav * np.float32(10 ** (rng.uniform(-30, 6) / 20))
+    return np.clip(wav, -1, 1).astype("float32"), float(speed)
+
+
+def change_voice(wav, pitch, speed):
+    """Multiply pitch and formants by `pitch` and the tempo by `speed`: (n,) -> about (n / speed,) float32."""
+    steps = 200, max(1, round(200 * pitch))
+    wav = scipy.signal.resample_poly(wav, *steps)  # changes pitch and tempo alike
+    return _stretch(wav, speed * steps[0] / steps[1])
+
+
+def _stretch(wav, rate):
+    """Change the tempo by `rate` and keep the pitch, by waveform-similarity overlap-add (Verhelst and Roelands 1993).
+
+    It keeps transients, which tell closed lips, sharper than librosa's phase vocoder, whose first call takes 4 s.
+    """
+    size, hop, search = 640, 320, 160  # segments of 40 ms every 20 ms, moved by up to 10 ms
+    window, expected = np.hanning(size + 1)[:size], np.zeros(size)
+    count = round(len(wav) / rate / hop) + 2
+    padded, result = np.pad(wav, (search + size // 2, 5 * size)), np.zeros((count + 2) * hop)
+    for number in range(count):
+        start = min(round(number * hop * rate), len(wav)) + search
+        if expected.any():  # the segment that continues the one before best
+            region = padded[start - search : start + search + size]
+            start += int(np.correlate(region, expected, "valid").argmax()) - search
+        result[number * hop : number * hop + size] += window * padded[start : start + size]
+        expected = padded[start + hop : start + hop + size]
+    return result[size // 2 : size // 2 + max(1, round(len(wav) / rate))].astype("float32")
+
+
+def _colour_spectrum(wav, rng):
+    """Random gains at octaves, and often a narrow band, as of another microphone or a telephone; without delay."""
+    spectrum, hz = np.fft.rfft(wav), np.fft.rfftfreq(len(wav), 1 / hparams.sample_rate)
+    gain_db = np.interp(hz, (0, 200, 500, 1000, 2000, 4000, 8000), np.cumsum(rng.normal(0, 3, 7)))
+    if rng.random() < 0.4:
+        gain_db[hz > rng.uniform(3000, 6500)] -= 40
+    if rng.random() < 0.3:
+        gain_db[hz < rng.uniform(100, 350)] -= 30
+    return np.fft.irfft(spectrum * 10 ** (gain_db / 20), len(wav)).astype("float32")
+
+
+def _add_room(wav, rng):
+    """Reverberation of a random room: exponentially decaying noise after the direct sound, which keeps its time."""
+    decay_s = rng.uniform(0.1, 0.7)  # to -60 dB
+    size = round(decay_s * hparams.sample_rate)
+    response = rng.normal(size=size) * 10 ** (-3 * np.arange(size) / size)
+    response[: round(0.002 * hparams.sample_rate)] = 0
+    response *= 10 ** (-rng.uniform(2, 14) / 20) / np.sqrt(np.square(response).sum())
+    response[0] = 1
+    return scipy.signal.fftconvolve(wav, response)[: len(wav)].astype("float32")
+
+
+def _add_noise(wav, rng):
+    """Noise 5 to 35 dB under the loud parts: of a random colour, or babble made of the recording played backwards."""
+    if rng.random() < 0.3:
+        noise = sum(np.roll(wav[::-1], shift) for shift in rng.integers(len(wav), size=4))
+    else:
+        hz = np.maximum(np.fft.rfftfreq(len(wav), 1 / hparams.sample_rate), 50)
+        noise = np.fft.irfft(np.fft.rfft(rng.normal(size=len(wav))) * hz ** -rng.uniform(0, 1), len(wav))
+    loud = np.sqrt(np.sort(np.square(wav))[-max(1, len(wav) // 10) :].mean())
+    scale = loud * 10 ** (-rng.uniform(5, 35) / 20) / max(float(np.sqrt(np.square(noise).mean())), 1e-9)
+    return (wav + scale * noise).astype("float32")

@@ -20,6 +20,7 @@ import numpy as np
 
 from lipgan.data.index import BROKEN, UNKNOWN, UNSURE_S, ClipIndex, is_writable, open_index
 from lipgan.data.tar_shards import read_at
+from lipgan.utils.cli import UserError
 from lipgan.utils.files import atomic_write
 
 VERSION = 1  # of the files' form
@@ -81,6 +82,9 @@ def open_arrays(index: ClipIndex, kind: ArrayKind, compute) -> ClipArrays:
     if missing:
         file, entries = _completed(index.root, kind, keys, (file, entries), compute(missing))
         table = _table(index, kind, keys, entries)
+        if (incomplete := np.flatnonzero((table["count"] < 0).any(axis=1))).size:
+            name = index.root / index.names[incomplete[0]]
+            raise UserError(f"{name} has no {kind.name}: its files are incomplete; remove it and preprocess again")
     return ClipArrays(file, kind.width, *(table[name].copy() for name in ("start", "count", "speed")))
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import simplejpeg
 
 from audio_hparams import hparams
-from lipgan.data.augment import augment_batch, other_voice
+from lipgan.data.augment import LANDMARKS_NAMES, LIPS_NAMES, augment_batch, other_voice
 from lipgan.data.clip_folder import MELS_NAME
 from lipgan.data.index import index_of
 from lipgan.faces.landmarks import LIPS, NUM_LANDMARKS
@@ -67,18 +67,20 @@ class FaceDataset:
         augment=False,
         index=None,
         landmarks=None,
+        speech=None,
     ):
         """clips: folders, as from `find_clips`. index: of the folder they are in, from `open_index`; without it these
         clips are indexed for this object alone, with mels of mel_dtype (float16 is good to 0.001 of [-4, 4]).
 
         balance: draw targets so that a speaker (the folder of the clip) weighs as the root of their number of targets.
         augment: change faces and voices as `augment_batch` does. landmarks: of all crops of the index, from
-        `read_landmarks`; samples then have lips. Raises UserError when no clip can be used, or when the crops are not
-        of `img_size`.
+        `read_landmarks`; samples then have lips. speech: SpeechFeatures of the index, from `read_features`; samples
+        then have windows of them, with `augment` of a random version. Raises UserError when no clip can be used, or
+        when the crops are not of `img_size`.
         """
         self.img_size, self.skipped = img_size, collections.Counter()
         self._index, self._augment, self._last_order = index or index_of(clips, mel_dtype), augment, (None, None)
-        self._landmarks = landmarks
+        self._landmarks, self._speech = landmarks, speech
         row_of = {str(self._index.root / name): row for row, name in enumerate(self._index.names)}
         rows = []
         for folder in map(pathlib.Path, clips):
@@ -150,6 +152,13 @@ class FaceDataset:
         """Read the mel window of one frame, (80, 27) float32."""
         return self._stored_window(clip, frame).astype("float32")
 
+    def speech_window(self, clip: int, frame: int, version: int = 0, num_vectors: int | None = None) -> np.ndarray:
+        """Read the speech vectors around the middle of one frame, (num_vectors, 144) float16.
+
+        version: 0 is the clip's own voice, the others are augmented. num_vectors: the encoder's usual number by default.
+        """
+        return self._speech.window(self._rows[clip], frame, version, num_vectors)
+
     @property
     def has_landmarks(self) -> bool:
         """Whether the dataset was given landmarks."""
@@ -184,7 +193,7 @@ class FaceDataset:
         """Read a batch: reference and target (B, S, S, 3) uint8 BGR, mel and wrong_mel (B, 80, 27, 1) float32.
 
         With landmarks, also reference_landmarks and target_landmarks (B, 136) float32, and as views of them
-        reference_lips and target_lips (B, 40).
+        reference_lips and target_lips (B, 40). With speech, also speech and wrong_speech (B, vectors, 144) float32.
 
         key: (seed, epoch, number), of which the batch is a pure function and by which an epoch visits every target; or
         a numpy.random.Generator, which draws targets at random. rows: those samples of the whole batch to read.
@@ -193,7 +202,7 @@ class FaceDataset:
         batch = self._read(targets, rng, only_other_clips=False, rows=rows)
         return augment_batch(batch, rng.spawn(len(targets))[rows]) if self._augment else batch
 
-    def sounds(self, key, size: int):
+    def mel_batch(self, key, size: int):
         """Read only the audio of the batch of this key: clips (B,), frames (B,) int32, mels (B, 80, 27, 1) float32."""
         rng, targets = self._drawn(key, size)
         clips, frames = self._clip_of[targets], self._frame_of[targets]
@@ -201,6 +210,22 @@ class FaceDataset:
         if self._augment:
             mels = np.stack([other_voice(mel, rng) for mel in mels])
         return clips, frames, mels[..., None]
+
+    def speech_batch(self, key, size: int, num_vectors: int | None = None):
+        """Read only the speech of the batch of this key: clips (B,), frames (B,) int32, (B, vectors, 144) float32.
+
+        num_vectors: in a window; the encoder's usual number by default.
+        """
+        rng, targets = self._drawn(key, size)
+        clips, frames = self._clip_of[targets], self._frame_of[targets]
+        versions = self._draw_versions(rng, len(targets))
+        pairs = zip(clips.tolist(), frames.tolist(), versions.tolist(), strict=True)
+        windows = [self.speech_window(*pair, num_vectors) for pair in pairs]
+        return clips, frames, np.stack(windows).astype("float32")
+
+    def _draw_versions(self, rng, size):
+        """A version of the speech for each sample: (size,) int, all 0 without augmentation."""
+        return rng.integers(self._speech.num_versions if self._augment else 1, size=size)
 
     def _drawn(self, key, size):
         if isinstance(key, np.random.Generator):
@@ -235,25 +260,40 @@ class FaceDataset:
 
     def _read(self, targets, rng, only_other_clips, rows=slice(None)):
         chances = rng.random((len(targets), 4))[rows]  # of reference, whose wrong window, which clip, which frame
+        versions = None
+        if self._speech:
+            versions = self._draw_versions(rng, len(targets))[rows] * (not only_other_clips)
         targets = targets[rows]
-        shape = (len(targets), self.img_size, self.img_size, 3)
-        mel_shape = (len(targets), hparams.num_mels, hparams.mel_window, 1)
-        batch = {name: np.empty(shape, "uint8") for name in ("reference", "target")}
-        batch |= {name: np.empty(mel_shape, "float32") for name in ("mel", "wrong_mel")}
-        if self.has_landmarks:
-            for name in ("reference", "target"):
-                batch[f"{name}_landmarks"] = np.empty((len(targets), 2 * NUM_LANDMARKS), "float32")
-                batch[f"{name}_lips"] = batch[f"{name}_landmarks"][:, LIPS_COLUMNS]
+        batch = self._empty_batch(len(targets))
         clips, frames = self._clip_of[targets].tolist(), self._frame_of[targets].tolist()
         for i, (clip, frame, chance) in enumerate(zip(clips, frames, chances.tolist(), strict=True)):
             self.read_crop(clip, frame, batch["target"][i])
             reference = self._reference(clip, frame, chance[0])
             self.read_crop(clip, reference, batch["reference"][i])
+            wrong = self._wrong(clip, frame, chance[1:], only_other_clips)
+            batch["mel"][i, ..., 0] = self._stored_window(clip, frame)
+            batch["wrong_mel"][i, ..., 0] = self._stored_window(*wrong)
             if self.has_landmarks:
                 batch["reference_landmarks"][i] = self._landmark_row(clip, reference)
                 batch["target_landmarks"][i] = self._landmark_row(clip, frame)
-            batch["mel"][i, ..., 0] = self._stored_window(clip, frame)
-            batch["wrong_mel"][i, ..., 0] = self._stored_window(*self._wrong(clip, frame, chance[1:], only_other_clips))
+            if self._speech:
+                batch["speech"][i] = self.speech_window(clip, frame, versions[i])
+                batch["wrong_speech"][i] = self.speech_window(*wrong, versions[i])
+        return batch
+
+    def _empty_batch(self, size):
+        """The arrays of a batch of `size` samples, to be filled."""
+        shapes = {name: (self.img_size, self.img_size, 3) for name in ("reference", "target")}
+        batch = {name: np.empty((size, *shape), "uint8") for name, shape in shapes.items()}
+        shapes = {name: (hparams.num_mels, hparams.mel_window, 1) for name in ("mel", "wrong_mel")}
+        if self.has_landmarks:
+            shapes |= {name: (2 * NUM_LANDMARKS,) for name in LANDMARKS_NAMES}
+        if self._speech:
+            shapes |= dict.fromkeys(("speech", "wrong_speech"), self._speech.window_shape)
+        batch |= {name: np.empty((size, *shape), "float32") for name, shape in shapes.items()}
+        if self.has_landmarks:
+            views = zip(LIPS_NAMES, LANDMARKS_NAMES, strict=True)
+            batch |= {lips: batch[landmarks][:, LIPS_COLUMNS] for lips, landmarks in views}
         return batch
 
     def _reference(self, clip, frame, chance):

@@ -83,9 +83,8 @@ def find_clips(data_root, split: str, filelists, index=None, leave_out=None) -> 
     if leave_out:
         excluded = set(read_filelist(leave_out, subsets=True))
         remaining = [name for name in clips if name not in excluded and name.partition("/")[2] not in excluded]
-        notes.append(
-            f"{len(clips) - len(remaining)} of the {len(clips)} clips for {split} are left out, by {leave_out}"
-        )
+        count = len(clips) - len(remaining)
+        notes.append(f"{count} of the {len(clips)} clips for {split} are left out, by {leave_out}")
         clips = remaining
     return [data_root / name for name in clips], notes
 

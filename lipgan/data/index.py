@@ -114,7 +114,9 @@ def open_index(data_root) -> ClipIndex:
         now = tar_shards.stamps(files)
         if old and old_shards == now:
             return old
-        entries = (_entry(name, npz, members, shard=shard) for name, shard, npz, members in tar_shards.clips_in(files))
+        entries = (
+            _entry(name, npz, members, shard=shard) for name, shard, npz, members in tar_shards.read_member(files)
+        )
         return _made(root, entries, None, keep=True, files=files, shard_stamps=now)
     found = _tree(root)
     same = old and old.names == list(found) and [*map(tuple, old.stamps.tolist())] == [*found.values()]

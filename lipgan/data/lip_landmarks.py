@@ -52,7 +52,7 @@ def _stored(index, rows):
             yield row, _read_stored(index, row, index.root / index.names[row] / MELS_NAME)
         return
     wanted = {index.names[row]: row for row in rows}
-    for name, _, npz, _ in tar_shards.clips_in(tar_shards.shard_files(index.root)):
+    for name, _, npz, _ in tar_shards.read_member(tar_shards.shard_files(index.root)):
         if name in wanted:
             yield wanted[name], _read_stored(index, wanted[name], npz)
 

@@ -4,8 +4,8 @@
       preprocess.json       as in the tree
       shard_00000.tar ...   members main/<speaker>/<clip>/0.jpg ...: WebDataset's layout; `tar xf` gives the tree again
 
-A clip lies whole in one shard, and clips follow one another by name. Training does not read from front to back:
-the index (index.py) knows where every crop lies.
+Each clip lies in one shard, and clips are sorted by name. Training does not read from front to back: the index
+(index.py) knows where every crop lies.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ SHARDS = "shard_*.tar"
 
 @dataclasses.dataclass(frozen=True)
 class Places:
-    """Where the crops of an index lie: the open shards, the shard of each clip, offset and size of each crop."""
+    """The places of an index's crops in packed shards: the open files, the shard of each clip, offsets and sizes."""
 
     files: list
     shard: np.ndarray  # (C,) int32
@@ -36,12 +36,12 @@ class Places:
     sizes: np.ndarray  # (N,) int32
 
     def read(self, row, position):
-        """The bytes of one crop's file."""
+        """Read the bytes of one crop's file."""
         return read_at(self.files[self.shard[row]], int(self.sizes[position]), int(self.offsets[position]))
 
 
 def read_at(file, size, offset):
-    """`size` bytes of an open file from `offset` on, from any thread."""
+    """Read `size` bytes of an open file from `offset` on, from any thread."""
     if hasattr(os, "pread"):
         return os.pread(file.fileno(), size, offset)
     with open(file.name, "rb", buffering=0) as again:  # noqa: PTH123 (no pread on Windows)
@@ -50,46 +50,46 @@ def read_at(file, size, offset):
 
 
 def shard_files(root):
-    """The shards of a packed folder, in order; empty for a tree."""
+    """List the shards of a packed folder, in order; empty for a tree."""
     return sorted(pathlib.Path(root).glob(SHARDS))
 
 
 def stamps(files):
-    """How the shards look, for telling later whether they have changed: [[name, size, mtime in ns], ...]."""
-    return [[file.name, (found := file.stat()).st_size, found.st_mtime_ns] for file in files]
+    """Describe the shards, so that a later change is noticed: [[name, size, mtime in ns], ...]."""
+    return [[file.name, (status := file.stat()).st_size, status.st_mtime_ns] for file in files]
 
 
-def clips_in(files):
-    """Yield (clip's name, number of its shard, its mels.npz as a file, {name of a member: (offset, size)}).
+def read_member(files, name=MELS_NAME):
+    """Yield (clip, number of its shard, its file of this name, {file name: (offset, size)}) for each clip that has it.
 
-    Raises UserError for a shard that is cut off.
+    Raises UserError for a truncated shard.
     """
     for number, path in enumerate(files):
         try:
             with tarfile.open(path, "r:") as tar:
                 for clip, group in itertools.groupby(_members(tar), key=lambda m: m.name.rpartition("/")[0]):
-                    found = {m.name.rpartition("/")[2]: (m.offset_data, m.size) for m in group}
-                    if MELS_NAME in found:
-                        offset, size = found[MELS_NAME]
+                    members = {m.name.rpartition("/")[2]: (m.offset_data, m.size) for m in group}
+                    if name in members:
+                        offset, size = members[name]
                         tar.fileobj.seek(offset)
-                        yield clip, number, io.BytesIO(tar.fileobj.read(size)), found
+                        yield clip, number, io.BytesIO(tar.fileobj.read(size)), members
         except tarfile.ReadError as e:
             raise UserError(
-                f"{path} is no whole tar file ({e}); copy it again, or pack it again with tools.pack_dataset"
+                f"{path} is not a complete tar file ({e}); copy it again, or pack it again with tools.pack_dataset"
             ) from None
 
 
 def _members(tar):
-    """The members one after another, without the list of all of them that tarfile keeps."""
+    """Iterate over the members without the list of all of them that tarfile keeps."""
     while (member := tar.next()) is not None:
         yield member
         tar.members.clear()
 
 
 def pack(data_root, out, shard_bytes):
-    """Pack every clip of a preprocessed tree into shards of about `shard_bytes`. Returns how many (clips, shards).
+    """Pack every clip of a preprocessed tree into shards of about `shard_bytes`. Returns the numbers (clips, shards).
 
-    `out` appears whole or not at all. The same tree gives the same bytes. Raises UserError.
+    `out` appears complete or not at all. The same tree gives the same bytes. Raises UserError.
     """
     root, out = pathlib.Path(data_root), pathlib.Path(out)
     if out.exists() and any(out.iterdir()):
@@ -113,7 +113,7 @@ def pack(data_root, out, shard_bytes):
 
 
 def _add(tar, folder, name):
-    """One clip's files, the frames in order."""
+    """Add one clip's files, the frames in order."""
     files = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
     for path in sorted(files, key=lambda path: (path.suffix, int(path.stem) if path.stem.isdigit() else 0, path.name)):
         member = tarfile.TarInfo(f"{name}/{path.name}")

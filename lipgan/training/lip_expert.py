@@ -131,7 +131,7 @@ class _Listening(keras.utils.PyDataset):
         return self.steps
 
     def __getitem__(self, index):
-        clips, frames, mels = self.dataset.sounds((self.seed, 0, index), BATCH_SIZE)
+        clips, frames, mels = self.dataset.mel_batch((self.seed, 0, index), BATCH_SIZE)
         return mels, np.stack(
             [self.lips[clip][frame] for clip, frame in zip(clips.tolist(), frames.tolist(), strict=True)]
         )

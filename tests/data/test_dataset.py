@@ -248,7 +248,7 @@ def test_another_voice_moves_formants_and_level_and_keeps_time():
 
 
 def test_sounds_are_those_of_the_batch_of_the_same_key(faces):
-    clips, frames, mels = faces.sounds((0, 1, 2), 6)
+    clips, frames, mels = faces.mel_batch((0, 1, 2), 6)
     batch = faces.batch((0, 1, 2), 6)
     np.testing.assert_array_equal(mels, batch["mel"])
     for clip, frame, target in zip(clips, frames, batch["target"], strict=True):
