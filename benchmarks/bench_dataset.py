@@ -216,9 +216,9 @@ def make_index(root, num_frames):
         (root / name).mkdir(parents=True)
         (root / name / clip_folder.MELS_NAME).touch()
     time.sleep(index.UNSURE_S + 0.5)
-    first, stamps = next(index._tree_entries(root, {names[0]: index.UNKNOWN}, None)), index._tree(root)
+    first, stamps = next(index._tree_entries(root, {names[0]: index.UNKNOWN}, None)), index._tree_stamps(root)
     entries = (first._replace(name=name, stamp=stamp) for name, stamp in stamps.items())
-    index._made(root, entries, count, keep=True)
+    index._build(root, entries, count, keep=True)
 
 
 def memory(root):

@@ -2,9 +2,9 @@
 
     python -m tools.pack_dataset --data_root lrs2_preprocessed --out lrs2_packed
 
-train_unet.py, train.py and evaluate.py take either as --data_root, and draw the same samples in the same order from it.
-The shards are plain tar files in WebDataset's layout. Copy them with their times (cp -p, rsync -a): otherwise they are
-indexed once more.
+train_unet.py, train.py and evaluate.py accept either as --data_root, and draw the same samples in the same order. The
+shards are plain tar files in WebDataset's layout. Copy them with their times (cp -p, rsync -a), or they are indexed
+again.
 """
 
 import argparse
@@ -21,14 +21,14 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--data_root", type=pathlib.Path, required=True, help="folder made by preprocess.py")
-    add("--out", type=pathlib.Path, required=True, help="new folder for the shards; it appears whole or not at all")
+    add("--out", type=pathlib.Path, required=True, help="new folder for the shards; it appears complete or not at all")
     add("--shard_mb", type=cli.positive_int, default=1000, help="size of a shard, MB (default: %(default)s)")
     return parser.parse_args(argv)
 
 
 @script
 def main(argv=None):
-    """Pack, and index what was packed. Returns an exit status."""
+    """Pack a folder, and index the result. Returns an exit status."""
     args = parse_args(argv)
     clips, count = pack(args.data_root, args.out, args.shard_mb * 1_000_000)
     open_index(args.out)

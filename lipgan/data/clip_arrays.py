@@ -149,7 +149,7 @@ def _completed(root, kind, keys, existing, arrays):
     header = {"version": VERSION, "recipe": kind.recipe, "width": kind.width, "file": path.name}
     with atomic_write(root / f"{kind.name}.npz") as temporary, temporary.open("wb") as file:
         np.savez(file, header=np.frombuffer(json.dumps(header).encode(), "uint8"), entries=entries)
-    for other in root.glob(f"{kind.name}_*.f16"):  # whoever reads one goes on reading it
+    for other in root.glob(f"{kind.name}_*.f16"):  # processes that have one open go on reading it
         if other != path:
             with contextlib.suppress(OSError):
                 other.unlink()

@@ -155,7 +155,7 @@ class FaceDataset:
     def speech_window(self, clip: int, frame: int, version: int = 0, num_vectors: int | None = None) -> np.ndarray:
         """Read the speech vectors around the middle of one frame, (num_vectors, 144) float16.
 
-        version: 0 is the clip's own voice, the others are augmented. num_vectors: the encoder's usual number by default.
+        version: 0 is the clip's own voice, the others are augmented. num_vectors: default: the encoder's usual.
         """
         return self._speech.window(self._rows[clip], frame, version, num_vectors)
 

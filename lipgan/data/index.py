@@ -1,12 +1,12 @@
-"""The index of a preprocessed folder, made once and kept beside the data: its clips, its crops, and all mels in a file.
+"""The index of a preprocessed folder: its clips, its crops, and all mel spectrograms in one file beside the data.
 
     data_root/
-      index.npz             names, reasons and frames of all clips, and how their files looked when they were read
+      index.npz             names, reasons and frames of all clips, and the times and sizes of their files
       mels_<digits>.f16     every clip's mel, (T, num_mels) float16, one after another
 
-It is checked whenever it is opened, and clips that changed since are read anew. A window is read with one `pread`: mels
-cost no memory of ours, and any number of processes share the system's cache of them. `data_root` may also be a packed
-folder (shards.py).
+It is built once, checked whenever it is opened, and clips that changed are read again. A window is read with one
+`pread`: mels take no memory of the process, and any number of processes share the system's cache of them. `data_root`
+may also be a packed folder (tar_shards.py).
 """
 
 import bisect
@@ -31,11 +31,11 @@ from lipgan.data.clip_folder import MELS_NAME, SUBSETS
 from lipgan.utils.files import atomic_write
 
 INDEX_NAME = "index.npz"
-VERSION = 1  # of the index's form
-UNSURE_S = 2.0  # a file as young as that may change again without its time telling
+VERSION = 1  # of the index's format
+UNSURE_S = 2.0  # a file as young as that may change again without a change of its time
 BROKEN = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
 ROWS = ("reasons", "num_mels", "num_crops", "shard")  # one number a clip
-UNKNOWN = (0, 0, 0, 0)  # the stamp of a clip that is read anew the next time
+UNKNOWN = (0, 0, 0, 0)  # the stamp of a clip that is read again the next time
 
 
 class SkippedClip(Exception):
@@ -43,17 +43,17 @@ class SkippedClip(Exception):
 
 
 class Entry(typing.NamedTuple):
-    """One clip as it goes into the index."""
+    """What the index stores of one clip."""
 
     name: str
     reason: str = ""  # why it cannot be trained on; empty where it can
     mel: np.ndarray = np.zeros((0, hparams.num_mels), "float16")  # (T, num_mels)
     frame_ids: np.ndarray = np.zeros(0, "int32")  # (N,) ascending: the frames that have a crop
-    is_target: np.ndarray = np.zeros(0, "bool")  # (N,): those with their whole sound and a reference far enough away
-    inside: tuple = (0, 0)  # start and stop of the frames whose whole mel window lies inside the sound
-    places: np.ndarray = np.zeros((0, 2), "int64")  # (N, 2): where each jpg begins in its shard, and its size
+    is_target: np.ndarray = np.zeros(0, "bool")  # (N,): those with their whole audio and a reference far enough away
+    inside: tuple = (0, 0)  # start and stop of the frames whose whole mel window lies inside the audio
+    places: np.ndarray = np.zeros((0, 2), "int64")  # (N, 2): offset of each jpg in its shard, and its size
     shard: int = 0
-    stamp: tuple = UNKNOWN  # how the files looked just before they were read
+    stamp: tuple = UNKNOWN  # times and sizes of the files, from before they were read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +74,7 @@ class ClipIndex:
     places: tar_shards.Places | None = None  # of the crops in a packed folder
 
     def mel(self, row, start, stop):
-        """Mel frames start to stop of a clip, (num_mels, stop - start), with silence past the sound's ends."""
+        """Read mel frames start to stop of a clip, (num_mels, stop - start), with silence past the audio's ends."""
         total = int(self.first_mel[row + 1] - self.first_mel[row])
         first, last = min(max(start, 0), total), min(max(stop, 0), total)
         size = np.dtype(self.dtype).itemsize * hparams.num_mels
@@ -87,11 +87,11 @@ class ClipIndex:
         return whole
 
     def frames(self, row):
-        """The frames of a clip that have a crop, (N,) int32, ascending."""
+        """List the frames of a clip that have a crop, (N,) int32, ascending."""
         return self.frame_ids[self.first_crop[row] : self.first_crop[row + 1]]
 
     def jpeg(self, row, frame):
-        """The bytes of one crop's file. Raises FileNotFoundError."""
+        """Read the bytes of one crop's file. Raises FileNotFoundError."""
         if self.places is None:
             with open(f"{self.root}/{self.names[row]}/{frame}.jpg", "rb", buffering=0) as file:  # noqa: PTH123 (speed)
                 return file.read()
@@ -103,13 +103,13 @@ class ClipIndex:
 
 
 def open_index(data_root) -> ClipIndex:
-    """The index of all clips below a preprocessed or a packed folder, up to date.
+    """Open the index of all clips below a preprocessed or a packed folder, and bring it up to date.
 
-    Where the folder cannot be written, the index is made for this process alone, and a line says so.
+    Where the folder cannot be written, the index is built for this process alone, and a line says so.
     """
     root = pathlib.Path(data_root)
     files = tar_shards.shard_files(root)
-    old, old_shards = _kept(root, files)
+    old, old_shards = _load(root, files)
     if files:
         now = tar_shards.stamps(files)
         if old and old_shards == now:
@@ -117,22 +117,25 @@ def open_index(data_root) -> ClipIndex:
         entries = (
             _entry(name, npz, members, shard=shard) for name, shard, npz, members in tar_shards.read_member(files)
         )
-        return _made(root, entries, None, keep=True, files=files, shard_stamps=now)
-    found = _tree(root)
-    same = old and old.names == list(found) and [*map(tuple, old.stamps.tolist())] == [*found.values()]
-    if same and UNKNOWN not in found.values():
+        return _build(root, entries, None, keep=True, files=files, shard_stamps=now)
+    stamps = _tree_stamps(root)
+    same = old and old.names == list(stamps) and [*map(tuple, old.stamps.tolist())] == [*stamps.values()]
+    if same and UNKNOWN not in stamps.values():
         return old
-    return _made(root, _tree_entries(root, found, old), len(found), keep=bool(found))
+    return _build(root, _tree_entries(root, stamps, old), len(stamps), keep=bool(stamps))
 
 
 def index_of(folders, dtype="float16") -> ClipIndex:
-    """An index of these clips' folders, for this process alone."""
-    found = dict.fromkeys((str(pathlib.Path(folder).absolute()) for folder in folders), UNKNOWN)
-    return _made(pathlib.Path("/"), _tree_entries(pathlib.Path("/"), found, None, dtype), len(found), False, dtype)
+    """Index these clips' folders, for this process alone."""
+    stamps, root = (
+        dict.fromkeys((str(pathlib.Path(folder).absolute()) for folder in folders), UNKNOWN),
+        pathlib.Path("/"),
+    )
+    return _build(root, _tree_entries(root, stamps, None, dtype), len(stamps), False, dtype)
 
 
 def inside_frames(num_mels: int, fps=hparams.fps) -> range:
-    """The frames whose whole mel window lies inside a sound of `num_mels` mel frames."""
+    """Return the frames whose whole mel window lies inside audio of `num_mels` mel frames."""
     start = functools.partial(hparams.mel_start, fps=fps)  # grows with the frame
     frames = range(num_mels)
     first = bisect.bisect_left(frames, 0, key=start)
@@ -142,9 +145,9 @@ def inside_frames(num_mels: int, fps=hparams.fps) -> range:
 # Read -----------------------------------------------------------------------------------------------------------------
 
 
-def _tree(root):
-    """Every clip below a tree, by name in order, with its stamp: times of folder and mels.npz, size of that one."""
-    found, young = {}, time.time_ns() - int(UNSURE_S * 1e9)
+def _tree_stamps(root):
+    """{name: stamp} of every clip below a tree, in order: the times of its folder and mels.npz, and that one's size."""
+    stamps, young = {}, time.time_ns() - int(UNSURE_S * 1e9)
     for subset in SUBSETS:
         for speaker in _folders(root / subset):
             for clip in _folders(speaker.path):
@@ -153,8 +156,8 @@ def _tree(root):
                     folder = clip.stat()
                     settled = max(folder.st_ctime_ns, mels.st_ctime_ns) < young
                     stamp = (folder.st_mtime_ns, mels.st_mtime_ns, mels.st_ctime_ns, mels.st_size)
-                    found[f"{subset}/{speaker.name}/{clip.name}"] = stamp if settled else UNKNOWN
-    return found
+                    stamps[f"{subset}/{speaker.name}/{clip.name}"] = stamp if settled else UNKNOWN
+    return stamps
 
 
 def _folders(path):
@@ -164,16 +167,16 @@ def _folders(path):
         return []
 
 
-def _tree_entries(root, found, old, dtype="float16"):
-    """An Entry for each clip of `found`, from the old index where its stamp is the same."""
+def _tree_entries(root, stamps, old, dtype="float16"):
+    """Yield an Entry for each clip of {name: stamp}, from the old index where its stamp is the same."""
     rows = {name: row for row, name in enumerate(old.names)} if old else {}
-    for name, stamp in found.items():
+    for name, stamp in stamps.items():
         row = rows.get(name)
         if row is not None and stamp != UNKNOWN and tuple(old.stamps[row].tolist()) == stamp:
             crops, total = slice(*old.first_crop[row : row + 2]), int(old.first_mel[row + 1] - old.first_mel[row])
             inside, mel = tuple(old.inside[row].tolist()), old.mel(row, 0, total).T
-            kept = (old.reasons[row], mel, old.frame_ids[crops], old.is_target[crops], inside)
-            yield Entry(name, *kept, stamp=stamp)
+            known = (old.reasons[row], mel, old.frame_ids[crops], old.is_target[crops], inside)
+            yield Entry(name, *known, stamp=stamp)
             continue
         folder = root / name
         try:
@@ -184,7 +187,7 @@ def _tree_entries(root, found, old, dtype="float16"):
 
 
 def _entry(name, npz, members, dtype="float16", stamp=UNKNOWN, shard=None):
-    """The Entry of one clip. npz: its mels.npz, path or file. members: its files by name (in a shard: and places)."""
+    """Read the Entry of one clip. npz: its mels.npz, path or file. members: its files by name (in shards: places)."""
     try:
         mel, frame_ids, is_target, inside = _read_clip(npz, members, dtype)
     except SkippedClip as e:
@@ -196,7 +199,7 @@ def _entry(name, npz, members, dtype="float16", stamp=UNKNOWN, shard=None):
 
 
 def _read_clip(npz, members, dtype):
-    """One clip's (mel, frame_ids, is_target, inside). Raises SkippedClip with why it cannot be trained on."""
+    """Read one clip's (mel, frame_ids, is_target, inside). Raises SkippedClip where it cannot be trained on."""
     try:
         with np.load(npz, allow_pickle=False) as arrays:
             mel, frame_ids, fps = arrays["spec"], arrays["frame_ids"], float(arrays["fps"])
@@ -215,32 +218,34 @@ def _read_clip(npz, members, dtype):
     frame_ids = np.sort(frame_ids.astype("int32"))
     inside = inside_frames(mel.shape[1])
     if len(inside) < 2 * hparams.min_wrong_gap:  # with so many, every frame has a wrong window in its own clip
-        raise SkippedClip("sound too short")
+        raise SkippedClip("audio too short")
     far = np.maximum(frame_ids - frame_ids[0], frame_ids[-1] - frame_ids) >= hparams.min_reference_gap
     is_target = far & (frame_ids >= inside.start) & (frame_ids < inside.stop)
     if not is_target.any():
-        raise SkippedClip("no target with a reference and its whole sound")
+        raise SkippedClip("no target with a reference and its whole audio")
     return mel.T.astype(dtype), frame_ids, is_target, (inside.start, inside.stop)
 
 
-# Kept on disk ---------------------------------------------------------------------------------------------------------
+# Stored on disk -------------------------------------------------------------------------------------------------------
 
 
-def _kept(root, files):
-    """The index kept in `root` and the stamps of its shards; (None, None) where none is there that can be used."""
+def _load(root, files):
+    """Load the index stored in `root` and the stamps of its shards; (None, None) where none is usable."""
     try:
         with np.load(root / INDEX_NAME, allow_pickle=False) as arrays:
             header = json.loads(arrays["header"].tobytes())
             if (header["version"], header["hparams"]) != (VERSION, hparams.as_dict()):
                 return None, None
             arrays = {name: arrays[name] for name in arrays.files if name != "header"}
-        return _opened(root, (root / header["mels"]).open("rb", buffering=0), header, arrays, files), header["shards"]
+        return _from_arrays(root, (root / header["mels"]).open("rb", buffering=0), header, arrays, files), header[
+            "shards"
+        ]
     except BROKEN:
         return None, None
 
 
-def _opened(root, mels, header, arrays, files):
-    """The ClipIndex of a header, its arrays and its open files."""
+def _from_arrays(root, mels, header, arrays, files):
+    """Make the ClipIndex of a header, its arrays and its open files."""
     names = arrays["names"].tobytes().decode().split("\n") if arrays["names"].size else []
     reasons = [header["reasons"][number] for number in arrays["reasons"].tolist()]
     first_mel = np.concatenate([[0], np.cumsum(arrays["num_mels"], dtype="int64")])
@@ -255,8 +260,8 @@ def _opened(root, mels, header, arrays, files):
     return ClipIndex(root, names, reasons, first_crop, first_mel, *flat, mels, header["dtype"], places)
 
 
-def _made(root, entries, total, keep, dtype="float16", files=(), shard_stamps=()):
-    """The ClipIndex of the entries, kept in `root` or (not `keep`) in a file without a name."""
+def _build(root, entries, total, keep, dtype="float16", files=(), shard_stamps=()):
+    """Build the ClipIndex of the entries, stored in `root` or (not `keep`) in an unnamed file."""
     if keep and not is_writable(root):
         print(f"{root} cannot be written: its clips are indexed for this run alone", flush=True)
         keep = False
@@ -265,23 +270,23 @@ def _made(root, entries, total, keep, dtype="float16", files=(), shard_stamps=()
     entries = tqdm.tqdm(entries, "indexing", total, unit="clip", dynamic_ncols=True, delay=3)
     name = f"mels_{time.time_ns():x}.f16"
     with contextlib.ExitStack() as stack:
-        # It stays open: whoever makes a newer one may remove it.
+        # It stays open: a process that builds a newer one may remove it.
         mels = stack.enter_context(atomic_write(root / name)).open("w+b") if keep else tempfile.TemporaryFile()  # noqa: SIM115
-        reasons, arrays = _written(mels, entries, dtype)
+        reasons, arrays = _write_entries(mels, entries, dtype)
     header = {"version": VERSION, "hparams": hparams.as_dict(), "mels": name, "dtype": dtype, "reasons": reasons}
     header["shards"] = list(shard_stamps)
-    made = _opened(root, mels, header, arrays, files)
+    index = _from_arrays(root, mels, header, arrays, files)
     if keep:
         with atomic_write(root / INDEX_NAME) as temporary, temporary.open("wb") as file:
             np.savez(file, header=np.frombuffer(json.dumps(header).encode(), "uint8"), **arrays)
-        for other in root.glob("mels_*.f16"):  # whoever reads one goes on reading it
+        for other in root.glob("mels_*.f16"):  # processes that have one open go on reading it
             if other.name != name:
                 other.unlink(missing_ok=True)
-    return made
+    return index
 
 
-def _written(mels, entries, dtype):
-    """Write the mels of all entries to a file. Returns the reasons that there are, and all else as arrays."""
+def _write_entries(mels, entries, dtype):
+    """Write the mels of all entries to a file. Returns the list of distinct reasons, and all else as arrays."""
     reasons, rows, names, frame_ids, is_target, places = [""], [], [], [], [], []
     for entry in entries:
         if entry.reason not in reasons:
@@ -309,7 +314,7 @@ def _written(mels, entries, dtype):
 
 
 def is_writable(root) -> bool:
-    """Whether files can be made in this folder."""
+    """Whether files can be created in this folder."""
     try:
         with tempfile.TemporaryFile(dir=root):
             return True

@@ -1,7 +1,7 @@
 """dlib's 68 landmarks in all crops of a preprocessed folder.
 
 Preprocessing keeps the tracker's landmarks in each clip's mels.npz. For folders made before it did, they are found once
-in the crops, and smoothed as the tracker's. Both are then kept in one file beside the data (see clip_arrays.py).
+in the crops, and smoothed as the tracker's. Both are then stored in one file beside the data (see clip_arrays.py).
 """
 
 import functools
@@ -51,10 +51,10 @@ def _stored(index, rows):
         for row in rows:
             yield row, _read_stored(index, row, index.root / index.names[row] / MELS_NAME)
         return
-    wanted = {index.names[row]: row for row in rows}
+    row_of = {index.names[row]: row for row in rows}
     for name, _, npz, _ in tar_shards.read_member(tar_shards.shard_files(index.root)):
-        if name in wanted:
-            yield wanted[name], _read_stored(index, wanted[name], npz)
+        if name in row_of:
+            yield row_of[name], _read_stored(index, row_of[name], npz)
 
 
 def _read_stored(index, row, npz):

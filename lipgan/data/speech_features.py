@@ -118,12 +118,12 @@ def _recordings(index, rows):
                 wav = read_audio(path)
             yield row, wav
         return
-    wanted = {index.names[row]: row for row in rows}
+    row_of = {index.names[row]: row for row in rows}
     for name, _, file, _ in tar_shards.read_member(tar_shards.shard_files(index.root), AUDIO_NAME):
-        if name in wanted:
+        if name in row_of:
             with _named(f"{name}/{AUDIO_NAME} in {index.root}"):
                 wav = read_audio(file)
-            yield wanted[name], wav
+            yield row_of[name], wav
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""dataset.py: clips are written whole, listed, indexed with their reasons, and read as reproducible batches."""
+"""Clips are written atomically, listed, indexed with their reasons, and read as reproducible batches."""
 
 import collections
 import itertools
@@ -68,7 +68,7 @@ def test_crops_keep_their_colours(tmp_path):
     assert np.abs(read.astype(int) - crop).mean() < 4
 
 
-def test_a_clip_that_fails_half_way_leaves_nothing(tmp_path):
+def test_a_clip_that_fails_half_way_leaves_no_files(tmp_path):
     def crops():
         yield picture(0, 0)
         raise UserError("the video ends here")
@@ -93,7 +93,7 @@ def test_only_the_first_column_of_a_file_list_counts(tmp_path):
 
 
 @pytest.mark.parametrize("line", ["a", "a/b/c", "../a", "a/..", "/a", "a/"])
-def test_a_line_that_is_no_clip_is_refused_by_name(tmp_path, line):
+def test_a_malformed_line_of_a_file_list_is_named(tmp_path, line):
     (tmp_path / "val.txt").write_text(f"a/1\n{line}\n")
     with pytest.raises(UserError, match="is not <speaker>/<clip>"):
         filelists.read_filelist(tmp_path / "val.txt")
@@ -158,7 +158,7 @@ def test_a_folder_without_clips_is_a_user_error(tmp_path):
         filelists.find_clips(tmp_path, "train", tmp_path)
 
 
-def test_settings_come_back_and_differences_are_named(tmp_path):
+def test_settings_are_read_back_and_differences_named(tmp_path):
     assert clip_folder.read_settings(tmp_path) == {}
     clip_folder.write_settings(tmp_path, {"img_size": 96, "hparams": hparams.as_dict() | {"hop_size": 160}})
     settings = clip_folder.read_settings(tmp_path)
@@ -177,7 +177,7 @@ def test_inside_frames_are_those_whose_window_needs_no_silence():
         assert list(inside) == whole
 
 
-def test_samples_are_what_they_say(clips, faces):
+def test_samples_have_their_own_frames_windows_and_wrong_windows(clips, faces):
     seen = collections.Counter()
     for number in range(40):
         batch = faces.batch((7, 0, number), 16)
@@ -247,7 +247,7 @@ def test_another_voice_moves_formants_and_level_and_keeps_time():
     np.testing.assert_array_equal(pair[0].argmax(axis=0)[5:9], pair[1].argmax(axis=0)[5:9])
 
 
-def test_sounds_are_those_of_the_batch_of_the_same_key(faces):
+def test_a_mel_batch_has_the_mels_of_the_batch_of_the_same_key(faces):
     clips, frames, mels = faces.mel_batch((0, 1, 2), 6)
     batch = faces.batch((0, 1, 2), 6)
     np.testing.assert_array_equal(mels, batch["mel"])
@@ -260,7 +260,7 @@ def test_a_batch_may_be_larger_than_the_data(tmp_path):
     assert small.num_batches(64) == 1 and len(small.batch((0, 0, 0), 64)["target"]) == 64
 
 
-def test_validation_is_fixed_evenly_spaced_and_its_other_sound_is_another_clip(faces):
+def test_validation_is_fixed_and_evenly_spaced_and_its_wrong_audio_is_of_another_clip(faces):
     batches = [read_back(b) for b in faces.validation_batches(8, 48)]
     assert batches == [read_back(b) for b in faces.validation_batches(8, 48)]
     assert [len(b["target"]) for b in batches] == [8] * 6
@@ -271,7 +271,7 @@ def test_validation_is_fixed_evenly_spaced_and_its_other_sound_is_another_clip(f
     assert set(everything) == {(n, int(f)) for n, clip in enumerate(faces.clips) for f in clip.targets}
 
 
-def test_one_clip_alone_takes_its_wrong_sounds_from_itself(tmp_path):
+def test_a_single_clip_takes_its_wrong_audio_from_itself(tmp_path):
     lone = dataset.FaceDataset([write(tmp_path, "a/1", clip=3)], SIZE, mel_dtype="float32")
     for batch in (lone.batch((0, 0, 0), 32), *lone.validation_batches(8, 16)):
         named = read_back(batch)
@@ -311,7 +311,7 @@ def test_clips_that_cannot_be_used_are_counted_by_reason(tmp_path):
         "no mels.npz": 1,
         "unreadable mels.npz": 2,
         "not at 25 frames a second": 1,
-        "sound too short": 1,
+        "audio too short": 1,
     }
 
 
@@ -327,7 +327,7 @@ def test_crops_of_another_size_are_refused_at_once(clips):
         dataset.FaceDataset(clips, 96)
 
 
-def test_a_picture_that_is_missing_or_damaged_is_named(tmp_path):
+def test_a_missing_or_damaged_crop_is_named(tmp_path):
     folder = write(tmp_path, "a/1")
     (folder / "5.jpg").write_bytes(b"")
     (folder / "7.jpg").write_bytes(b"no picture")
@@ -340,7 +340,7 @@ def test_a_picture_that_is_missing_or_damaged_is_named(tmp_path):
         read(0, 8)
 
 
-def test_float16_mels_are_as_good_as_the_whole_ones(tmp_path):
+def test_float16_mels_differ_by_less_than_0_002_from_float32_ones(tmp_path):
     mel = np.random.default_rng(0).uniform(-4, 4, (80, 129)).astype("float32")
     clip_folder.write_clip(tmp_path / "c", [picture(0, 0)] * 40, range(40), np.zeros((40, 4)), mel, np.zeros(9))
     half = dataset.FaceDataset([tmp_path / "c"], SIZE).mel_window(0, 20)
@@ -348,7 +348,7 @@ def test_float16_mels_are_as_good_as_the_whole_ones(tmp_path):
     assert np.abs(half - audio.mel_window(mel, 20, 25)).max() <= 0.001
 
 
-def test_reading_is_fast_enough_for_a_graphics_card(tmp_path):
+def test_reading_is_fast_enough_for_a_gpu(tmp_path):
     rng = np.random.default_rng(0)
     noise = rng.integers(60, 190, (24, 24, 3), "uint8").repeat(4, 0).repeat(4, 1)
     for clip in range(4):

@@ -1,4 +1,4 @@
-"""index.py and shards.py: the index is reused, never wrong, and a packed folder gives the samples of its tree."""
+"""The index is reused and never stale, and a packed folder gives the samples of its tree."""
 
 import os
 import tarfile
@@ -44,7 +44,7 @@ def same(one, two):
     return all(np.array_equal(a[name], b[name]) for a, b in zip(one, two, strict=True) for name in a)
 
 
-def test_an_index_is_made_once_and_gives_the_samples_of_the_folders(root, reads):
+def test_an_index_is_built_once_and_gives_the_samples_of_the_folders(root, reads):
     first, skipped = samples(root)
     assert reads == [*LISTED] and skipped == {"fewer than 12 crops": 1}
     again, skipped_again = samples(root)
@@ -68,7 +68,7 @@ def test_only_what_changed_is_read_again(root, reads):
         np.testing.assert_array_equal(found.mel(row, 0, 27), numbered_mel(clip, 40)[:, :27])
 
 
-def test_other_mels_in_the_same_place_are_noticed(root, reads):
+def test_mels_overwritten_in_place_are_noticed(root, reads):
     samples(root)
     path = root / "main/a/1/mels.npz"
     before, folder = path.stat(), path.parent.stat()
@@ -82,7 +82,7 @@ def test_other_mels_in_the_same_place_are_noticed(root, reads):
     assert index.open_index(root).mel(0, 7, 8)[1] == 9
 
 
-def test_clips_as_young_as_the_clock_is_coarse_are_read_again(root, reads, monkeypatch):
+def test_clips_younger_than_the_file_clocks_resolution_are_read_again(root, reads, monkeypatch):
     monkeypatch.setattr(index, "UNSURE_S", 60.0)
     samples(root)
     samples(root)
@@ -90,7 +90,7 @@ def test_clips_as_young_as_the_clock_is_coarse_are_read_again(root, reads, monke
 
 
 @pytest.mark.parametrize("damage", ["index.npz", "mels", "version", "hparams"])
-def test_a_damaged_or_older_index_is_made_anew(root, reads, damage, monkeypatch):
+def test_a_damaged_or_older_index_is_built_again(root, reads, damage, monkeypatch):
     first, _ = samples(root)
     reads.clear()
     if damage == "index.npz":
@@ -153,7 +153,7 @@ def test_shards_hold_whole_clips_in_webdatasets_layout_and_untar_to_the_tree(roo
     assert one == two
 
 
-def test_shards_that_changed_are_indexed_anew_and_cut_off_ones_named(root, tmp_path):
+def test_changed_shards_are_indexed_again_and_truncated_ones_named(root, tmp_path):
     packed = tmp_path / "packed"
     tar_shards.pack(root, packed, 50_000)
     assert len(index.open_index(packed).names) == 4
@@ -162,7 +162,7 @@ def test_shards_that_changed_are_indexed_anew_and_cut_off_ones_named(root, tmp_p
     last.unlink()
     assert index.open_index(packed).names == ["main/a/1", "main/a/2", "pretrain/p/1"]
     last.write_bytes(whole[:30_000])
-    with pytest.raises(UserError, match=r"shard_00002\.tar is no whole tar file"):
+    with pytest.raises(UserError, match=r"shard_00002\.tar is not a complete tar file"):
         index.open_index(packed)
 
 

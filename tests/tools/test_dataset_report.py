@@ -1,4 +1,4 @@
-"""dataset_report.py and offsets.py: every clip's numbers, and clips whose sound and lips disagree left out."""
+"""The dataset report: measurements of every clip, and a list of clips whose audio and lips disagree."""
 
 import csv
 import json
@@ -40,7 +40,7 @@ def root(tmp_path_factory):
 
 
 @pytest.mark.parametrize("lag", [-15, -3, 0, 1, 8])
-def test_the_offset_is_the_lag_by_which_the_sound_was_shifted(tmp_path, lag):
+def test_the_offset_is_the_lag_by_which_the_audio_was_shifted(tmp_path, lag):
     late(tmp_path, "main/a/1", lag)
     faces = dataset.FaceDataset([tmp_path / "main/a/1"], SIZE)
     found = sync_offset.clip_offset(faces, 0, Oracle(), batch_size=8)
@@ -56,7 +56,7 @@ def report(root, *options):
     return rows, json.loads((root / "out/summary.json").read_text())
 
 
-def test_a_report_has_every_clips_numbers_and_what_cannot_be_used(root):
+def test_a_report_has_every_clips_measurements_and_unusable_clips(root):
     rows, summary = report(root)
     assert [row["clip"] for row in rows] == ["main/a/0", "main/a/2", "main/a/4", "main/b/1", "main/b/3"]
     first = {name: float(rows[0][name]) for name in rows[0] if name != "clip"}
@@ -66,7 +66,7 @@ def test_a_report_has_every_clips_numbers_and_what_cannot_be_used(root):
     assert (root / "out/report.png").stat().st_size > 5000 and not (root / "out/leave_out.txt").exists()
 
 
-def test_clips_whose_sound_and_lips_disagree_are_listed_and_left_out(root, monkeypatch):
+def test_clips_whose_audio_and_lips_disagree_are_listed_and_left_out(root, monkeypatch):
     monkeypatch.setattr(
         dataset_report, "offsets_by", lambda *_: lambda faces, number: sync_offset.clip_offset(faces, number, Oracle())
     )

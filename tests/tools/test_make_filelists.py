@@ -1,4 +1,4 @@
-"""make_filelists.py and listing.py: lists of LRS3, of LRW and of any folder, and their videos found by them."""
+"""File lists of LRS3, of LRW and of any folder, and the videos that they list."""
 
 import pytest
 from helpers.clips import SIZE, write
@@ -50,7 +50,7 @@ def test_lists_of_lrw_are_its_words_folders(tmp_path):
     assert list(jobs.values()) == [f"{word}/train/{word}_00001.mp4" for word in ("ABOUT", "YEARS")] and not missing
 
 
-def test_any_folder_is_divided_by_speakers_under_the_names_that_preprocessing_all_gives(tmp_path):
+def test_any_folder_is_divided_by_speakers_with_the_names_of_preprocess_all(tmp_path):
     touch(tmp_path / "videos", *(f"{speaker}/{clip}.mov" for speaker in "abcdefghij" for clip in (1, 2)))
     lists = made(tmp_path, "--val_share", "0.2", "--test_share", "0.1")
     assert {name: len(clips) for name, clips in lists.items()} == {"train": 14, "val": 4, "test": 2}
@@ -58,17 +58,17 @@ def test_any_folder_is_divided_by_speakers_under_the_names_that_preprocessing_al
     assert {f"main/{clip}" for clips in lists.values() for clip in clips} == everything
 
 
-def test_one_speaker_alone_is_divided_by_clips_and_a_line_says_so(tmp_path, capsys):
+def test_a_single_speaker_is_divided_by_clips_with_a_warning(tmp_path, capsys):
     touch(tmp_path / "videos", *(f"{clip}.mp4" for clip in range(10)))
     assert {name: len(clips) for name, clips in made(tmp_path).items()} == {"train": 8, "val": 1, "test": 1}
-    assert "see the speakers of training" in capsys.readouterr().out
+    assert "validation and test clips are of training's speakers" in capsys.readouterr().out
 
 
-def test_lists_that_are_there_are_not_written_over(tmp_path, capsys):
+def test_existing_lists_are_not_overwritten(tmp_path, capsys):
     touch(tmp_path / "videos", "a/1.mp4", "b/1.mp4", "c/1.mp4")
     made(tmp_path)
     assert make_filelists.main(["--videos_data_root", str(tmp_path / "videos"), "--out", str(tmp_path / "lists")]) == 1
-    assert "is there already" in capsys.readouterr().err
+    assert "train.txt exists; give another --out" in capsys.readouterr().err
 
 
 def test_clips_are_left_out_by_a_list_and_a_line_says_how_many(tmp_path):
@@ -85,7 +85,7 @@ def test_clips_are_left_out_by_a_list_and_a_line_says_how_many(tmp_path):
         filelists.find_clips(tmp_path / "data", "train", tmp_path, leave_out=tmp_path / "absent.txt")
 
 
-def test_balance_draws_speakers_by_the_root_of_what_there_is_of_them(tmp_path):
+def test_balance_draws_speakers_by_the_root_of_their_number_of_targets(tmp_path):
     for clip in range(9):
         write(tmp_path / "data", f"main/often/{clip}", clip)
     write(tmp_path / "data", "main/rare/0", 11)
