@@ -244,7 +244,7 @@ def test_a_full_disk_leaves_no_file_and_gets_one_line_and_status_1(world, tmp_pa
         (["--face", "a.wav"], "a.wav"),
         (["--face", "empty.png"], "no face found in the picture empty.png (detector hog); try --face_box"),
         (["--audio", "missing.wav"], "missing.wav does not exist"),
-        (["--audio", "silent.mp4"], "silent.mp4 has no sound"),
+        (["--audio", "silent.mp4"], "silent.mp4 has no audio"),
         (["--audio", "text.jpg"], "text.jpg"),
         (["--checkpoint_path", "missing.h5"], "missing.h5 does not exist"),
         (["--checkpoint_path", "a.wav"], "a.wav"),

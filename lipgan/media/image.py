@@ -1,14 +1,26 @@
-"""Still pictures of any kind: upright, BGR, 8 bits."""
+"""Still images and animations of any kind, read with Pillow: upright, BGR, 8 bits, in sRGB."""
 
 import contextlib
+import io
+import warnings
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
+from PIL import Image, ImageCms, ImageOps
 
-from lipgan.media import container, video, webp
+from lipgan.media.container import check_file
 from lipgan.utils.cli import UserError
 
-OTHERS = {  # how files begin that hold a picture of a kind that can't be read
+# Those of Pillow's that begin in a way of their own and run no other program (as EPS does).
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "PSD", "QOI", "SUN", "TIFF", "WEBP")
+ANIMATED = ("AVIF", "GIF", "PNG", "WEBP")  # a phone's MPO and a TIFF of several pages are still images
+# What OpenCV reads where Pillow does not: floats in TIFF, PFM and HDR, and the rest of a JPEG or PNG that is cut off.
+OPENCV_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"II*\0", b"MM\0*", b"PF\n", b"Pf\n", b"#?RADIANCE", b"#?RGBE")
+DAMAGE = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError, ArithmeticError,
+          MemoryError, RuntimeError)  # fmt: skip
+MAX_PIXELS = 110_000_000  # the largest phone cameras but one; such an image takes 1.2 GB while it is read
+OTHERS = {  # how files begin that hold an image of a kind that cannot be read
     b"%PDF": "PDF",
     b"<svg": "SVG",
     b"\xff\x0a": "JPEG XL",
@@ -17,53 +29,140 @@ OTHERS = {  # how files begin that hold a picture of a kind that can't be read
 }
 
 
-def read_picture(path) -> np.ndarray | None:
-    """Read a still picture, told by its content: BGR uint8 (H, W, 3), upright, laid on white where transparent.
+def read_image(path) -> np.ndarray | None:
+    """Read a still image, identified by its content: BGR uint8 (H, W, 3), upright, in sRGB, on white where transparent.
 
-    None when it is no still picture: then it may be a video, as a GIF of several frames is. UserError when it is
-    missing, a damaged picture, or one of a kind that cannot be read.
+    None when it is no still image: then it may be a video, as a GIF of several frames is. UserError when the file is
+    missing, a damaged image, one larger than MAX_PIXELS, or of a kind that cannot be read.
     """
-    path = container.check_file(path)
+    path = check_file(path)
     with path.open("rb") as file:
         head = file.read(4096)
-        readable = _readable(path, file)
-    if webp.moves(path):
-        return None
-    if _may_move(head) and (frames := video.first_frames(path)):
-        return frames[0] if len(frames) == 1 else None
-    if readable:
-        with _quiet_opencv():
-            return _decoded(path)
+    is_known = False
+    try:
+        with _open_image(path) as image:
+            is_known = True
+            return None if _is_animated(image) else _to_bgr(image)
+    except DAMAGE:
+        if head.startswith(OPENCV_STARTS):
+            return _read_with_opencv(path)
+        if is_known or head.startswith(b"GIF8") or head[8:12] == b"WEBP":
+            raise _damaged(path) from None
     if kind := _other_kind(head):
-        raise UserError(f"{path} is a picture of the kind {kind}, which cannot be read; save it as PNG or JPEG")
+        raise UserError(f"{path} is an image of the kind {kind}, which cannot be read; save it as PNG or JPEG")
     return None
 
 
-def _readable(path, file):
-    """Whether OpenCV has a decoder for this content."""
-    name = str(path)
-    with contextlib.suppress(UnicodeEncodeError):
-        name.encode()
-        return cv2.haveImageReader(name)
-    return cv2.haveImageReader(f"/dev/fd/{file.fileno()}")  # OpenCV crashes on a name that is not UTF-8
+def is_animation(path) -> bool:
+    """Return whether the file is a GIF, PNG, WebP or AVIF of more than one frame."""
+    with contextlib.suppress(*DAMAGE), _open_image(path) as image:
+        return _is_animated(image)
+    return False
 
 
-def _may_move(head):
-    """Whether it may be an animation that FFmpeg decodes: GIF or PNG."""
-    return head.startswith(b"GIF8") or (head.startswith(b"\x89PNG") and b"acTL" in head)
+def read_animation(path) -> Iterator[tuple[float, float, np.ndarray]]:
+    """Yield (seconds since the first frame, seconds shown, BGR uint8 (H, W, 3)) for each frame of an animation.
+
+    At most 10 ms count as 100 ms, as in browsers. It ends where it is damaged. UserError when no frame can be read.
+    """
+    time_s, num_frames = 0.0, 0
+    with contextlib.suppress(*DAMAGE), _open_image(path) as image:
+        for number in range(int(bool(image.info.get("default_image"))), image.n_frames):
+            image.seek(number)
+            frame = _to_bgr(image)
+            shown_ms = image.info.get("duration", 0)
+            shown_s = shown_ms / 1000 if shown_ms > 10 else 0.1
+            num_frames += 1
+            yield time_s, shown_s, frame
+            time_s += shown_s
+    if not num_frames:
+        raise _damaged(path)
+
+
+@contextlib.contextmanager
+def _open_image(path):
+    """Open an image with Pillow, quietly. UserError for a larger one than MAX_PIXELS; else one of DAMAGE."""
+    too_large = UserError(f"{path} has over {MAX_PIXELS // 1_000_000} megapixels; make a smaller copy")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(_file(path), formats=FORMATS) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise too_large
+                yield image
+    except Image.DecompressionBombError:
+        raise too_large from None
+
+
+def _file(path):
+    """Return what Pillow opens: of a WebP with several frames a copy that says that it has an alpha channel.
+
+    Else what no frame has painted yet would be black, not transparent.
+    """
+    with path.open("rb") as file:
+        data = bytearray(file.read(30))
+        if data[8:16] != b"WEBPVP8X" or not data[20] & 2:
+            return path
+        data[20] |= 0x10
+        return io.BytesIO(data + file.read())
+
+
+def _is_animated(image):
+    return image.format in ANIMATED and bool(getattr(image, "is_animated", False))
+
+
+def _damaged(path):
+    return UserError(f"{path} looks like an image but cannot be decoded; save or download it again")
 
 
 def _other_kind(head):
-    """What the file is, where it is one of OTHERS; None else."""
+    """Return what the file is, where it is one of OTHERS; None else."""
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     if text.startswith(b"<?xml") and b"<svg" in text:
         return "SVG"
     return next((kind for start, kind in OTHERS.items() if text.startswith(start) or head[4:12] == start), None)
 
 
+def _to_bgr(image):
+    """Return the current frame of a Pillow image as upright BGR uint8 (H, W, 3)."""
+    profile = image.info.get("icc_profile")
+    image.load()
+    with contextlib.suppress(*DAMAGE):  # a damaged orientation is none
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith(("I", "F")):
+        values = np.asarray(image)
+        return _from_numbers(values / np.float32(65_535) if image.mode.startswith("I;16") else values)
+    alpha = None
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        alpha = np.asarray(image.getchannel("A")) / 255
+    elif image.mode not in ("L", "CMYK"):
+        image = image.convert("RGB")
+    return on_white(np.ascontiguousarray(np.asarray(_to_srgb(image, profile))[:, :, ::-1]), alpha)
+
+
+def _to_srgb(image, profile):
+    """Return a Pillow image in RGB, converted from its colour profile (ICC, bytes) to sRGB where it has another one."""
+    if profile:
+        with contextlib.suppress(ImageCms.PyCMSError, *DAMAGE):  # a damaged profile, or one of other channels, is none
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            colours = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}[source.profile.xcolor_space.strip()]
+            if not (source.profile.profile_description or "").startswith("sRGB"):
+                image = image.convert(colours)
+                return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    return image.convert("RGB")
+
+
+def on_white(image, alpha):
+    """Lay BGR uint8 (H, W, 3) on white where alpha (H, W), 0 to 1, is not 1; None is 1 everywhere."""
+    if alpha is None or (alpha == 1).all():
+        return image
+    return np.round(255 - (255.0 - image) * alpha[:, :, None]).astype(np.uint8)
+
+
 @contextlib.contextmanager
 def _quiet_opencv():
-    """OpenCV tells of damaged pictures on stderr; they get one line from us."""
+    """Keep OpenCV from reporting damaged images on stderr."""
     before = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
         yield
@@ -71,42 +170,33 @@ def _quiet_opencv():
         cv2.utils.logging.setLogLevel(before)
 
 
-def _decoded(path):
-    data = np.fromfile(path, np.uint8)
+def _read_with_opencv(path):
+    """Read what Pillow does not: BGR uint8 (H, W, 3). UserError where OpenCV does not either."""
     try:
-        layers = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+        with _quiet_opencv():
+            data = np.fromfile(path, np.uint8)
+            image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+            if image is not None and image.dtype not in (np.uint8, np.uint16):
+                return _from_numbers(image)
+            image = cv2.imdecode(data, cv2.IMREAD_COLOR)  # applies the camera's orientation, 8 bits, three channels
     except cv2.error as e:
-        raise UserError(f"{path} is too large a picture, or damaged ({e.err}); make it smaller") from e
-    if layers is not None and layers.dtype not in (np.uint8, np.uint16):
-        return _from_floats(layers)
-    picture = cv2.imdecode(data, cv2.IMREAD_COLOR)  # applies the camera's orientation, 8 bits, three channels
-    if picture is None:
-        raise UserError(f"{path} looks like a picture but cannot be decoded; save or download it again")
-    if layers is not None and layers.shape[2:] == (4,):
-        plain = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-        alpha = _turned_alike(layers[:, :, 3], plain, picture)
-        picture = video.on_white(picture, alpha / np.iinfo(layers.dtype).max)
-    return picture
+        raise UserError(f"{path} is too large an image, or damaged ({e.err}); make it smaller") from e
+    if image is None:
+        raise _damaged(path)
+    return image
 
 
-def _from_floats(layers):
-    """A float or 32-bit picture, of values from 0 to 1, to 255, or to its own largest, as BGR uint8."""
+def _from_numbers(layers):
+    """Return float or integer layers, grey or BGR(A), from 0 to 1, to 255, or to their own largest, as BGR uint8."""
     layers = np.nan_to_num(np.atleast_3d(layers).astype(np.float32))
     colours = layers[:, :, : 3 if layers.shape[2] > 2 else 1]
     usual, largest = np.percentile(colours, 95), colours.max()
     top = 1 if usual <= 1 else max(255, largest)  # a few pixels of a lamp may be over 1
-    picture = np.round(colours.clip(0, top) * np.float32(255 / top)).astype(np.uint8)
-    picture = np.ascontiguousarray(np.broadcast_to(picture, (*picture.shape[:2], 3)))
+    image = np.round(colours.clip(0, top) * np.float32(255 / top)).astype(np.uint8)
+    image = np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3)))
     if layers.shape[2] == 4:
-        picture = video.on_white(picture, (layers[:, :, 3] / max(1, layers[:, :, 3].max())).clip(0, 1))
-    return picture
+        return on_white(image, (layers[:, :, 3] / max(1, layers[:, :, 3].max())).clip(0, 1))
+    return image
 
 
-def _turned_alike(alpha, plain, upright):
-    """Turn and mirror alpha as `upright` is, compared with `plain`: OpenCV applies no orientation to four channels."""
-    for mirrored in (False, True):
-        for turns in range(4):
-            both = [np.rot90(layer[:, ::-1] if mirrored else layer, turns) for layer in (plain, alpha)]
-            if both[0].shape == upright.shape and (both[0] == upright).all():
-                return both[1]
-    return alpha
+read_picture = read_image

@@ -1,4 +1,4 @@
-"""Moving pictures in and out: videos of any kind read upright as BGR, and an mp4 written with its sound."""
+"""Video in and out: videos of any kind read upright as BGR, and an mp4 written with its audio."""
 
 import contextlib
 import dataclasses
@@ -15,7 +15,7 @@ import numpy as np
 from av.video.reformatter import Interpolation
 
 from audio_hparams import hparams
-from lipgan.media import audio, webp
+from lipgan.media import audio
 from lipgan.media.container import (
     DecodeCounts,
     check_file,
@@ -24,9 +24,12 @@ from lipgan.media.container import (
     longest_jump,
     only_dts,
     open_media,
-    picture_stream,
     read_packets,
+    stream_decoder,
+    video_stream,
 )
+from lipgan.media.image import is_animation, on_white, read_animation
+from lipgan.media.tone_map import ToneMapper, is_hdr
 from lipgan.utils.cli import UserError
 from lipgan.utils.files import atomic_write
 
@@ -34,11 +37,12 @@ STANDARD_RATES = [Fraction(1000 * n, d) for d in (1000, 1001) for n in (24, 25, 
 SLOWEST, FASTEST = 5, 120  # frames a second: lips need some, and hardly any screen shows more
 AAC_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 64_000, 88_200, 96_000)  # Hz
 LIMITED, FULL = 1, 2
+KEYFRAME_S, MAX_KEYFRAMES = 0.5, 200  # `probe` decodes a keyframe every so often, and about so many of a long video
 H264, PRESET = "libx264", "veryfast"  # half of the work of "fast"; at crf 16 as sharp as that at 18, 25 % larger
 THREADS = min(8, os.cpu_count() or 1)
-# Without these swscale rounds down, which makes a picture darker by two levels each way.
+# Without these swscale rounds down, which makes an image darker by two levels each way.
 EXACT = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
-# Colours alone, at half resolution, are scaled where a picture keeps its size: bilinear takes half of bicubic's time.
+# Colours alone, at half resolution, are scaled where an image keeps its size: bilinear takes half of bicubic's time.
 SAME_SIZE, OTHER_SIZE = EXACT | Interpolation.BILINEAR, EXACT | Interpolation.BICUBIC
 
 
@@ -63,7 +67,7 @@ class Colour(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class VideoInfo:
-    """What `read_frames` gives: upright, square pixels, constant rate. Damage at the end may leave fewer frames."""
+    """What `read_frames` gives: upright, square pixels, SDR, constant rate. A damaged end may leave fewer frames."""
 
     width: int
     height: int
@@ -72,6 +76,9 @@ class VideoInfo:
     duration_s: float
     has_audio: bool
     colour: Colour
+    path: pathlib.Path
+    frame_shape: tuple[int, int]  # (height, width) as read; `width` and `height` may be replaced by what is used
+    notes: tuple[str, ...] = ()  # what the user should know
 
 
 def as_rate(fps) -> Fraction:
@@ -84,76 +91,86 @@ def as_rate(fps) -> Fraction:
 
 
 def probe(path) -> VideoInfo:
-    """Tell what `read_frames` will give: decodes the first frame and reads the times of all, without decoding those.
+    """Find out what `read_frames` will give: reads the times of all frames, and decodes a few keyframes.
 
     The rate is the usual distance of the frames where nearly all keep it (so a dropped frame does not change it), else
-    their average; outside of 5 to 120 frames a second it becomes 25 or 120. UserError when no frame can be read.
+    their average; outside of 5 to 120 frames a second it becomes 25 or 120. Where the size changes, it is the largest.
+    UserError when no frame can be read.
     """
     path = check_file(path)
-    if webp.moves(path):
-        return _probe_webp(path)
+    if is_animation(path):
+        return _probe_animation(path)
     with _open_video(path) as (container, stream):
         frame = next(decode_stream(container, stream), None)
         if frame is None:
             raise UserError(f"no frame of {path} can be decoded; check the file, or convert it to mp4")
-        upright = _Upright(stream, frame)
-        height, width = upright(frame).shape[:2]
+        convert = _FrameConverter(stream, frame)
         has_audio = bool(container.streams.audio)
     with _open_video(path) as (container, stream):
-        times, num_packets, last_s = _packet_times(container, stream)
-        said = [rate for rate in (stream.average_rate, stream.guessed_rate) if rate]
-        fps = _frame_rate(said, times, complete=len(times) == num_packets)
-        duration_s = float(times[-1] - times[0] + (last_s or 1 / fps)) if len(times) else float(num_packets / fps)
+        survey = _survey(container, stream, convert)
+        rates = [rate for rate in (stream.average_rate, stream.guessed_rate) if rate]
+        fps = _frame_rate(rates, survey.times, complete=len(survey.times) == survey.num_packets)
+    duration_s = float(survey.num_packets / fps)
+    if len(survey.times):
+        duration_s = float(survey.times[-1] - survey.times[0] + (survey.last_s or 1 / fps))
+    shapes, notes = list(dict.fromkeys([convert.shape(frame), *survey.shapes])), []
+    height, width = max(shapes, key=lambda shape: shape[0] * shape[1])
+    if len(shapes) > 1:
+        sizes = ", ".join(f"{w} x {h}" for h, w in shapes)
+        notes.append(f"the frame size of {path} changes ({sizes}); frames are fitted into {width} x {height} with bars")
+    if frame.interlaced_frame or survey.is_interlaced:
+        notes.append(f"{path} is interlaced; it is deinterlaced")
+    if is_hdr(convert.colour.transfer):
+        notes.append(f"{path} is HDR; its colours are tone-mapped to SDR (BT.709)")
     num_frames = max(1, round(duration_s * fps))
-    return VideoInfo(width, height, fps, num_frames, duration_s, has_audio, upright.colour)
+    return VideoInfo(
+        width, height, fps, num_frames, duration_s, has_audio, convert.output_colour, path, (height, width), (*notes,)
+    )
 
 
-def _probe_webp(path):
-    height, width = webp.shape(path)
-    shown = webp.durations(path)
-    fps = _frame_rate([], np.cumsum(shown) - shown, complete=True)
-    return VideoInfo(width, height, fps, max(1, round(shown.sum() * fps)), float(shown.sum()), False, Colour())
+def _probe_animation(path):
+    height = width = 0
+    shown = []
+    for _, shown_s, frame in read_animation(path):
+        shown.append(shown_s)
+        height, width = frame.shape[:2]
+    times, duration_s = np.cumsum(shown) - shown, float(np.sum(shown))
+    fps = _frame_rate([], times, complete=True)
+    num_frames = max(1, round(duration_s * fps))
+    return VideoInfo(width, height, fps, num_frames, duration_s, False, Colour(), path, (height, width))
 
 
-def read_frames(path, fps=None, counts: DecodeCounts | None = None) -> Iterator[np.ndarray]:
-    """Stream a video's frames at a constant rate (`fps`, or what `probe` says): BGR uint8 (H, W, 3), upright.
+def read_frames(source, fps=None, counts: DecodeCounts | None = None) -> Iterator[np.ndarray]:
+    """Stream a video's frames at a constant rate (`fps`, or the video's own): BGR uint8 (H, W, 3), upright.
 
-    Frame k is the one nearest to k / fps seconds after the first frame. Where frames are damaged or missing, the one
-    before is held, so that the picture keeps its clock. A cut-off file ends early. counts: adds up decoded and damaged
-    frames while they are read. UserError when no frame can be read.
+    source: a path, or what `probe` returned for it. Frame k is the one nearest to k / fps seconds after the first
+    frame. Where frames are damaged or missing, the one before is held, so that the video keeps its clock. A cut-off
+    file ends early. counts: adds up decoded and damaged frames while they are read. UserError when none can be read.
     """
-    path = check_file(path)
-    fps = as_rate(fps) if fps else probe(path).fps
-    if webp.moves(path):
-        yield from (_flat(picture) for picture in _at_rate(webp.timed(path), fps))
+    info = source if isinstance(source, VideoInfo) else probe(source)
+    fps = as_rate(fps or info.fps)
+    if is_animation(info.path):
+        yield from _at_rate(read_animation(info.path), fps)
         return
-    upright = shown = picture = None
-    with _open_video(path) as (container, stream):
+    convert = shown = image = None
+    with _open_video(info.path) as (container, stream):
         for frame in _at_rate(_timed(container, stream, counts), fps):
-            upright = upright or _Upright(stream, frame)
-            picture = picture.copy() if frame is shown else upright(frame)
+            convert = convert or _FrameConverter(stream, frame, info.frame_shape)
+            image = image.copy() if frame is shown else convert(frame)
             shown = frame
-            yield picture
-    if upright is None:
-        raise UserError(f"no frame of {path} can be decoded; check the file, or convert it to mp4")
+            yield image
+    if convert is None:
+        raise UserError(f"no frame of {info.path} can be decoded; check the file, or convert it to mp4")
 
 
 @contextlib.contextmanager
 def _open_video(path):
-    """Yield (container, video stream) with its decoder on a few threads."""
+    """Yield (container, video stream)."""
     with open_media(path) as container:
-        stream = picture_stream(container)
+        stream = video_stream(container)
         if stream is None:
-            raise UserError(f"{path} has no picture, only sound; give a picture or a video")
-        stream.thread_type = "AUTO"
+            raise UserError(f"{path} has no video, only audio; give an image or a video")
         yield container, stream
-
-
-def first_frames(path):
-    """One or two pictures of what may be an animation; none where FFmpeg cannot decode it."""
-    with contextlib.suppress(UserError), _open_video(path) as (container, stream):
-        frames = list(itertools.islice(decode_stream(container, stream), 2))
-        return [_Upright(stream, frame)(frame) for frame in frames]
 
 
 def _timed(container, stream, counts=None):
@@ -161,13 +178,13 @@ def _timed(container, stream, counts=None):
     step_s = 1 / float(stream.average_rate or stream.guessed_rate or hparams.fps)
     longest_s = longest_jump(container)
     start_s = last_s = None
-    for frame in decode_stream(container, stream, counts):
+    for frame in _deinterlaced(decode_stream(container, stream, counts)):
         time_s = frame_time(frame)
         if time_s is None:
             time_s = 0.0 if last_s is None else last_s + step_s
         if last_s is None:
             start_s = time_s
-        elif time_s - last_s > longest_s or time_s - last_s < -1:  # the clock was set anew
+        elif time_s - last_s > longest_s or time_s - last_s < -1:  # the clock was reset
             start_s += time_s - last_s - step_s
         elif time_s <= last_s:
             continue
@@ -191,15 +208,91 @@ def _at_rate(timed, fps):
         yield shown[2]
 
 
-def _packet_times(container, stream):
-    """When frames are shown, in seconds, sorted (float64), of those packets that say so; the number of packets; and how
-    long the last is shown (0: unknown).
+def _deinterlaced(frames):
+    """Pass frames on, from the first one on that says that it is interlaced through FFmpeg's deinterlacer.
+
+    Frames that say nothing come out as they are. A change of size or format starts it again.
     """
-    shown = (packet for packet in read_packets(container, stream) if not packet.is_discard)
-    stamps = [(packet.dts if only_dts(container) else packet.pts, packet.duration or 0) for packet in shown]
+    graph = kind = None
+    for frame in frames:
+        if graph is None and not frame.interlaced_frame:
+            yield frame
+            continue
+        if kind != (kind := (frame.width, frame.height, frame.format.name)):
+            yield from _drained(graph)
+            graph = _deinterlacer(frame)
+        if frame.pts is None:  # the filter needs a time
+            yield frame
+            continue
+        graph.push(frame)
+        yield from _available(graph)
+    yield from _drained(graph)
+
+
+def _deinterlacer(frame):
+    graph = av.filter.Graph()
+    source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base)
+    deinterlace = graph.add("bwdif", mode="send_frame", parity="auto", deint="interlaced")
+    graph.link_nodes(source, deinterlace, graph.add("buffersink")).configure()
+    return graph
+
+
+def _available(graph):
+    """Yield the frames that a filter graph has ready."""
+    with contextlib.suppress(av.FFmpegError):  # it wants more input, or is at its end
+        while True:
+            yield graph.pull()
+
+
+def _drained(graph):
+    """Yield what a filter graph still holds (None: nothing)."""
+    if graph is not None:
+        with contextlib.suppress(av.FFmpegError):
+            graph.push(None)
+        yield from _available(graph)
+
+
+class _Survey(NamedTuple):
+    """What a video's packets and some of its keyframes show."""
+
+    times: np.ndarray  # (N,) float64: when frames are shown, in seconds, sorted, of those packets that say so
+    num_packets: int
+    last_s: float  # how long the last frame is shown (0: unknown)
+    shapes: list  # upright (height, width) of the keyframes
+    is_interlaced: bool
+
+
+def _survey(container, stream, convert):
+    """Demux a whole video, and decode a keyframe now and then: nearly all codecs change their size only there."""
+    decoder = stream_decoder(container, stream)
+    decoder.skip_frame = "NONKEY"
+    every_s = max(KEYFRAME_S, (container.duration or 0) / av.time_base / MAX_KEYFRAMES)
+    stamps, shapes, interlaced, next_s = [], [], [], -np.inf
+    for packet in itertools.chain(read_packets(container, stream), [None]):
+        if packet is not None:
+            stamp = packet.dts if only_dts(container) else packet.pts
+            if not packet.is_discard:
+                stamps.append((stamp, packet.duration or 0))
+            time_s = len(stamps) / hparams.fps if stamp is None else float(stamp * stream.time_base)
+            if not (packet.is_keyframe and (time_s >= next_s or packet.has_sidedata("new_extradata"))):
+                continue
+            next_s = time_s + every_s
+        with contextlib.suppress(av.FFmpegError):
+            for frame in decoder.decode(packet):
+                shapes.append(convert.shape(frame))
+                interlaced.append(frame.interlaced_frame)
     timed = sorted(stamp for stamp in stamps if stamp[0] is not None)
     times = np.array([pts for pts, _ in timed], np.float64) * float(stream.time_base)
-    return times, len(stamps), float(timed[-1][1] * stream.time_base) if timed else 0.0
+    last_s = float(timed[-1][1] * stream.time_base) if timed else 0.0
+    return _Survey(_without_jumps(times, longest_jump(container)), len(stamps), last_s, shapes, any(interlaced))
+
+
+def _without_jumps(times, longest_s):
+    """Return sorted times (N,) whose steps of more than longest_s are as long as the usual one: the clock was reset."""
+    steps = np.diff(times)
+    if not (steps > longest_s).any():
+        return times
+    return times[0] + np.cumsum([0, *np.where(steps > longest_s, np.median(steps), steps)])
 
 
 def _frame_rate(said, times, complete):
@@ -220,70 +313,91 @@ def _frame_rate(said, times, complete):
     return min(rate, Fraction(FASTEST))
 
 
-class _Upright:
-    """Makes BGR pictures of decoded frames, all as the first one says: size, square pixels, way up, colours."""
+class _FrameConverter:
+    """Converts decoded frames to upright BGR images of one size, with square pixels, in SDR."""
 
-    def __init__(self, stream, frame):
+    def __init__(self, stream, frame, shape=None):
+        """frame: the first one. shape: (height, width) of the images; None: those of the first frame."""
         aspect = stream.sample_aspect_ratio or 1
-        self.size = round(frame.width * (aspect if 0.2 < aspect < 5 else 1)), frame.height
+        self.aspect = aspect if 0.2 < aspect < 5 else 1
         context = stream.codec_context
         full = context.color_range == FULL or frame.format.name.startswith("yuvj")
-        self.colour = Colour(
-            FULL if full else context.color_range, context.colorspace, context.color_primaries, context.color_trc
-        )
-        matrix = frame.side_data.get("DISPLAYMATRIX")
-        self.turn = np.frombuffer(bytes(matrix), np.int32)[[0, 1, 3, 4]] if matrix else (1, 0, 0, 1)
+        tags = (context.colorspace, context.color_primaries, context.color_trc)
+        self.colour = Colour(FULL if full else context.color_range, *tags)
+        self.output_colour = Colour() if is_hdr(self.colour.transfer) else self.colour
+        self.target = shape or self.shape(frame)
+        self.tone_map = None
+
+    def shape(self, frame):
+        """Return the upright (height, width) of a decoded frame."""
+        height, width = frame.height, max(1, round(frame.width * self.aspect))
+        return (width, height) if _is_quarter_turn(_display_matrix(frame)) else (height, width)
 
     def __call__(self, frame):
-        width, height = self.size
+        image = np.ascontiguousarray(_upright(self._to_bgr(frame), _display_matrix(frame)))
+        return image if image.shape[:2] == self.target else _with_bars(image, self.target)
+
+    def _to_bgr(self, frame):
+        """Return a frame as BGR uint8, as it lies in the file but with square pixels."""
+        width, height = max(1, round(frame.width * self.aspect)), frame.height
         is_rgb = frame.format.is_rgb or frame.format.has_palette
         has_alpha = any(component.is_alpha for component in frame.format.components)
         matrix = self.colour.settled(height).swscale_matrix
-        picture = frame.reformat(
-            width,
-            height,
-            "bgra" if has_alpha else "bgr24",
-            src_colorspace=matrix,
-            dst_colorspace=matrix,
-            src_color_range=FULL if is_rgb or self.colour.range == FULL else LIMITED,
-            dst_color_range=FULL,
-            interpolation=SAME_SIZE if (width, height) == (frame.width, frame.height) else OTHER_SIZE,
-        ).to_ndarray()
-        if has_alpha:
-            picture = on_white(picture[:, :, :3], picture[:, :, 3] / 255)
-        return np.ascontiguousarray(self._turned(picture))
-
-    def _turned(self, picture):
-        """Apply the display matrix (x' = a x + c y, y' = b x + d y): from cameras, quarter turns and mirrors."""
-        a, b, c, d = self.turn
-        if abs(b) > abs(a):
-            picture, a, d = picture.transpose(1, 0, 2), c, b
-        return picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+        colours = {
+            "src_colorspace": matrix,
+            "dst_colorspace": matrix,
+            "src_color_range": FULL if is_rgb or self.colour.range == FULL else LIMITED,
+            "dst_color_range": FULL,
+            "interpolation": SAME_SIZE if (width, height) == (frame.width, frame.height) else OTHER_SIZE,
+        }
+        if is_hdr(self.colour.transfer):
+            self.tone_map = self.tone_map or ToneMapper(self.colour.transfer)
+            return self.tone_map(frame.reformat(width, height, ToneMapper.FORMAT, **colours)).to_ndarray(format="bgr24")
+        image = frame.reformat(width, height, "bgra" if has_alpha else "bgr24", **colours).to_ndarray()
+        return on_white(image[:, :, :3], image[:, :, 3] / 255) if has_alpha else image
 
 
-def _flat(picture):
-    """A copy of a BGRA picture, BGR, on white."""
-    return on_white(np.array(picture[:, :, :3]), picture[:, :, 3] / 255)
+def _display_matrix(frame):
+    """Return (a, b, c, d) of a frame's display matrix: x' = a x + c y, y' = b x + d y."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    return np.frombuffer(bytes(matrix), np.int32)[[0, 1, 3, 4]] if matrix else (1, 0, 0, 1)
 
 
-def on_white(picture, alpha):
-    """Lay BGR uint8 (H, W, 3) on white where alpha (H, W), 0 to 1, is not 1."""
-    if (alpha == 1).all():
-        return picture
-    return np.round(255 - (255.0 - picture) * alpha[:, :, None]).astype(np.uint8)
+def _is_quarter_turn(matrix):
+    return abs(int(matrix[1])) > abs(int(matrix[0]))
+
+
+def _upright(image, matrix):
+    """Apply a display matrix: from cameras, quarter turns and mirrors."""
+    a, b, c, d = matrix
+    if _is_quarter_turn(matrix):
+        image, a, d = image.transpose(1, 0, 2), c, b
+    return image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+
+
+def _with_bars(image, shape):
+    """Fit an image into (height, width), centred, with black bars where its shape is another one."""
+    scale = min(shape[0] / image.shape[0], shape[1] / image.shape[1])
+    height, width = (max(1, min(round(side * scale), most)) for side, most in zip(image.shape[:2], shape, strict=True))
+    if (height, width) != image.shape[:2]:
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    top, left = (shape[0] - height) // 2, (shape[1] - width) // 2
+    canvas = np.zeros((*shape, 3), np.uint8)
+    canvas[top : top + height, left : left + width] = image
+    return canvas
 
 
 class VideoWriter:
-    """Write an mp4 (H.264, AAC, faststart) with exactly the frames given and the whole sound of another file.
+    """Write an mp4 (H.264, AAC, faststart) with exactly the frames given and the whole audio of another file.
 
         with VideoWriter("results/out.mp4", 640, 480, Fraction(30000, 1001), audio="speech.wav") as writer:
             writer.write(frame)  # BGR uint8 (480, 640, 3)
 
     The file appears under its name when the block ends well. Odd sizes grow by one pixel. colour: the source's, to be
     kept and tagged. crf: H.264's quality, lower is better. lossless: H.264 in RGB, bit-exact, which few players show.
-    comment: kept in the file's metadata. audio: any file that `audio.read_blocks` reads, at its own rate and channels
+    comment: kept in the file's metadata. audio: what `audio.read_blocks` takes, at its own rate and channels
     where AAC has them. max_s: only the first so many seconds of it. UserError, before the first frame, for a name that
-    is not mp4 and for sound that cannot be read.
+    is not mp4 and for audio that cannot be read.
     """
 
     def __init__(
@@ -298,16 +412,16 @@ class VideoWriter:
 
     def __enter__(self):
         with contextlib.ExitStack() as stack:
-            self.blocks, rate, channels = _open_sound(self.audio) if self.audio else (None, 0, 0)
+            self.blocks, rate, channels = _open_audio(self.audio) if self.audio else (None, 0, 0)
             temporary = stack.enter_context(atomic_write(self.path))
-            stack.enter_context(self._told())
+            stack.enter_context(self._user_errors())
             self.container = stack.enter_context(av.open(str(temporary), "w", "mp4", {"movflags": "+faststart"}))
             if self.comment:
                 self.container.metadata["comment"] = self.comment
-            self.video = self._add_video()
-            self.sound = self._add_sound(rate, channels) if self.blocks else None
+            self.video_stream = self._add_video()
+            self.audio_stream = self._add_audio(rate, channels) if self.blocks else None
             self.blocks = self.blocks and audio.first_seconds(self.blocks, self.max_s)
-            self.container.start_encoding()  # opens the encoders: what they refuse is told now
+            self.container.start_encoding()  # opens the encoders: what they refuse is known now
             stack.push(self._finish)
             self.stack = stack.pop_all()
         return self
@@ -316,19 +430,19 @@ class VideoWriter:
         return self.stack.__exit__(*exception)
 
     @contextlib.contextmanager
-    def _told(self):
-        """FFmpeg's errors in one line."""
+    def _user_errors(self):
+        """Turn FFmpeg's errors into a UserError of one line."""
         try:
             yield
         except av.FFmpegError as e:
-            raise UserError(f"cannot write {self.path} ({e.strerror}); disk full, or picture too large?") from e
+            raise UserError(f"cannot write {self.path} ({e.strerror}); disk full, or frames too large?") from e
         except av.codec.codec.UnknownCodecError as e:
             raise UserError(
                 f"this PyAV has no encoder {e}; take its own wheel: pip install --force-reinstall av"
             ) from e
 
     def _add_video(self):
-        """The H.264 stream, its colours tagged."""
+        """Add the H.264 stream, its colours tagged."""
         quality = {"qp": "0"} if self.lossless else {"crf": str(self.crf)}
         options = {"preset": PRESET, "threads": str(THREADS), **quality}
         stream = self.container.add_stream(H264 + "rgb" * self.lossless, self.fps, options=options)
@@ -341,8 +455,8 @@ class VideoWriter:
             context.color_primaries, context.color_trc = self.colour.primaries, self.colour.transfer
         return stream
 
-    def _add_sound(self, rate, channels):
-        """The AAC stream, at 96 kbit/s a channel, or the most that AAC has at a low rate."""
+    def _add_audio(self, rate, channels):
+        """Add the AAC stream, at 96 kbit/s a channel, or the most that AAC has at a low rate."""
         stream = self.container.add_stream("aac", rate)
         stream.layout = audio.USUAL_LAYOUTS[channels]
         stream.bit_rate = channels * min(96_000, 6 * rate)
@@ -356,10 +470,10 @@ class VideoWriter:
             )
         if self.width % 2 or self.height % 2:
             frame = cv2.copyMakeBorder(frame, 0, self.height % 2, 0, self.width % 2, cv2.BORDER_REPLICATE)
-        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), "bgr24")
+        encoded = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), "bgr24")
         if not self.lossless:
             matrix = self.colour.swscale_matrix
-            picture = picture.reformat(
+            encoded = encoded.reformat(
                 format="yuv420p",
                 src_colorspace=matrix,
                 dst_colorspace=matrix,
@@ -367,23 +481,23 @@ class VideoWriter:
                 dst_color_range=self.colour.range,
                 interpolation=SAME_SIZE,
             )
-        picture.pts, picture.time_base = self.num_frames, 1 / self.fps
+        encoded.pts, encoded.time_base = self.num_frames, 1 / self.fps
         self.num_frames += 1
-        self.container.mux(self.video.encode(picture))
-        self._write_sound(self.num_frames / self.fps)
+        self.container.mux(self.video_stream.encode(encoded))
+        self._write_audio(self.num_frames / self.fps)
 
-    def _write_sound(self, until_s):
-        """Encode sound up to a time, so that both streams grow together; at its end, what the encoder holds."""
-        while self.blocks and self.num_samples < until_s * self.sound.rate:
+    def _write_audio(self, until_s):
+        """Encode audio up to a time, so that both streams grow together; at its end, what the encoder holds."""
+        while self.blocks and self.num_samples < until_s * self.audio_stream.rate:
             block = next(self.blocks, None)
             if block is None:
                 self.blocks = None
-                self.container.mux(self.sound.encode(None))
+                self.container.mux(self.audio_stream.encode(None))
                 return
-            frame = audio.as_frame(block._replace(layout=self.sound.layout.name))
+            frame = audio.as_frame(block._replace(layout=self.audio_stream.layout.name))
             frame.pts, frame.time_base = self.num_samples, Fraction(1, block.rate)
             self.num_samples += frame.samples
-            self.container.mux(self.sound.encode(frame))
+            self.container.mux(self.audio_stream.encode(frame))
 
     def _finish(self, error, *_):
         """Write what is left, unless the block failed."""
@@ -391,13 +505,13 @@ class VideoWriter:
             return
         if not self.num_frames:
             raise ValueError("no frame was written")
-        self.container.mux(self.video.encode(None))
-        self._write_sound(float("inf"))
+        self.container.mux(self.video_stream.encode(None))
+        self._write_audio(float("inf"))
 
 
-def _open_sound(path):
-    """(Blocks as AAC can have them, rate in Hz, number of channels). Other rates and channel counts are converted."""
-    blocks = audio.read_blocks(path)
+def _open_audio(source):
+    """Return (Blocks as AAC can have them, rate in Hz, number of channels); other rates and counts are converted."""
+    blocks = audio.read_blocks(source)
     first = next(blocks)
     channels = len(first.samples)
     if first.rate in AAC_RATES and channels in audio.USUAL_LAYOUTS:
@@ -405,4 +519,4 @@ def _open_sound(path):
     blocks.close()
     rate = next((rate for rate in AAC_RATES if first.rate <= rate <= 48_000), 48_000)
     mono = channels not in audio.USUAL_LAYOUTS
-    return audio.read_blocks(path, rate=rate, mono=mono), rate, 1 if mono else channels
+    return audio.read_blocks(source, rate=rate, mono=mono), rate, 1 if mono else channels

@@ -1,4 +1,4 @@
-"""Sound: on its clock whatever the file, mel spectrograms equal to librosa's, windows centred on frames."""
+"""Audio: on its clock whatever the file, mel spectrograms equal to librosa's, windows centred on frames."""
 
 import tracemalloc
 import wave
@@ -11,7 +11,7 @@ import pytest
 
 from audio_hparams import hparams
 from lipgan.media import audio
-from lipgan.media.container import picture_stream
+from lipgan.media.container import video_stream
 from lipgan.utils.cli import UserError
 
 CLICK_S = 0.6
@@ -35,7 +35,7 @@ def write_pcm(path, samples, rate, width=2):
         file.writeframes(raw.tobytes())
 
 
-def write_sound(path, wav, codec, rate, jump=(0, 0), cover=False, title=None):
+def write_audio(path, wav, codec, rate, jump=(0, 0), cover=False, title=None):
     """Encode (n,) float32 with PyAV in stereo; from sample jump[0] on, timestamps are jump[1] samples later."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate)
@@ -43,11 +43,11 @@ def write_sound(path, wav, codec, rate, jump=(0, 0), cover=False, title=None):
         if title:
             container.metadata["title"] = title
         if cover:
-            picture = container.add_stream("mjpeg", 1)
-            picture.width = picture.height = 16
-            picture.pix_fmt = "yuvj420p"
-            picture.disposition = av.stream.Disposition.attached_pic
-            container.mux(picture.encode(av.VideoFrame(16, 16, "yuvj420p")))
+            cover_stream = container.add_stream("mjpeg", 1)
+            cover_stream.width = cover_stream.height = 16
+            cover_stream.pix_fmt = "yuvj420p"
+            cover_stream.disposition = av.stream.Disposition.attached_pic
+            container.mux(cover_stream.encode(av.VideoFrame(16, 16, "yuvj420p")))
         for first in range(0, len(wav), 1000):
             piece = np.repeat(wav[first : first + 1000], 2)[None]
             frame = av.AudioFrame.from_ndarray(piece, "flt", "stereo")
@@ -58,7 +58,7 @@ def write_sound(path, wav, codec, rate, jump=(0, 0), cover=False, title=None):
 
 
 def loud_at(wav):
-    """The time of the first loud sample of 16 kHz sound, in seconds."""
+    """The time of the first loud sample of 16 kHz audio, in seconds."""
     return np.flatnonzero(np.abs(wav) > 0.25)[0] / hparams.sample_rate
 
 
@@ -170,29 +170,29 @@ def test_a_film_is_mixed_mostly_from_its_centre_where_the_speech_is(tmp_path):
     ],
 )
 def test_the_delay_of_encoders_is_taken_out(tmp_path, name, codec, rate):
-    write_sound(tmp_path / name, click(rate), codec, rate)
+    write_audio(tmp_path / name, click(rate), codec, rate)
     wav = audio.load_wav(tmp_path / name)
     assert abs(loud_at(wav) - CLICK_S) < 0.002
-    assert 16_000 - 16 <= len(wav) <= 16_000 + 16 + (1024 if name == "x.mkv" else 0)  # mkv does not tell the padding
+    assert 16_000 - 16 <= len(wav) <= 16_000 + 16 + (1024 if name == "x.mkv" else 0)  # mkv does not say the padding
 
 
-def test_the_cover_of_a_song_is_no_picture_to_wait_for(tmp_path):
-    write_sound(tmp_path / "x.mp3", click(44_100), "libmp3lame", 44_100, cover=True)
+def test_the_cover_of_a_song_is_not_a_video(tmp_path):
+    write_audio(tmp_path / "x.mp3", click(44_100), "libmp3lame", 44_100, cover=True)
     with av.open(str(tmp_path / "x.mp3")) as container:
         assert container.streams.video
-        assert picture_stream(container) is None
+        assert video_stream(container) is None
     assert abs(loud_at(audio.load_wav(tmp_path / "x.mp3")) - CLICK_S) < 0.002
 
 
-def test_a_gap_in_the_timestamps_is_silence_so_that_the_sound_cannot_drift(tmp_path):
-    write_sound(tmp_path / "x.mkv", click(16_000), "pcm_s16le", 16_000, jump=(4_000, 3_200))
+def test_a_gap_in_the_timestamps_is_silence_so_that_the_audio_cannot_drift(tmp_path):
+    write_audio(tmp_path / "x.mkv", click(16_000), "pcm_s16le", 16_000, jump=(4_000, 3_200))
     wav = audio.load_wav(tmp_path / "x.mkv")
     assert len(wav) == 16_000 + 3_200
     assert abs(loud_at(wav) - CLICK_S - 0.2) < 0.001
 
 
 def test_small_steps_in_the_timestamps_are_left_alone(tmp_path):
-    write_sound(tmp_path / "x.mkv", click(16_000), "pcm_s16le", 16_000, jump=(4_000, 320))
+    write_audio(tmp_path / "x.mkv", click(16_000), "pcm_s16le", 16_000, jump=(4_000, 320))
     assert len(audio.load_wav(tmp_path / "x.mkv")) == 16_000
 
 
@@ -216,7 +216,7 @@ def test_blocks_are_streamed_and_none_is_long(tmp_path):
 
 
 def test_a_title_that_is_not_utf8_does_not_matter(tmp_path):
-    write_sound(tmp_path / "x.mp3", click(16_000), "libmp3lame", 16_000, title="title TITLE")
+    write_audio(tmp_path / "x.mp3", click(16_000), "libmp3lame", 16_000, title="title TITLE")
     data = (tmp_path / "x.mp3").read_bytes()
     assert data.count(b"title TITLE")
     (tmp_path / "x.mp3").write_bytes(data.replace(b"title TITLE", b"\xe9t\xff\xfe TITLE\xe9"))
@@ -224,16 +224,16 @@ def test_a_title_that_is_not_utf8_does_not_matter(tmp_path):
 
 
 def test_a_cut_off_file_gives_what_is_left(tmp_path):
-    write_sound(tmp_path / "x.mp3", click(44_100), "libmp3lame", 44_100)
+    write_audio(tmp_path / "x.mp3", click(44_100), "libmp3lame", 44_100)
     whole = (tmp_path / "x.mp3").read_bytes()
     (tmp_path / "x.mp3").write_bytes(whole[: len(whole) * 3 // 4])
     assert abs(loud_at(audio.load_wav(tmp_path / "x.mp3")) - CLICK_S) < 0.002
 
 
-def test_what_has_no_sound_is_told_in_one_line(tmp_path):
+def test_files_without_audio_raise_user_error(tmp_path):
     (tmp_path / "empty.wav").touch()
-    (tmp_path / "text.txt").write_text("this is a text, not a sound\n" * 50)
-    (tmp_path / "text.wav").write_text("this is a text, not a sound\n" * 50)
+    (tmp_path / "text.txt").write_text("this is a text, not audio\n" * 50)
+    (tmp_path / "text.wav").write_text("this is a text, not audio\n" * 50)
     write_pcm(tmp_path / "silent.wav", np.zeros((0, 1)), 16_000)
     with av.open(str(tmp_path / "mute.mp4"), "w") as container:
         stream = container.add_stream("mpeg4", 25)
@@ -245,9 +245,9 @@ def test_what_has_no_sound_is_told_in_one_line(tmp_path):
         (".", "is a folder"),
         ("empty.wav", "is empty"),
         ("text.txt", "is a text"),
-        ("text.wav", "no sound"),
+        ("text.wav", "no audio"),
         ("silent.wav", "is empty or cannot be decoded"),
-        ("mute.mp4", "has no sound"),
+        ("mute.mp4", "has no audio"),
     ]:
         with pytest.raises(UserError, match=words) as raised:
             audio.load_wav(tmp_path / name)

@@ -1,4 +1,4 @@
-"""Video: sound and picture on one clock in every container, pictures upright in their own colours, exact results."""
+"""Video: audio and video on one clock in every container, frames upright in their own colours, exact results."""
 
 import struct
 from fractions import Fraction
@@ -6,75 +6,11 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from helpers.media_files import CODECS, RATES, flash_and_click, grey, write_flash, write_float_wav
 from helpers.quadrants import corners, quadrants
 
 from lipgan.media import audio, video
 from lipgan.utils.cli import UserError
-
-RATES = [Fraction(24), Fraction(25), Fraction(30000, 1001), Fraction(30), Fraction(50), Fraction(60)]
-CODECS = {  # container: picture, sound, Hz
-    "mp4": ("libx264", "aac", 44_100),
-    "mpg": ("mpeg2video", "mp2", 44_100),
-    "mov": ("mpeg4", "pcm_s16le", 48_000),
-    "webm": ("libvpx", "libopus", 48_000),
-    "mkv": ("libx264", "libmp3lame", 44_100),
-    "avi": ("libx264", "pcm_s16le", 16_000),
-}
-
-
-def write_flash(path, fps, flash, num_frames, start_s=0, delay_s=0, times=None):
-    """Encode a grey video that is white for three frames from frame `flash` on, with a click at that moment.
-
-    All timestamps begin at start_s; the sound begins delay_s after the picture (before, where negative). times: the
-    pts of each frame in units of 1 / fps, for a variable rate.
-    """
-    picture_codec, sound_codec, rate = CODECS[path.suffix[1:]]
-    times = times or range(num_frames)
-    wav = np.zeros(round((float(num_frames / fps) - delay_s) * rate), np.float32)
-    wav[round((float(times[flash] / fps) - delay_s) * rate) :][: rate // 100] = 0.8
-    with av.open(str(path), "w") as container:
-        pictures = container.add_stream(picture_codec, fps)
-        pictures.width, pictures.height, pictures.pix_fmt = 48, 32, "yuv420p"
-        pictures.codec_context.time_base = 1 / fps
-        pictures.options = {"deadline": "realtime", "cpu-used": "8"} if picture_codec == "libvpx" else {}
-        sounds = container.add_stream(sound_codec, rate)
-        sounds.layout = "mono"
-        at = 0
-        for k, pts in enumerate(times):
-            frame = grey(230 if flash <= k < flash + 3 else 60)
-            frame.pts, frame.time_base = pts + round(start_s * fps), 1 / fps
-            container.mux(pictures.encode(frame))
-            until = len(wav) if k == len(times) - 1 else round(float(pts / fps) * rate)
-            while at < min(until, len(wav)):
-                frame = audio.as_frame(audio.Block(wav[None, at : at + 1024], rate, "mono"))
-                frame.pts, frame.time_base = at + round((start_s + delay_s) * rate), Fraction(1, rate)
-                container.mux(sounds.encode(frame))
-                at += 1024
-        container.mux(pictures.encode(None))
-        container.mux(sounds.encode(None))
-
-
-def grey(level, width=48, height=32):
-    return av.VideoFrame.from_ndarray(np.full((height, width, 3), level, np.uint8), "bgr24")
-
-
-def write_wav(path, wav, rate):
-    """Write (n,) or (channels, n) float32 as 32-bit float wav."""
-    wav = np.atleast_2d(wav)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("pcm_f32le", rate)
-        stream.layout = audio.USUAL_LAYOUTS[len(wav)]
-        frame = audio.as_frame(audio.Block(wav, rate, stream.layout.name))
-        frame.pts, frame.time_base = 0, Fraction(1, rate)
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-
-
-def flash_and_click(path, fps=None):
-    """(frame at which the picture turns white, time of the click in seconds, number of frames)."""
-    levels = [frame.mean() for frame in video.read_frames(path, fps)]
-    click_s = np.flatnonzero(np.abs(audio.load_wav(path)) > 0.3)[0] / 16_000
-    return next(k for k, level in enumerate(levels) if level > 145), click_s, len(levels)
 
 
 @pytest.mark.parametrize("fps", RATES, ids=str)
@@ -94,7 +30,7 @@ def test_click_and_flash_are_read_at_one_moment(tmp_path, suffix, fps):
 
 @pytest.mark.parametrize(("start_s", "delay_s"), [(2, 0), (0, 0.4), (1, -0.3), (0, -0.3)])
 @pytest.mark.parametrize("suffix", ["mp4", "mpg", "mov", "webm", "mkv"])
-def test_start_times_and_delayed_sound_do_not_move_click_from_flash(tmp_path, suffix, start_s, delay_s):
+def test_start_times_and_delayed_audio_do_not_move_click_from_flash(tmp_path, suffix, start_s, delay_s):
     path, fps = tmp_path / f"x.{suffix}", Fraction(30)
     write_flash(path, fps, 40, 60, start_s, delay_s)
     found, click_s, _ = flash_and_click(path)
@@ -102,22 +38,22 @@ def test_start_times_and_delayed_sound_do_not_move_click_from_flash(tmp_path, su
     assert abs(click_s - 40 / fps) < 0.25 / fps
 
 
-@pytest.mark.parametrize(("cut_picture_s", "cut_sound_s"), [(0.4, 0.4), (0.4, 0), (0, 0.4)])
-def test_what_an_edit_list_cuts_from_the_start_is_not_there(tmp_path, cut_picture_s, cut_sound_s):
+@pytest.mark.parametrize(("cut_video_s", "cut_audio_s"), [(0.4, 0.4), (0.4, 0), (0, 0.4)])
+def test_what_an_edit_list_cuts_from_the_start_is_not_there(tmp_path, cut_video_s, cut_audio_s):
     path = tmp_path / "x.mp4"
     write_flash(path, Fraction(25), 40, 75)
     data, at = bytearray(path.read_bytes()), 0
     for cut_s, scale in (
-        (cut_picture_s, 12_800),
-        (cut_sound_s, 44_100),
+        (cut_video_s, 12_800),
+        (cut_audio_s, 44_100),
     ):  # a phone's editor cuts anywhere
         at = data.index(b"elst", at + 1) + 12  # behind version, flags and the number of edits: duration, start
         duration, start = struct.unpack(">Ii", data[at : at + 8])
         data[at : at + 8] = struct.pack(">Ii", duration - round(cut_s * 1000), start + round(cut_s * scale))
     path.write_bytes(data)
     found, click_s, count = flash_and_click(path)
-    assert (found, count) == (40 - cut_picture_s * 25, 75 - cut_picture_s * 25)
-    assert abs(click_s - (1.6 - cut_sound_s)) < 0.002
+    assert (found, count) == (40 - cut_video_s * 25, 75 - cut_video_s * 25)
+    assert abs(click_s - (1.6 - cut_audio_s)) < 0.002
     assert video.probe(path).num_frames == count
 
 
@@ -152,11 +88,11 @@ def test_a_rate_that_is_no_use_is_limited(tmp_path, rate, expected):
 @pytest.mark.parametrize(
     ("matrix", "upright"),
     [
-        ((0, 1, -1, 0), lambda picture: np.rot90(picture, -1)),  # a phone held upright: a quarter turn clockwise
-        ((-1, 0, 0, -1), lambda picture: np.rot90(picture, 2)),
+        ((0, 1, -1, 0), lambda image: np.rot90(image, -1)),  # a phone held upright: a quarter turn clockwise
+        ((-1, 0, 0, -1), lambda image: np.rot90(image, 2)),
         ((0, -1, 1, 0), np.rot90),
         ((-1, 0, 0, 1), np.fliplr),  # a mirrored front camera
-        ((0, 1, 1, 0), lambda picture: picture.transpose(1, 0, 2)),
+        ((0, 1, 1, 0), lambda image: image.transpose(1, 0, 2)),
     ],
 )
 def test_a_phones_video_is_read_upright(tmp_path, matrix, upright):
@@ -218,20 +154,20 @@ def test_a_cut_off_video_gives_the_frames_it_still_has(tmp_path):
     assert abs(video.probe(tmp_path / "x.mkv").num_frames - count) <= 2
 
 
-def test_what_is_no_video_is_told_in_one_line(tmp_path):
+def test_files_without_video_raise_user_error(tmp_path):
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "text.txt").write_text("this is a text\n" * 50)
     (tmp_path / "noise.mp4").write_bytes(np.random.default_rng(0).bytes(5_000))
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff" + bytes(100))
-    write_wav(tmp_path / "sound.wav", np.zeros(1_000, np.float32), 16_000)
+    write_float_wav(tmp_path / "sound.wav", np.zeros(1_000, np.float32), 16_000)
     for name, words in [
         ("missing.mp4", "does not exist"),
         (".", "is a folder"),
         ("empty.mp4", "is empty"),
         ("text.txt", "is a text"),
-        ("noise.mp4", "no sound or video"),
+        ("noise.mp4", "no audio or video"),
         ("broken.jpg", "no frame"),
-        ("sound.wav", "has no picture"),
+        ("sound.wav", "has no video"),
     ]:
         for read in (video.probe, lambda path: next(video.read_frames(path))):
             with pytest.raises(UserError, match=words) as raised:
@@ -250,7 +186,7 @@ def test_rates_are_rational():
 
 @pytest.mark.real_data
 @pytest.mark.parametrize("folder", ["grid", "addresses", "lrw_ar"])
-def test_frames_and_sound_of_real_clips_are_as_long_as_stated(folder, real_clips):
+def test_frames_and_audio_of_real_clips_have_the_probed_length(folder, real_clips):
     clips = sorted((real_clips / folder / "main").glob("*/*.mp4"), key=lambda clip: clip.stat().st_size)
     for clip in clips[:2]:
         info = video.probe(clip)

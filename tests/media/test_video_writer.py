@@ -1,11 +1,11 @@
-"""The writer: exactly the frames given, the sound whole and on their clock, colours kept, nothing half-done."""
+"""The writer: exactly the frames given, the audio whole and on their clock, colours kept, nothing half-done."""
 
 from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
-from test_video import RATES, flash_and_click, write_flash, write_wav
+from helpers.media_files import RATES, flash_and_click, write_flash, write_float_wav
 
 from lipgan.media import audio, video
 from lipgan.utils.cli import UserError
@@ -16,7 +16,7 @@ def test_what_is_written_is_read_back_at_the_same_moment(tmp_path, fps):
     rate, flash, num_frames = 22_050, round(1.4 * fps), round(2 * fps)
     wav = np.zeros(2 * rate, np.float32)
     wav[round(flash / fps * rate) :][:200] = 0.8
-    write_wav(tmp_path / "x.wav", wav, rate)
+    write_float_wav(tmp_path / "x.wav", wav, rate)
     with video.VideoWriter(tmp_path / "x.mp4", 48, 32, fps, audio=tmp_path / "x.wav") as writer:
         for k in range(num_frames):
             writer.write(np.full((32, 48, 3), 230 if flash <= k < flash + 3 else 60, np.uint8))
@@ -31,7 +31,7 @@ def test_the_frames_of_a_minute_at_29_97_keep_their_times(tmp_path):
     wav = np.zeros(60 * rate, np.float32)
     for second in range(60):
         wav[second * rate + 8_000 :][:100] = 0.8
-    write_wav(tmp_path / "x.wav", wav, rate)
+    write_float_wav(tmp_path / "x.wav", wav, rate)
     with video.VideoWriter(tmp_path / "x.mp4", 32, 32, 29.97, audio=tmp_path / "x.wav") as writer:
         for k in range(1798):
             writer.write(np.full((32, 32, 3), k % 200, np.uint8))
@@ -51,13 +51,13 @@ PATCHES = [(200, 60, 30), (30, 180, 220), (120, 140, 180), (16, 16, 16), (250, 2
 @pytest.mark.parametrize(("matrix", "red", "blue"), [(1, 0.2126, 0.0722), (6, 0.299, 0.114), (9, 0.2627, 0.0593)])
 def test_colours_survive_and_are_what_the_tags_say(tmp_path, matrix, red, blue, full):
     path, colour = tmp_path / "x.mp4", video.Colour(2 if full else 1, matrix, matrix, matrix)
-    pictures = [np.full((64, 64, 3), patch, np.uint8) for patch in PATCHES]
+    images = [np.full((64, 64, 3), patch, np.uint8) for patch in PATCHES]
     with video.VideoWriter(path, 64, 64, 25, colour=colour) as writer:
-        for picture in pictures:
-            writer.write(picture)
+        for image in images:
+            writer.write(image)
     assert video.probe(path).colour == colour
-    for frame, picture in zip(video.read_frames(path), pictures, strict=True):
-        assert np.abs(frame.astype(int) - picture).max() <= 3
+    for frame, image in zip(video.read_frames(path), images, strict=True):
+        assert np.abs(frame.astype(int) - image).max() <= 3
     with av.open(str(path)) as container:  # the numbers in the file, by ITU-R's formula
         for frame, (b, g, r) in zip(container.decode(video=0), PATCHES, strict=True):
             luma = red * r + (1 - red - blue) * g + blue * b
@@ -91,10 +91,10 @@ def test_odd_sizes_grow_by_a_copied_pixel_and_the_comment_is_kept(tmp_path):
 
 @pytest.mark.parametrize(("rate", "written"), [(16_000, 16_000), (44_100, 44_100), (37_800, 44_100), (192_000, 48_000)])
 @pytest.mark.parametrize("channels", [1, 2, 6, 8])
-def test_the_sound_keeps_its_rate_and_channels_where_aac_has_them(tmp_path, rate, written, channels):
-    write_wav(tmp_path / "x.wav", np.full((channels, rate // 2), 0.1, np.float32), rate)
+def test_the_audio_keeps_its_rate_and_channels_where_aac_has_them(tmp_path, rate, written, channels):
+    write_float_wav(tmp_path / "x.wav", np.full((channels, rate // 2), 0.1, np.float32), rate)
     with video.VideoWriter(tmp_path / "x.mp4", 32, 32, 25, audio=tmp_path / "x.wav") as writer:
-        writer.write(np.zeros((32, 32, 3), np.uint8))  # the sound is longer than the picture, and whole all the same
+        writer.write(np.zeros((32, 32, 3), np.uint8))  # the audio is longer than the video, and whole all the same
     blocks = list(audio.read_blocks(tmp_path / "x.mp4"))
     assert (blocks[0].rate, len(blocks[0].samples)) == (written, channels)
     assert abs(sum(block.samples.shape[1] for block in blocks) - written // 2) <= 1
@@ -114,13 +114,13 @@ def test_nothing_is_left_behind_when_writing_fails(tmp_path):
     assert (tmp_path / "x.mp4").read_text() == "an older result"
 
 
-def test_what_cannot_be_written_is_told_before_the_first_frame(tmp_path, monkeypatch):
+def test_an_unwritable_result_raises_user_error_before_the_first_frame(tmp_path, monkeypatch):
     write_flash(tmp_path / "x.mkv", Fraction(25), 5, 10)
     with pytest.raises(UserError, match=r"name it x\.mp4"):
         video.VideoWriter(tmp_path / "x.avi", 32, 32, 25)
-    for width, sound, words in [(32, "none.wav", "does not exist"), (10**6, "x.mkv", "cannot write")]:
+    for width, speech, words in [(32, "none.wav", "does not exist"), (10**6, "x.mkv", "cannot write")]:
         with pytest.raises(UserError, match=words):
-            video.VideoWriter(tmp_path / "y.mp4", width, 32, 25, audio=tmp_path / sound).__enter__()
+            video.VideoWriter(tmp_path / "y.mp4", width, 32, 25, audio=tmp_path / speech).__enter__()
     monkeypatch.setattr(video, "H264", "nonesuch")
     with pytest.raises(UserError, match="no encoder nonesuch"):
         video.VideoWriter(tmp_path / "y.mp4", 32, 32, 25).__enter__()
