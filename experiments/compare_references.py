@@ -39,7 +39,6 @@ def main(argv=None):
     import numpy as np
 
     from lipgan.faces.detector import FaceDetector
-    from lipgan.faces.landmarks import LIPS
     from lipgan.inference.pipeline import lipsync_frames, prepare
     from lipgan.inference.reference import WAYS
     from lipgan.models import backend
@@ -51,7 +50,7 @@ def main(argv=None):
         args.sheets.mkdir(parents=True, exist_ok=True)
     backend.set_backend("openvino", "openvino")
     try:
-        from measured import change, lips_at, measure, mouth_psnr
+        from measured import change, measure, mouth_psnr, opening_at
 
         from lipgan.evaluation import metrics
         from lipgan.inference.runner import load_speaker
@@ -63,25 +62,27 @@ def main(argv=None):
             truths = [measure(prepare(path, path, **settings)) for path in args.videos]
             for number, path in enumerate(args.videos):
                 own, other = truths[number], (number + 1) % len(truths)
-                wanted, sheet = lips_at(truths[other], own.times_s), [own.crops]
+                wanted, sheet = opening_at(truths[other], own.times_s), [own.crops]
                 for way in args.ways or WAYS:
                     clips = [prepare(path, args.videos[n], reference=way, **settings) for n in (other, number)]
                     made, with_own = (
                         measure(clip, (frame for frame, _ in lipsync_frames(clip, speaker))) for clip in clips
                     )
                     count = len(made.crops)
-                    lips = lips_at(made, own.times_s)
+                    opening = opening_at(made, own.times_s)
                     rows.setdefault(way, []).append(
                         [
-                            metrics.opening_correlation(lips, wanted),
-                            metrics.opening_correlation(lips, lips_at(own, own.times_s)),
-                            metrics.opening_range(lips_at(made, made.times_s), truths[other].points[:, LIPS]),
+                            metrics.correlation(opening, wanted),
+                            metrics.correlation(opening, opening_at(own, own.times_s)),
+                            metrics.range_ratio(
+                                opening_at(made, made.times_s), metrics.mouth_opening(truths[other].points)
+                            ),
                             mouth_psnr(with_own.crops, own.crops),
                             np.corrcoef(change(made.crops), change(own.crops[:count]))[0, 1],
                         ]
                     )
                     sheet.append(made.crops)
-                common = metrics.opening_correlation(wanted, lips_at(own, own.times_s))
+                common = metrics.correlation(wanted, opening_at(own, own.times_s))
                 rows.setdefault("true mouths", []).append([1.0, common, 1.0, np.nan, 1.0])
                 if args.sheets:
                     picks = np.linspace(0, min(map(len, sheet)) - 1, 12).astype(int)

@@ -7,7 +7,7 @@ import numpy as np
 from lipgan.data.lip_landmarks import LipLandmarks
 from lipgan.evaluation import metrics
 from lipgan.faces import crop as face_crop
-from lipgan.faces.landmarks import LIPS, MOUTH
+from lipgan.faces.landmarks import MOUTH
 
 
 class Measured(typing.NamedTuple):
@@ -31,11 +31,10 @@ def measure(clip, frames=None, img_size=96):
     return Measured(times_s, crops, np.stack([find.face(crop) for crop in crops]))
 
 
-def lips_at(measured, times_s):
-    """The lips (N, 20, 2) at these times, between the frames' own; nan past their end."""
-    flat = measured.points[:, LIPS].reshape(len(measured.points), -1)
-    columns = [np.interp(times_s, measured.times_s, column, left=np.nan, right=np.nan) for column in flat.T]
-    return np.stack(columns, axis=1).reshape(-1, 20, 2)
+def opening_at(measured, times_s):
+    """Return the mouth opening at these times, interpolated between frames, (N,); nan past their end."""
+    opening = metrics.mouth_opening(measured.points)
+    return np.interp(times_s, measured.times_s, opening, left=np.nan, right=np.nan)
 
 
 def change(crops):

@@ -118,8 +118,8 @@ def test_scripts_load_no_framework_at_import():
 
 def test_tables_of_scored_clips_load_no_framework(tmp_path):
     scored = tmp_path / "scored.json"
-    clips = {f"speaker/{name}": {"own sound": {"PSNR": 30.0, "lag": 0.0}} for name in "ab"}
-    scored.write_text(json.dumps({"clips": clips, "skipped": {}}), encoding="utf-8")
+    rows = [{"clip": "a/1", "person": "a", "row": "generated", "opening": 0.5}]
+    scored.write_text(json.dumps({"rows": rows, "skipped": {}}), encoding="utf-8")
     assert loaded_frameworks("import sys, evaluate; assert evaluate.main(['--scored', sys.argv[1]]) == 0", scored) == []
 
 

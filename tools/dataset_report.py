@@ -1,14 +1,18 @@
-"""Look at a preprocessed folder before training on it: a table of every clip, a picture, and what to leave out.
+"""Inspect a preprocessed folder before training: a table of all clips, figures, and a list of clips to leave out.
 
     python -m tools.dataset_report --data_root lrs2_preprocessed --disc_checkpoint_path logs/gan/lipgan_disc.weights.h5
     python train.py --data_root lrs2_preprocessed --leave_out report/leave_out.txt
 
-report/ gets clips.csv, summary.json, report.png and leave_out.txt. Without a discriminator nothing is said of sync.
+report/ gets clips.csv, summary.json, report.png and leave_out.txt. The lag between a clip's audio and lips is estimated
+by a trained discriminator; without one, no clip is left out.
 """
 
 import argparse
+import collections
 import csv
+import dataclasses
 import json
+import math
 import pathlib
 import wave
 
@@ -21,32 +25,58 @@ from lipgan.utils import cli
 from lipgan.utils.cli import UserError, script
 from lipgan.utils.files import atomic_write
 
-COLUMNS = ("clip", "crops", "frames", "seconds", "face_px", "loudness_db", "offset", "confidence", "distance")
-EXPLAINED = """
-columns: crops; frames from the first crop to the last; seconds of sound; face_px: median side of the face's box in the
-video; loudness_db: of the sound, root mean square, dB under full scale; offset: frames by which the sound is late
-(negative: early), where the discriminator's distance of lips and sound is least; confidence: how far it lies there
-under the median over all lags; distance: there.
+QUANTILES = {"least": 0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "most": 1}
+EPILOG = """
+columns: crops; frames from the first crop to the last; seconds of audio; face_px: median side of the face box in the
+video; loudness_db: root mean square of the audio, dB of full scale; lag: frames by which the audio is late (negative:
+early), where lips and audio agree best; agreement: there, the correlation of mouth opening with what the speech asks
+for (or minus the discriminator's distance); confidence: how far that stands out from the median over all lags.
 
-A clip is left out whose |offset| is over --max_offset where the confidence is at least --min_confidence: the
-discriminator is sure, and sees it elsewhere. Confidences depend on the discriminator: look at report.png first.
-Clips that cannot be trained on are left out by training itself, and counted here by reason."""
+Clips with |lag| over --max_offset and at least --min_confidence are left out. Confidences depend on what estimates the
+lag: look at report.png first. Training itself leaves out clips that it cannot use; they are counted here by reason."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipReport:
+    """What is reported of one clip: the columns of clips.csv. nan: not known."""
+
+    clip: str
+    crops: int
+    frames: int
+    seconds: float
+    face_px: float
+    loudness_db: float
+    lag: float = math.nan
+    confidence: float = math.nan
+    agreement: float = math.nan
+
+
+@dataclasses.dataclass(frozen=True)
+class LagLimits:
+    """Which clips are left out for the lag between their audio and lips."""
+
+    max_offset: float  # frames
+    min_confidence: float
+
+    def exceeded(self, row):
+        """Whether the lag of a ClipReport is certainly too large."""
+        return abs(row.lag) > self.max_offset and row.confidence >= self.min_confidence  # False for nan
 
 
 def parse_args(argv=None):
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXPLAINED, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("--data_root", type=pathlib.Path, required=True, help="folder made by preprocess.py (not a packed one)")
     add("--out", type=pathlib.Path, default="report/", help="folder of the results (default: %(default)s)")
     add("--filelists", type=pathlib.Path, default="filelists/", help="folder of the lists (default: %(default)s)")
     add("--split", choices=("train", "pretrain", "val", "test"), help="only this list's clips (default: all clips)")
-    add("--max_clips", type=cli.positive_int, help="look at so many clips, evenly spaced (default: all)")
-    add("--disc_checkpoint_path", help="a trained discriminator, which tells the offset between sound and lips")
-    add("--max_offset", type=int, default=3, help="frames, beyond which a clip is left out (default: %(default)s)")
-    add("--min_confidence", type=float, default=0.05, help="under which it is not (default: %(default)s)")
+    add("--max_clips", type=cli.positive_int, help="number of clips, evenly spaced (default: all)")
+    add("--disc_checkpoint_path", help="a trained discriminator, which estimates lags")
+    add("--max_offset", type=int, default=3, help="frames; clips with a larger lag are left out (default: %(default)s)")
+    add("--min_confidence", type=float, help="confidence from which they are (default: 0.3; with a discriminator 0.05)")
     add("--img_size", type=int, default=96, help="side of the face crops in pixels (default: %(default)s)")
     add("--backend", choices=BACKENDS, help="default: KERAS_BACKEND, or openvino")
     return parser.parse_args(argv)
@@ -57,24 +87,28 @@ def main(argv=None):
     """Write the report. Returns an exit status."""
     args = parse_args(argv)
     dataset = read_clips(args.data_root, args.split, args.filelists, args.max_clips, args.img_size)
-    offset_of = (
-        offsets_by(args.disc_checkpoint_path, args.backend, args.img_size) if args.disc_checkpoint_path else None
-    )
+    offset_of = lag_estimator(args)
     rows = []
     for number in tqdm.trange(len(dataset.clips), desc="clips", dynamic_ncols=True):
+        row = report_clip(dataset.clips[number], args.data_root)
         offset = offset_of(dataset, number) if offset_of else None
-        rows.append(measured(dataset.clips[number], args.data_root) | (offset._asdict() if offset else {}))
-    for row in rows:
-        row["offset"] = row.pop("lag", None)
-    left_out = [row for row in rows if disagrees(row, args.max_offset, args.min_confidence)]
-    summary = summarised(rows, dataset.skipped, left_out)
+        rows.append(dataclasses.replace(row, **offset._asdict()) if offset else row)
+    confidence = args.min_confidence
+    if confidence is None:
+        confidence = 0.05 if args.disc_checkpoint_path else 0.3
+    limits = LagLimits(args.max_offset, confidence)
+    summary = summarise(rows, dataset.skipped, limits)
     args.out.mkdir(parents=True, exist_ok=True)
     write_table(args.out / "clips.csv", rows)
-    write_picture(args.out / "report.png", rows, args.max_offset, args.min_confidence)
+    write_figure(args.out / "report.png", rows, limits)
     with atomic_write(args.out / "summary.json") as temporary:
         temporary.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     if offset_of:
-        lines = (f"{row['clip']} {row['offset']:+d} frames, confidence {row['confidence']:.2f}\n" for row in left_out)
+        lines = (
+            f"{row.clip} {row.lag:+.1f} frames, confidence {row.confidence:.2f}\n"
+            for row in rows
+            if limits.exceeded(row)
+        )
         with atomic_write(args.out / "leave_out.txt") as temporary:
             temporary.write_text("".join(lines), encoding="utf-8")
     print_summary(summary, args.out)
@@ -82,7 +116,7 @@ def main(argv=None):
 
 
 def read_clips(data_root, split, filelists, max_clips, img_size):
-    """The `dataset.FaceDataset` of a list's clips, or of all."""
+    """Read a list's clips, or all, as a FaceDataset."""
     from lipgan.data.dataset import FaceDataset
     from lipgan.data.filelists import evenly_spaced, find_clips
     from lipgan.data.index import open_index
@@ -99,21 +133,24 @@ def read_clips(data_root, split, filelists, max_clips, img_size):
     return FaceDataset(evenly_spaced(clips, max_clips), img_size, index=index)
 
 
-def offsets_by(checkpoint_path, backend, img_size):
-    """A function of (dataset, number of a clip) that tells its Offset, as this discriminator sees it."""
-    set_backend(backend, default="openvino")
-    from lipgan.evaluation.sync_offset import clip_offset, joint_embedding
+def lag_estimator(args):
+    """Make a function (dataset, number of a clip) -> Offset or None, as the options say; None without lags."""
+    if not args.disc_checkpoint_path:
+        return None
+    set_backend(args.backend, default="openvino")
+    from lipgan.evaluation import sync_offset
     from lipgan.models.checkpoint import load_discriminator
 
-    discriminator, info = load_discriminator(checkpoint_path)
-    if info.get("img_size", img_size) != img_size:
-        raise UserError(f"{checkpoint_path} sees faces of {info['img_size']} pixels, the data have {img_size}")
-    joint = joint_embedding(discriminator)
-    return lambda dataset, number: clip_offset(dataset, number, joint)
+    discriminator, info = load_discriminator(args.disc_checkpoint_path)
+    if info.get("img_size", args.img_size) != args.img_size:
+        size = info["img_size"]
+        raise UserError(f"{args.disc_checkpoint_path} sees faces of {size} pixels, the data have {args.img_size}")
+    joint = sync_offset.joint_embedding(discriminator)
+    return lambda dataset, number: sync_offset.clip_offset(dataset, number, joint)
 
 
-def measured(clip, data_root):
-    """What a clip's own files say, by column."""
+def report_clip(clip, data_root):
+    """Report what a clip's own files hold."""
     with np.load(clip.folder / MELS_NAME, allow_pickle=False) as arrays:
         boxes = arrays["boxes"]
     try:
@@ -121,94 +158,98 @@ def measured(clip, data_root):
             samples = np.frombuffer(file.readframes(file.getnframes()), "<i2").astype("float64") / 32768
             seconds = len(samples) / file.getframerate()
     except (OSError, EOFError, wave.Error):
-        samples, seconds = np.zeros(1), float("nan")
-    return {
-        "clip": clip.folder.relative_to(data_root).as_posix(),
-        "crops": len(clip.frame_ids),
-        "frames": int(clip.frame_ids[-1] - clip.frame_ids[0]) + 1,
-        "seconds": round(seconds, 3),
-        "face_px": float(np.median(boxes[:, 3] - boxes[:, 2])),
-        "loudness_db": round(float(10 * np.log10(max(np.square(samples).mean(), 1e-10))), 1),
-    }
+        samples, seconds = np.zeros(1), math.nan
+    return ClipReport(
+        clip=clip.folder.relative_to(data_root).as_posix(),
+        crops=len(clip.frame_ids),
+        frames=int(clip.frame_ids[-1] - clip.frame_ids[0]) + 1,
+        seconds=round(seconds, 3),
+        face_px=float(np.median(boxes[:, 3] - boxes[:, 2])),
+        loudness_db=round(float(10 * np.log10(max(np.square(samples).mean(), 1e-10))), 1),
+    )
 
 
-def disagrees(row, max_offset, min_confidence):
-    """Whether a clip's sound and lips surely disagree."""
-    return row["offset"] is not None and abs(row["offset"]) > max_offset and row["confidence"] >= min_confidence
-
-
-def summarised(rows, skipped, left_out):
-    """The numbers of all clips: quantiles by column, counts by speaker, what is left out and why."""
-    quantiles, marks = {}, {"least": 0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "most": 1}
-    for name in ("crops", "seconds", "face_px", "loudness_db", "offset", "confidence"):
-        values = np.array([row[name] for row in rows if row.get(name) is not None], "float64")
+def summarise(rows, skipped, limits):
+    """Sum up all clips: quantiles by column, counts by speaker, clips left out and why."""
+    quantiles = {}
+    for name in ("crops", "seconds", "face_px", "loudness_db", "lag", "confidence"):
+        values = known(rows, name)
         if len(values):
-            found = np.nanquantile(values, list(marks.values())).round(3).tolist()
-            quantiles[name] = dict(zip(marks, found, strict=True))
-    speakers = {}
-    for row in rows:
-        speaker = row["clip"].split("/")[1]
-        speakers[speaker] = speakers.get(speaker, 0) + row["crops"]
+            found = np.quantile(values, list(QUANTILES.values())).round(3).tolist()
+            quantiles[name] = dict(zip(QUANTILES, found, strict=True))
+    crops = crops_by_speaker(rows)
     return {
         "clips": len(rows),
-        "crops": sum(row["crops"] for row in rows),
-        "hours": round(float(np.nansum([row["seconds"] for row in rows])) / 3600, 3),
-        "speakers": len(speakers),
-        "crops of the largest speaker": max(speakers.values()),
+        "crops": sum(row.crops for row in rows),
+        "hours": round(float(known(rows, "seconds").sum()) / 3600, 3),
+        "speakers": len(crops),
+        "crops of the largest speaker": max(crops.values()),
         "quantiles": quantiles,
         "cannot be trained on": dict(skipped),
-        "sound and lips disagree": [row["clip"] for row in left_out],
+        "audio and lips disagree": [row.clip for row in rows if limits.exceeded(row)],
     }
+
+
+def known(rows, name):
+    """The values of one column that are not nan, (N,) float64."""
+    values = np.array([getattr(row, name) for row in rows], "float64")
+    return values[~np.isnan(values)]
+
+
+def crops_by_speaker(rows):
+    """Count the crops of each speaker's folder."""
+    crops = collections.Counter()
+    for row in rows:
+        crops[row.clip.split("/")[1]] += row.crops
+    return crops
 
 
 def print_summary(summary, out):
-    """Tell the summary in a few lines."""
+    """Print the summary in a few lines."""
     whole = f"{summary['clips']} clips, {summary['crops']} crops, {summary['hours']} h"
     print(f"{whole}, {summary['speakers']} speakers (folders)")
     for name, values in summary["quantiles"].items():
         print(f"  {name}: {', '.join(f'{key} {value:g}' for key, value in values.items())}")
     for reason, count in summary["cannot be trained on"].items():
         print(f"{count} clips cannot be trained on: {reason}")
-    names = summary["sound and lips disagree"]
+    names = summary["audio and lips disagree"]
     if names:
         print(f"{len(names)} clips to leave out: {' '.join(names[:5])}{' ...' if len(names) > 5 else ''}")
     print(out)
 
 
 def write_table(path, rows):
-    """All rows as a CSV."""
-    columns = [name for name in COLUMNS if any(row.get(name) is not None for row in rows)]
+    """Write all rows as CSV, without the columns that nothing is known of."""
+    columns = [field.name for field in dataclasses.fields(ClipReport)]
+    columns = [name for name in columns if name == "clip" or len(known(rows, name))]
     with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore")
         writer.writeheader()
-        writer.writerows(rows)
+        for row in rows:
+            values = dataclasses.asdict(row)
+            writer.writerow({k: "" if isinstance(v, float) and math.isnan(v) else v for k, v in values.items()})
 
 
-def write_picture(path, rows, max_offset, min_confidence):
-    """Histograms of the columns, and every clip's offset beside its confidence, as a PNG."""
+def write_figure(path, rows, limits):
+    """Plot histograms of the columns, and every clip's lag beside its confidence, to a PNG."""
     from matplotlib.figure import Figure
 
-    shown = {"crops": "crops of a clip", "seconds": "length, s", "face_px": "face's width in the video, pixels"}
-    shown |= {"loudness_db": "loudness, dB under full scale"}
+    shown = {"crops": "crops of a clip", "seconds": "length, s", "face_px": "width of the face in the video, pixels"}
+    shown |= {"loudness_db": "loudness, dB of full scale"}
     figure = Figure(figsize=(12, 6), layout="constrained")
     for place, (name, label) in enumerate(shown.items()):
         axes = figure.add_subplot(2, 3, place + 1, xlabel=label, ylabel="clips")
-        axes.hist([row[name] for row in rows if np.isfinite(row[name])], bins=40)
-    speakers = {}
-    for row in rows:
-        speaker = row["clip"].rpartition("/")[0]
-        speakers[speaker] = speakers.get(speaker, 0) + row["crops"]
+        axes.hist(known(rows, name), bins=40)
     axes = figure.add_subplot(2, 3, 5, xlabel="speakers, the largest first", ylabel="crops")
-    axes.plot(sorted(speakers.values(), reverse=True), ".-")
-    axes = figure.add_subplot(2, 3, 6, xlabel="frames by which the sound is late", ylabel="confidence")
-    told = [row for row in rows if row["offset"] is not None]
-    if told:
-        out = [disagrees(row, max_offset, min_confidence) for row in told]
-        colours = ["tab:red" if left_out else "tab:blue" for left_out in out]
-        axes.scatter([row["offset"] for row in told], [row["confidence"] for row in told], 12, colours)
-        axes.set_title(f"{sum(out)} to leave out (red)")
+    axes.plot(sorted(crops_by_speaker(rows).values(), reverse=True), ".-")
+    axes = figure.add_subplot(2, 3, 6, xlabel="frames by which the audio is late", ylabel="confidence")
+    timed = [row for row in rows if not math.isnan(row.lag)]
+    if timed:
+        colours = ["tab:red" if limits.exceeded(row) else "tab:blue" for row in timed]
+        axes.scatter([row.lag for row in timed], [row.confidence for row in timed], 12, colours)
+        axes.set_title(f"{colours.count('tab:red')} to leave out (red)")
     else:
-        axes.set_title("needs --disc_checkpoint_path")
+        axes.set_title("no lags were estimated")
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=100)
 

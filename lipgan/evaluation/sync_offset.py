@@ -1,53 +1,98 @@
-"""How far the sound and the lips of a clip are apart, as a trained discriminator sees it."""
+"""Estimate how far the audio and the lips of a clip are apart: by a listener, or by a trained discriminator."""
 
 import typing
 
-import keras
 import numpy as np
 
-from discriminator import embeddings
-from lipgan.evaluation.scoring import predicted, windows
+from lipgan.data.lip_landmarks import LipLandmarks
+from lipgan.evaluation import metrics
+from lipgan.media.audio import load_wav
 
-MAX_LAG = 15  # frames to either side in which the best agreement is looked for
-MAX_FACES = 150  # of a clip that are looked at
-MIN_PAIRS = 5  # of face and sound, without which nothing is said of a lag
+MAX_LAG = 15  # frames to either side in which the best agreement is searched
+MAX_FACES = 150  # of a clip that a discriminator sees
+MIN_PAIRS = 5  # of face and audio, without which a lag counts for nothing
 
 
 class Offset(typing.NamedTuple):
-    """Where a clip's lips and sound agree best."""
+    """Where the lips and the audio of a clip agree best."""
 
-    lag: int  # frames by which the sound is late (negative: early)
-    confidence: float  # how far the distance there lies under the median over all lags; near 0 where all are alike
-    distance: float  # there: 0 is in sync, at most 2
+    lag: float  # frames by which the audio is late (negative: early)
+    confidence: float  # how far the agreement there stands out from the median over all lags; near 0: not at all
+    agreement: float  # there: a correlation (listener), or minus the distance, from -2 to 0 (discriminator)
+
+
+def listener_offset(expected, opening):
+    """Estimate the Offset of a clip from the mouth opening that its audio asks for; None where it is too short.
+
+    expected: curve of the opening to expect from the audio, frame by frame. opening: curve of the true one, nan where
+    there is no face. The lag is refined to fractions of a frame by a parabola through the three best.
+    """
+    lags = np.arange(-MAX_LAG, MAX_LAG + 1)
+    agreement = np.array([metrics.correlation(expected, opening, int(lag)) for lag in lags])
+    if np.isnan(agreement).all():
+        return None
+    best = int(np.nanargmax(agreement))
+    lag = float(lags[best])
+    if 0 < best < len(lags) - 1:
+        before, peak, after = agreement[best - 1 : best + 2]
+        if (bend := before - 2 * peak + after) < 0:  # also false for nan
+            lag += float(0.5 * (before - after) / bend)
+    return Offset(lag, float(agreement[best] - np.nanmedian(agreement)), float(agreement[best]))
+
+
+class ListenerEstimator:
+    """Estimates the Offset of a clip of a FaceDataset, called with the dataset and the number of the clip.
+
+    listener: function of 16 kHz audio (N,) that gives the mouth opening to expect, one value per frame at hparams.fps.
+    """
+
+    def __init__(self, listener):
+        self._listener, self._landmarks = listener, LipLandmarks()
+
+    def __call__(self, dataset, number):
+        clip = dataset.clips[number]
+        path = clip.folder / "audio.wav"
+        if not path.is_file():
+            return None
+        points = np.stack([self._landmarks.face(dataset.read_crop(number, int(frame))) for frame in clip.frame_ids])
+        opening = metrics.on_time_axis(metrics.mouth_opening(points), clip.frame_ids)
+        return listener_offset(self._listener(load_wav(path)), opening)
 
 
 def joint_embedding(discriminator):
-    """[face, mel] -> both embeddings one after the other, (batch, 2 n): what `clip_offset` takes."""
+    """Join both embeddings of a discriminator to one keras.Model: [face, mel] -> (batch, 2 n), for `clip_offset`."""
+    import keras
+
+    from discriminator import embeddings
+
     both = embeddings(discriminator)
     return keras.Model(both.inputs, keras.layers.Concatenate(dtype="float32")(both.outputs))
 
 
 def clip_offset(dataset, number, joint, batch_size=64):
-    """The Offset of a clip of a `dataset.FaceDataset`, or None where it is too short.
+    """Estimate the Offset of a clip of a FaceDataset by a discriminator; None where it is too short.
 
     joint: from `joint_embedding`. The distance at a lag is the mean, over the clip's faces, of that between the face
-    and the sound so many frames later.
+    and the audio so many frames later.
     """
+    from lipgan.evaluation.scoring import mel_windows, predict_batches
+
     clip = dataset.clips[number]
     skipped = max(0, len(clip.targets) - MAX_FACES) // 2
     faces = clip.targets[skipped : skipped + MAX_FACES].astype(int)
     frames = range(max(faces[0] - MAX_LAG, clip.inside.start), min(faces[-1] + MAX_LAG + 1, clip.inside.stop))
-    # Both networks run at once: frames without a face get a black one, which is not looked at.
+    # Both networks run at once, so frames without a face get a black one, whose embedding is not used.
     crops = np.zeros((len(frames), dataset.img_size, dataset.img_size, 3), "float32")
     for frame in faces:
         crops[frame - frames.start] = dataset.read_crop(number, int(frame)).astype("float32") / 255
-    seen, heard = np.split(predicted(joint, batch_size, crops, windows(dataset, number, frames)), 2, axis=1)
+    mels = mel_windows(dataset, number, frames)
+    face_vectors, audio_vectors = np.split(predict_batches(joint, batch_size, crops, mels), 2, axis=1)
     lags, distances = np.arange(-MAX_LAG, MAX_LAG + 1), []
     for lag in lags:
         paired = faces[(faces + lag >= frames.start) & (faces + lag < frames.stop)] - frames.start
-        apart = np.linalg.norm(seen[paired] - heard[paired + lag], axis=1)
+        apart = np.linalg.norm(face_vectors[paired] - audio_vectors[paired + lag], axis=1)
         distances.append(apart.mean() if len(paired) >= MIN_PAIRS else np.nan)
     if np.isnan(distances).all():
         return None
     best = int(np.nanargmin(distances))
-    return Offset(int(lags[best]), float(np.nanmedian(distances) - distances[best]), float(distances[best]))
+    return Offset(float(lags[best]), float(np.nanmedian(distances) - distances[best]), -float(distances[best]))

@@ -5,11 +5,13 @@ import pytest
 from lipgan.evaluation import metrics
 
 
-def lips_that_open(opening):
-    """Lips (N, 20, 2) whose inner middles are `opening` (N,) apart."""
-    lips = np.zeros((len(opening), 20, 2))
-    lips[:, 18, 1] = opening
-    return lips
+def faces_that_open(opening):
+    """Landmarks (N, 68, 2) of faces with eyes 1 apart, whose inner lips are `opening` (N,) apart and 0.8 wide."""
+    points = np.zeros((len(opening), 68, 2))
+    points[:, 42:48, 0] = 1
+    points[:, [67, 66, 65], 1] = np.asarray(opening)[:, None]
+    points[:, 54, 0] = 0.8
+    return points
 
 
 def test_psnr_and_mean_absolute_error_of_a_known_difference():
@@ -19,18 +21,44 @@ def test_psnr_and_mean_absolute_error_of_a_known_difference():
     assert metrics.psnr(truth, truth) == 100
 
 
-def test_a_result_whose_lips_are_late_has_a_positive_lag():
-    true_opening = np.random.default_rng(0).random(80)
-    truth = lips_that_open(true_opening)
+def test_opening_and_width_are_relative_to_the_distance_of_the_eyes():
+    points = 50 * faces_that_open([0.1, 0.3])
+    assert metrics.mouth_opening(points) == pytest.approx([0.1, 0.3])
+    assert metrics.mouth_width(points) == pytest.approx([0.8, 0.8])
+
+
+def test_result_with_late_lips_has_a_positive_lag():
+    truth = np.random.default_rng(0).random(80)
     for late in (-3, 0, 2):
-        assert metrics.best_lag(lips_that_open(np.roll(true_opening, late)), truth) == late
-    assert metrics.opening_correlation(truth, truth) == pytest.approx(1)
+        assert metrics.best_lag(np.roll(truth, late), truth) == late
+    assert metrics.correlation(truth, truth) == pytest.approx(1)
 
 
-def test_a_mouth_that_never_moves_has_no_correlation():
-    truth = lips_that_open(np.random.default_rng(0).random(40))
-    still = lips_that_open(np.full(40, 0.3))
-    assert np.isnan(metrics.opening_correlation(still, truth)) and np.isnan(metrics.best_lag(still, truth))
+def test_lag_is_counted_from_the_clip_s_own():
+    truth = np.convolve(np.random.default_rng(0).random(90), np.full(5, 0.2), "valid")
+    result = np.roll(truth, 3)  # as from audio that is 3 frames late
+    assert metrics.best_lag(result, truth, lag=2) == 1
+    assert metrics.correlation(result, truth, lag=3) == pytest.approx(1)
+    halfway = (truth[1:] + truth[:-1]) / 2  # frame t shows moment t + 0.5: early by half a frame
+    assert metrics.best_lag(halfway, truth) == -0.5
+
+
+def test_still_mouth_has_no_correlation():
+    truth = np.random.default_rng(0).random(40)
+    still = np.full(40, 0.3)
+    assert np.isnan(metrics.correlation(still, truth)) and np.isnan(metrics.best_lag(still, truth))
+
+
+def test_closure_is_the_share_of_moments_at_which_lips_meet_as_in_the_truth():
+    truth = np.full(60, 0.3)
+    truth[[10, 30, 50]] = 0.01
+    result = np.full(60, 0.2)
+    result[[12, 52]] = 0.02  # 2 frames late still counts; the one at 30 is missed
+    assert metrics.closure_share(result, truth, (10, 30.4, 50)) == pytest.approx(2 / 3)
+    assert metrics.closure_share(result, truth, (10, 20, 50)) == 1  # at 20 the truth is open too
+    assert metrics.closure_share(np.roll(truth, 5), truth, (15, 35), lag=5) == 1
+    for without in ((), (20,), (1, 59)):  # none, none at which the truth closes, too near to the ends
+        assert np.isnan(metrics.closure_share(result, truth, without))
 
 
 def test_landmark_distance_is_that_of_the_lips_after_the_eyes_are_aligned():
@@ -77,18 +105,17 @@ def test_the_colour_step_is_what_pasting_leaves_of_another_colour():
     assert 15 < metrics.colour_step(darker, truth) < 60
 
 
-def test_the_opening_s_range_is_in_parts_of_the_truth_s():
-    true_opening = np.random.default_rng(0).random(40)
-    assert metrics.opening_range(lips_that_open(true_opening / 2 + 3), lips_that_open(true_opening)) == pytest.approx(
-        0.5
-    )
+def test_range_is_relative_to_the_truth_s():
+    truth = np.random.default_rng(0).random(40)
+    assert metrics.range_ratio(truth / 2 + 3, truth) == pytest.approx(0.5)
 
 
-def test_moments_without_a_mouth_are_left_out_of_the_correlation():
-    true_opening = np.random.default_rng(0).random(40)
-    truth, ours = lips_that_open(true_opening), lips_that_open(true_opening)
-    ours[3] = np.nan
-    assert metrics.opening_correlation(ours, truth) == pytest.approx(1)
+def test_frames_without_a_face_do_not_count():
+    truth = np.random.default_rng(0).random(40)
+    frames = [frame for frame in range(40) if frame != 3]
+    curve = metrics.on_time_axis(truth[frames], frames)
+    assert len(curve) == 40 and np.isnan(curve[3])
+    assert metrics.correlation(curve, truth) == pytest.approx(1) and metrics.best_lag(curve, truth) == 0
 
 
 def test_the_interval_holds_the_mean_and_narrows_with_more_clips():

@@ -22,7 +22,7 @@ class Oracle:
 
 
 def late(root, name, lag, num_frames=50):
-    """A clip whose sound comes `lag` frames late."""
+    """Write a clip whose audio is `lag` frames late."""
     frames = [picture(0, frame) for frame in range(num_frames)]
     mel = np.maximum(numbered_mel(0, num_frames) - round(3.2 * lag), 0)
     boxes = np.tile((0, 60, 10, 70), (num_frames, 1))
@@ -40,12 +40,24 @@ def root(tmp_path_factory):
 
 
 @pytest.mark.parametrize("lag", [-15, -3, 0, 1, 8])
-def test_the_offset_is_the_lag_by_which_the_audio_was_shifted(tmp_path, lag):
+def test_discriminator_finds_the_lag_of_shifted_audio(tmp_path, lag):
     late(tmp_path, "main/a/1", lag)
     faces = dataset.FaceDataset([tmp_path / "main/a/1"], SIZE)
     found = sync_offset.clip_offset(faces, 0, Oracle(), batch_size=8)
-    assert abs(found.lag - lag) <= (lag < 0)  # before its beginning a shifted sound has nothing to say
-    assert found.confidence > 0.3 and found.distance < 0.1
+    assert abs(found.lag - lag) <= (lag < 0)  # before its beginning shifted audio is silent
+    assert found.confidence > 0.3 and found.agreement > -0.1
+
+
+@pytest.mark.parametrize("lag", [-4.0, 0.0, 2.5])
+def test_listener_finds_the_lag_of_late_audio(lag):
+    smooth = np.convolve(np.random.default_rng(0).random(140), np.hanning(7) / 3, "valid")
+    moments = np.arange(20, 110)
+    opening = np.interp(moments, np.arange(len(smooth)), smooth)
+    expected = np.interp(moments - lag, np.arange(len(smooth)), smooth)  # audio says late what the lips say at once
+    opening[5:9] = np.nan
+    found = sync_offset.listener_offset(expected, opening)
+    assert found.lag == pytest.approx(lag, abs=0.25) and found.agreement > 0.95 and found.confidence > 0.5
+    assert sync_offset.listener_offset(expected[:8], opening[:8]) is None
 
 
 def report(root, *options):
@@ -56,7 +68,7 @@ def report(root, *options):
     return rows, json.loads((root / "out/summary.json").read_text())
 
 
-def test_a_report_has_every_clips_measurements_and_unusable_clips(root):
+def test_report_has_a_row_for_every_clip_and_counts_unusable_ones(root):
     rows, summary = report(root)
     assert [row["clip"] for row in rows] == ["main/a/0", "main/a/2", "main/a/4", "main/b/1", "main/b/3"]
     first = {name: float(rows[0][name]) for name in rows[0] if name != "clip"}
@@ -68,17 +80,20 @@ def test_a_report_has_every_clips_measurements_and_unusable_clips(root):
 
 def test_clips_whose_audio_and_lips_disagree_are_listed_and_left_out(root, monkeypatch):
     monkeypatch.setattr(
-        dataset_report, "offsets_by", lambda *_: lambda faces, number: sync_offset.clip_offset(faces, number, Oracle())
+        dataset_report,
+        "lag_estimator",
+        lambda _: lambda faces, number: sync_offset.clip_offset(faces, number, Oracle()),
     )
     rows, summary = report(root, "--disc_checkpoint_path", "x", "--max_offset", "3")
-    assert {row["clip"]: int(row["offset"]) for row in rows}["main/b/3"] == 8
-    assert summary["sound and lips disagree"] == ["main/a/4", "main/b/3"]
+    assert {row["clip"]: float(row["lag"]) for row in rows}["main/b/3"] == 8
+    assert summary["audio and lips disagree"] == ["main/a/4", "main/b/3"]
     kept, _ = filelists.find_clips(root / "data", "val", root, leave_out=root / "out/leave_out.txt")
     assert sorted(path.name for path in kept) == ["0", "1", "2", "few"]
-    assert not dataset_report.disagrees({"offset": 8, "confidence": 0.2}, max_offset=3, min_confidence=0.3)  # unsure
+    row = dataset_report.ClipReport("main/a/0", 50, 50, 2.0, 60.0, -20.0, lag=8.0, confidence=0.2)
+    assert dataset_report.LagLimits(3, 0.1).exceeded(row) and not dataset_report.LagLimits(3, 0.3).exceeded(row)
 
 
-def test_a_packed_folder_is_refused_in_one_line(tmp_path, capsys):
+def test_packed_folder_is_refused_in_one_line(tmp_path, capsys):
     (tmp_path / "shard_00000.tar").touch()
     assert dataset_report.main(["--data_root", str(tmp_path)]) == 1
     assert "is packed" in capsys.readouterr().err
