@@ -102,6 +102,14 @@ def test_preprocessing_never_imports_a_framework(module):
     assert not FRAMEWORKS & {name.split(".")[0] for name in imported(parsed(module))}
 
 
+def test_making_videos_needs_no_package_of_training():
+    """What requirements-inference.txt leaves out must not be imported by what batch_inference.py loads."""
+    loads = ("batch_inference", "generator", "lipgan.inference", "lipgan.models", "lipgan.faces", "lipgan.media")
+    packages = {"tensorflow", "tensorboard", "dask", "distributed", "simplejpeg", "filelock", "matplotlib"}
+    for module in (name for name in FILES if name.startswith(loads)):
+        assert not packages & imports_at_load(module), module
+
+
 def loaded_frameworks(code, *arguments):
     """Run the code in a fresh Python. Returns the deep-learning frameworks that it loaded."""
     code += f"\nimport sys; print('loaded', *sorted({FRAMEWORKS!r} & set(sys.modules)))"

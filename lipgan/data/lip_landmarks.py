@@ -16,8 +16,8 @@ from lipgan.data import tar_shards
 from lipgan.data.clip_arrays import ArrayKind, ClipArray, ClipArrays, open_arrays
 from lipgan.data.clip_folder import MELS_NAME
 from lipgan.data.index import BROKEN, ClipIndex
-from lipgan.faces.detector import FaceDetector
-from lipgan.faces.landmarks import LIPS, NUM_LANDMARKS
+from lipgan.faces.detector import LipLandmarks
+from lipgan.faces.landmarks import NUM_LANDMARKS
 from lipgan.faces.tracker import smooth_landmarks
 from lipgan.utils.cli import UserError
 from lipgan.utils.parallel import in_workers
@@ -90,24 +90,6 @@ def _crop_bytes(index, row, frame):
         return index.jpeg(row, frame)
     except FileNotFoundError:
         return b""
-
-
-class LipLandmarks:
-    """Finds dlib's landmarks in a face crop, in which the place of the face is known."""
-
-    def __init__(self):
-        self._detector = FaceDetector("hog")
-
-    def __call__(self, crop):
-        """The lips: (S, S, 3) uint8 -> (20, 2) float64, x and y as fractions of the crop's side."""
-        return self.face(crop)[LIPS]
-
-    def face(self, crop):
-        """All 68 landmarks: (S, S, 3) uint8 -> (68, 2) float64."""
-        side = 2 * crop.shape[0]  # the predictor rounds to pixels
-        large = cv2.resize(crop, (side, side), interpolation=cv2.INTER_CUBIC)
-        square = (0, side / (1 + hparams.crop_lengthen), 0, side)
-        return self._detector.landmarks(large, square) / side
 
 
 _load_predictor = functools.cache(LipLandmarks)  # 100 MB

@@ -17,7 +17,7 @@ import numpy as np
 
 from audio_hparams import hparams
 from lipgan.faces import mmod_openvino
-from lipgan.faces.landmarks import RIGID
+from lipgan.faces.landmarks import LIPS, RIGID
 from lipgan.utils.cli import UserError
 from lipgan.utils.files import atomic_write
 
@@ -153,6 +153,24 @@ class FaceDetector:
         """The square of `face` alone: (4,) float64, or None."""
         face = self.face(frame, box)
         return None if face is None else face.square
+
+
+class LipLandmarks:
+    """Finds dlib's landmarks in a face crop, where the face's place is known. Not to be shared between threads."""
+
+    def __init__(self):
+        self._detector = FaceDetector("hog")
+
+    def __call__(self, crop):
+        """The lips: (S, S, 3) uint8 -> (20, 2) float64, x and y as fractions of the crop's side."""
+        return self.face(crop)[LIPS]
+
+    def face(self, crop):
+        """All 68 landmarks: (S, S, 3) uint8 -> (68, 2) float64."""
+        side = 2 * crop.shape[0]  # the predictor rounds to pixels
+        large = cv2.resize(crop, (side, side), interpolation=cv2.INTER_CUBIC)
+        square = (0, side / (1 + hparams.crop_lengthen), 0, side)
+        return self._detector.landmarks(large, square) / side
 
 
 def _area(box):

@@ -18,8 +18,8 @@ import numpy as np
 import tqdm
 
 from audio_hparams import hparams
-from lipgan.data.lip_landmarks import LipLandmarks
 from lipgan.faces import crop
+from lipgan.faces.detector import LipLandmarks
 from lipgan.faces.landmarks import LIPS, NUM_LIPS
 from lipgan.inference.blend import paste_back
 from lipgan.inference.frame_cache import FrameStore
