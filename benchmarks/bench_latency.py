@@ -1,9 +1,9 @@
-"""How long from sound in to frame out: `lipsync.lipsync_frames` on a still picture and on a video, for live use.
+"""How long from sound in to frame out: `generate_frames` on a still image and on a video, for live use.
 
     python benchmarks/bench_latency.py --out benchmarks/table.md
 
 prepare: the sound read, the face found (for a video in all of its frames). first frame: from the call of
-`lipsync_frames` to its first frame. Then the time between frames; the median of some runs, after one that is left out.
+`generate_frames` to its first frame. Then the time between frames; the median of some runs, after one that is left out.
 """
 
 import argparse
@@ -30,14 +30,18 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def run(face, sound, speaker, detector):
-    """[prepare, first frame, mean and longest time between frames, all in ms] of one run."""
-    from lipgan.inference.pipeline import lipsync_frames, prepare
+def run(face, sound, runner):
+    """Return [prepare, first frame, mean and longest time between frames, all in ms] of one run."""
+    from lipgan.inference.options import LipsyncOptions
+    from lipgan.inference.pipeline import generate_frames
+    from lipgan.inference.preparation import load_audio, prepare
+    from lipgan.inference.source import open_source
 
-    times = [time.perf_counter()]
-    clip = prepare(face, sound, detector=detector)
+    times, options = [time.perf_counter()], LipsyncOptions()
+    source = open_source(face, options)
+    clip = prepare(source, load_audio(sound), options)
     times.append(time.perf_counter())
-    for _ in lipsync_frames(clip, speaker):
+    for _ in generate_frames(clip, runner.reset(source.is_still), options):
         times.append(time.perf_counter())
     steps = [1000 * (after - before) for before, after in itertools.pairwise(times)]
     return [*steps[:2], statistics.mean(steps[2:]), max(steps[2:])]
@@ -47,13 +51,9 @@ def main(argv=None):
     """Print a line of the table for each case."""
     args = parse_args(argv)
     sys.path.insert(0, str(ROOT))
-    from lipgan.models import backend
-
-    backend.set_backend("openvino", "openvino")
     from material import PHOTO, moving, speech, table
 
-    from lipgan.faces.detector import FaceDetector
-    from lipgan.inference.runner import load_speaker
+    from lipgan.inference.runner import load_runner
 
     with tempfile.TemporaryDirectory() as folder, table(args.out) as tell:
         folder = pathlib.Path(folder)
@@ -62,8 +62,8 @@ def main(argv=None):
         tell("|---|---|---|---|---|")
         for name, face in (("still 512 px", PHOTO), ("video 640x480", clip)):
             for batch_size in (1, 8):
-                speaker, _, _ = load_speaker(args.checkpoint_path, None, face == PHOTO, batch_size)
-                runs = [run(face, sound, speaker, FaceDetector()) for _ in range(args.runs + 1)]
+                runner = load_runner(args.checkpoint_path, batch_size=batch_size, backend="openvino")
+                runs = [run(face, sound, runner) for _ in range(args.runs + 1)]
                 cells = [f"{statistics.median(values):.0f}" for values in zip(*runs[1:], strict=True)]
                 tell(f"| {name}, batch_size {batch_size} | {' | '.join(cells)} |")
     return 0

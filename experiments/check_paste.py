@@ -25,16 +25,18 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def made(path, speaker, detector, max_s, reference):
+def lipsynced(path, runner, options):
     """Yield (source, result, mask (H, W)) of each frame that has a face."""
     from lipgan.inference.blend import frame_mask
-    from lipgan.inference.pipeline import lipsync_frames, prepare
+    from lipgan.inference.pipeline import generate_frames
+    from lipgan.inference.preparation import load_audio, prepare
+    from lipgan.inference.source import open_source
 
-    clip = prepare(path, path, detector=detector, max_s=max_s, reference=reference)
-    frames = zip(clip.footage.frames(len(clip.found)), lipsync_frames(clip, speaker), strict=False)
-    for n, (source, (result, has_face)) in enumerate(frames):
+    clip = prepare(open_source(path, options), load_audio(path, options.max_sec), options)
+    track, frames = clip.track, generate_frames(clip, runner.reset(), options)
+    for n, (source, (result, has_face)) in enumerate(zip(clip.source.frames(len(track.found)), frames, strict=False)):
         if has_face:
-            yield source, result, frame_mask(source.shape, clip.boxes[n], speaker.img_size, clip.points[n])
+            yield source, result, frame_mask(source.shape, track.boxes[n], runner.img_size, track.points[n])
 
 
 def edge_gradients(picture, mask):
@@ -59,20 +61,17 @@ def main(argv=None):
     sys.path.insert(0, str(ROOT))
     import numpy as np
 
-    from lipgan.faces.detector import FaceDetector
-    from lipgan.models import backend
+    from lipgan.inference.options import LipsyncOptions
+    from lipgan.inference.runner import load_runner
     from lipgan.utils.cli import UserError
 
-    backend.set_backend("openvino", "openvino")
     try:
-        from lipgan.inference.runner import load_speaker
-
-        speaker, _, _ = load_speaker(args.checkpoint_path)
-        detector, failed = FaceDetector(args.detector), False
+        runner, failed = load_runner(args.checkpoint_path, backend="openvino"), False
+        options = LipsyncOptions(max_sec=args.max_s, detector=args.detector, reference=args.reference)
         print(f"{'video':<32} frames  outside    edge   upper     jaw")
         for path in args.videos:
             outside, gradients = 0, []
-            for source, result, mask in made(path, speaker, detector, args.max_s, args.reference):
+            for source, result, mask in lipsynced(path, runner, options):
                 outside += int((source != result).any(axis=-1)[mask == 0].sum())
                 gradients.append([edge_gradients(picture, mask) for picture in (result, source)])
             result, original = np.array(gradients).mean(axis=0)

@@ -51,31 +51,31 @@ def main(argv=None):
     args = parse_args(argv)
     sys.path.insert(0, str(ROOT))
     import numpy as np
+    from measured import measure
 
-    from lipgan.faces.detector import FaceDetector
-    from lipgan.inference.pipeline import lipsync_frames, prepare
-    from lipgan.inference.silence_gate import rest
-    from lipgan.models import backend
+    from lipgan.inference.options import LipsyncOptions
+    from lipgan.inference.pipeline import generate_frames
+    from lipgan.inference.preparation import load_audio, prepare
+    from lipgan.inference.runner import load_runner
+    from lipgan.inference.silence_gate import silence_weights
+    from lipgan.inference.source import open_source
+    from lipgan.media.audio import melspectrogram
     from lipgan.utils.cli import UserError
 
-    backend.set_backend("openvino", "openvino")
     try:
-        from measured import measure
-
-        from lipgan.inference.runner import load_speaker
-
-        speaker, info, _ = load_speaker(args.checkpoint_path)
-        detector, sums = FaceDetector(args.detector), np.zeros((2, 2, 2))
+        runner, sums = load_runner(args.checkpoint_path, backend="openvino"), np.zeros((2, 2, 2))
+        options = LipsyncOptions(max_sec=args.max_s, detector=args.detector, reference=args.reference)
         print(
             "| video | frames at rest | jitter at rest, source | result | ratio | speaking | moved at rest | result |"
         )
         print("|---|---|---|---|---|---|---|---|")
         for path in args.videos:
-            clip = prepare(path, path, detector=detector, max_s=args.max_s, reference=args.reference)
-            frames = (frame for frame, _ in lipsync_frames(clip, speaker, sync_offset_ms=info["sync_offset_ms"]))
+            clip = prepare(open_source(path, options), load_audio(path, options.max_sec), options)
+            frames = (frame for frame, _ in generate_frames(clip, runner.reset(), options))
             pair = [measure(clip, None, IMG_SIZE), measure(clip, frames, IMG_SIZE)]
-            resting = rest(clip.mel, clip.num_frames, clip.fps)
-            shown = np.round(pair[1].times_s * float(clip.fps)).astype(int)
+            fps = clip.source.fps
+            resting = silence_weights(melspectrogram(clip.audio.wav), clip.num_frames, fps)
+            shown = np.round(pair[1].times_s * float(fps)).astype(int)
             rows = []
             for number, measured in enumerate(pair):
                 points = measured.points[: len(shown)]

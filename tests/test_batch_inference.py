@@ -1,4 +1,4 @@
-"""batch_inference.py: the published commands run, bad input gets one line, and an interrupted run leaves nothing."""
+"""batch_inference.py: published commands, bad input, and interrupted runs."""
 
 import os
 import pathlib
@@ -15,6 +15,8 @@ import pytest
 from helpers.sounds import write_wav
 
 import batch_inference
+import lipgan
+from lipgan.faces.detector import FaceDetector
 from lipgan.media import video
 from lipgan.models.backend import has_bfloat16
 
@@ -61,7 +63,7 @@ def command(world, results, *options):
         (["--face", "A face.jpg", "--fps", "24", "--static"], "A face_a.mp4", 24, 14),
     ],
 )
-def test_the_published_commands_run(world, tmp_path, options, name, fps, num_frames):
+def test_published_commands_run(world, tmp_path, options, name, fps, num_frames):
     options = [*options, "--model", "residual", "--pads", "0", "0", "0", "0"]
     done = subprocess.run(
         command(world, tmp_path / "results", *options), cwd=world, capture_output=True, text=True, env=environment()
@@ -75,16 +77,16 @@ def test_the_published_commands_run(world, tmp_path, options, name, fps, num_fra
     assert "tensorflow" not in done.stderr.lower()
 
 
-def test_a_result_says_that_it_is_synthetic_and_the_next_one_searches_no_face(world, tmp_path, monkeypatch):
+def test_result_is_marked_as_synthetic_and_the_track_is_cached(world, tmp_path, monkeypatch):
     line = ["--checkpoint_path", str(world / "w.weights.h5"), "--face", str(world / "v.mp4")]
     line += ["--audio", str(world / "a.wav"), "--lossless", "--outfile"]
     assert batch_inference.main([*line, str(tmp_path / "one.mp4"), "--preview"]) == 0
     assert cv2.imread(str(tmp_path / "one.png")).shape == (640, 1280, 3)
     with av.open(str(tmp_path / "one.mp4")) as container:
         comment = container.metadata["comment"]
-    assert comment.startswith("Synthetic") and "w.weights.h5" in comment and batch_inference.VERSION in comment
+    assert comment.startswith("Synthetic") and "w.weights.h5" in comment and lipgan.__version__ in comment
 
-    monkeypatch.setattr("tracking.follow_face", lambda *_: pytest.fail("the face was searched again"))
+    monkeypatch.setattr("lipgan.faces.tracker.follow_face", lambda *_: pytest.fail("the face was searched again"))
     assert batch_inference.main([*line, str(tmp_path / "two.mp4"), "--no_metadata"]) == 0
     with av.open(str(tmp_path / "two.mp4")) as container:
         assert "comment" not in container.metadata
@@ -93,22 +95,22 @@ def test_a_result_says_that_it_is_synthetic_and_the_next_one_searches_no_face(wo
     assert not (tmp_path / "two.png").exists()
 
 
-def test_boxes_that_were_kept_are_those_of_the_stretch_that_is_used(world, tmp_path, monkeypatch):
+def test_cached_track_belongs_to_the_stretch_that_is_used(world, tmp_path, monkeypatch):
     line = ["--checkpoint_path", str(world / "w.weights.h5"), "--face", str(world / "v.mp4")]
     line += ["--audio", str(world / "a.wav"), "--overwrite", "--outfile", str(tmp_path / "one.mp4")]
     for end in ([], ["--end", "0.1"]):
         assert batch_inference.main([*line, *end]) == 0
         assert len(list(video.read_frames(tmp_path / "one.mp4"))) == 18
-    monkeypatch.setattr("tracking.follow_face", lambda *_: pytest.fail("the face was searched again"))
+    monkeypatch.setattr("lipgan.faces.tracker.follow_face", lambda *_: pytest.fail("the face was searched again"))
     assert batch_inference.main([*line, *end]) == 0
 
 
-def test_faces_are_listed_by_number_and_place_without_a_sound_or_a_checkpoint(world, tmp_path, monkeypatch, capsys):
+def test_list_faces_needs_no_audio_and_no_checkpoint(world, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     line = f"--face {world}/v.mp4 --detector hog --list_faces faces.png"
     assert batch_inference.main(line.split()) == 0
-    told = capsys.readouterr().out.splitlines()
-    assert told[0].startswith("--face_index 0    --face_box ") and told[-1] == "faces.png"
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("--face_index 0    --face_box ") and printed[-1] == "faces.png"
     picture = cv2.imread("faces.png")
     assert picture.shape == (256, 256, 3)
     assert batch_inference.main(line.split()) == 1
@@ -116,23 +118,21 @@ def test_faces_are_listed_by_number_and_place_without_a_sound_or_a_checkpoint(wo
     assert batch_inference.main([*line.split(), "--overwrite"]) == 0
 
 
-def test_a_listing_is_not_hindered_by_a_result_that_is_there(world, tmp_path):
+def test_list_faces_ignores_an_existing_result(world, tmp_path):
     (tmp_path / "v_a.mp4").write_text("mine")
     line = f"--checkpoint_path {world}/w.weights.h5 --face {world}/v.mp4 --audio {world}/a.wav --results_dir {tmp_path}"
     assert batch_inference.main([*line.split(), "--list_faces", str(tmp_path / "faces.png")]) == 0
 
 
-def test_the_first_picture_is_searched_once_for_the_face_in_a_box(world, tmp_path, monkeypatch):
-    searched, detect_all = [], batch_inference.faces.FaceDetector.detect_all
-    monkeypatch.setattr(
-        "faces.FaceDetector.detect_all", lambda self, frame: searched.append(1) or detect_all(self, frame)
-    )
+def test_face_box_searches_the_first_frame_once(world, tmp_path, monkeypatch):
+    searched, detect_all = [], FaceDetector.detect_all
+    monkeypatch.setattr(FaceDetector, "detect_all", lambda self, frame: searched.append(1) or detect_all(self, frame))
     line = f"--checkpoint_path {world}/w.weights.h5 --face {world}/v.mp4 --audio {world}/a.wav --results_dir {tmp_path}"
     assert batch_inference.main([*line.split(), "--face_box", "50", "200", "60", "200"]) == 0
     assert len(searched) == 1
 
 
-def test_an_animated_webp_speaks(world, tmp_path):
+def test_animated_webp(world, tmp_path):
     face, moving = cv2.imread(str(world / "A face.jpg")), cv2.Animation()
     moving.frames, moving.durations = [face, face[:, ::-1].copy(), face], np.array([200, 200, 200], np.int32)
     cv2.imwriteanimation(str(tmp_path / "f.webp"), moving)
@@ -154,7 +154,7 @@ def test_an_animated_webp_speaks(world, tmp_path):
     ],
     ids=ascii,
 )
-def test_files_of_any_name_are_taken(world, tmp_path, monkeypatch, capsys, face, audio):
+def test_file_names_of_any_kind(world, tmp_path, monkeypatch, capsys, face, audio):
     monkeypatch.chdir(tmp_path)
     shutil.copy(world / "A face.jpg", tmp_path / face)
     shutil.copy(world / "a.wav", tmp_path / audio)
@@ -165,18 +165,18 @@ def test_files_of_any_name_are_taken(world, tmp_path, monkeypatch, capsys, face,
     assert batch_inference.main(line) == 1
     (tmp_path / face).unlink()
     assert batch_inference.main([*line[:2], f"--face={face}", *line[4:]]) == 1
-    told = [text for text in capsys.readouterr().err.splitlines() if "batch_inference.py: " in text]
-    assert "exists already" in told[0] and "does not exist" in told[1]
+    errors = [text for text in capsys.readouterr().err.splitlines() if "batch_inference.py: " in text]
+    assert "exists already" in errors[0] and "does not exist" in errors[1]
 
 
-def test_a_box_without_a_face_is_used_itself_and_a_line_says_so(world, tmp_path, capsys):
+def test_face_box_without_a_face_is_used_itself_with_a_warning(world, tmp_path, capsys):
     line = f"--checkpoint_path {world}/w.weights.h5 --face {world}/empty.png --audio {world}/a.wav"
     line += f" --face_box 20 100 20 100 --results_dir {tmp_path}"
     assert batch_inference.main(line.split()) == 0
-    assert "the box itself is used throughout" in capsys.readouterr().err
+    assert "the box itself is used for all frames" in capsys.readouterr().err
 
 
-def test_a_preview_is_not_overwritten_either(world, tmp_path, capsys):
+def test_existing_preview_is_not_overwritten(world, tmp_path, capsys):
     (tmp_path / "one.png").write_text("mine")
     line = f"--checkpoint_path {world}/w.weights.h5 --face {world}/v.mp4 --audio {world}/a.wav --preview --outfile"
     assert batch_inference.main([*line.split(), str(tmp_path / "one.mp4")]) == 1
@@ -184,7 +184,7 @@ def test_a_preview_is_not_overwritten_either(world, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_leaves_no_file_and_a_status_that_tells(world, tmp_path, sent):
+def test_signal_leaves_no_file_and_a_nonzero_status(world, tmp_path, sent):
     write_wav(tmp_path / "long.wav", 600)
     options = ["--face", str(world / "A face.jpg"), "--audio", str(tmp_path / "long.wav")]
     results = tmp_path / "results"
@@ -206,11 +206,11 @@ def test_a_signal_leaves_no_file_and_a_status_that_tells(world, tmp_path, sent):
     assert not any(results.iterdir())
 
 
-def test_openvino_makes_a_video_and_loads_nothing_that_is_not_needed(world, tmp_path):
+def test_openvino_loads_no_other_framework(world, tmp_path):
     _, _, *options = command(world, tmp_path, "--face", str(world / "A face.jpg"), "--precision", "bfloat16")
-    told = "import sys, batch_inference as b; assert b.main() == 0; print(*sys.modules)"
+    code = "import sys, batch_inference as b; assert b.main() == 0; print(*sys.modules)"
     run = subprocess.run(
-        [sys.executable, "-c", told, *options], env=environment(), cwd=ROOT, timeout=60, capture_output=True, text=True
+        [sys.executable, "-c", code, *options], env=environment(), cwd=ROOT, timeout=60, capture_output=True, text=True
     )
     assert run.returncode == 0
     unneeded = {"tensorflow", "matplotlib", "sklearn", "scipy.signal", "scipy.stats", "librosa", "numba"}
@@ -219,7 +219,7 @@ def test_openvino_makes_a_video_and_loads_nothing_that_is_not_needed(world, tmp_
     assert (tmp_path / "A face_a.mp4").exists()
 
 
-def test_a_full_disk_leaves_no_file_and_gets_one_line_and_status_1(world, tmp_path):
+def test_full_disk_leaves_no_file_and_prints_one_line(world, tmp_path):
     options = ["--face", str(world / "A face.jpg"), "--audio", str(world / "a.wav")]
     full = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); import batch_inference as b; "
@@ -242,7 +242,7 @@ def test_a_full_disk_leaves_no_file_and_gets_one_line_and_status_1(world, tmp_pa
         (["--face", "."], "is a folder"),
         (["--face", "text.jpg"], "text.jpg"),
         (["--face", "a.wav"], "a.wav"),
-        (["--face", "empty.png"], "no face found in the picture empty.png (detector hog); try --face_box"),
+        (["--face", "empty.png"], "no face found in the image empty.png (detector hog); try --face_box"),
         (["--audio", "missing.wav"], "missing.wav does not exist"),
         (["--audio", "silent.mp4"], "silent.mp4 has no audio"),
         (["--audio", "text.jpg"], "text.jpg"),
@@ -252,8 +252,8 @@ def test_a_full_disk_leaves_no_file_and_gets_one_line_and_status_1(world, tmp_pa
         (["--fps", "0"], "--fps 0 is out of range"),
         (["--max_sec", "-1"], "--max_sec -1 is out of range"),
         (["--lipgan_batch_size", "0"], "--lipgan_batch_size 0 is out of range"),
-        (["--face_box", "9", "5", "0", "50"], "--face_box 9 5 0 50"),
-        (["--face_box", "900", "950", "0", "50"], "outside of the picture"),
+        (["--face_box", "9", "5", "0", "50"], "--face_box 9 5 0 50 is not a box"),
+        (["--face_box", "900", "950", "0", "50"], "outside of the frame"),
         (["--pads", "-200", "-200", "0", "0"], "change --pads"),
         (["--outfile", "result.avi"], ".mp4"),
         (["--outfile", "a.wav/out.mp4"], "is a file"),
@@ -262,7 +262,7 @@ def test_a_full_disk_leaves_no_file_and_gets_one_line_and_status_1(world, tmp_pa
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_bad_input_gets_one_line_and_status_1(world, monkeypatch, capsys, options, says):
+def test_bad_input_prints_one_line_with_status_1(world, monkeypatch, capsys, options, says):
     monkeypatch.chdir(world)
     monkeypatch.setenv("KERAS_BACKEND", "openvino")
     (world / "taken.mp4").touch()
@@ -277,6 +277,6 @@ def test_bad_input_gets_one_line_and_status_1(world, monkeypatch, capsys, option
 
 
 @pytest.mark.parametrize(("given", "static"), [([], False), (["--static"], True), (["--static", "False"], False)])
-def test_static_may_stand_alone_or_with_true_or_false(given, static):
+def test_static_takes_an_optional_value(given, static):
     args = batch_inference.parse_args(["--checkpoint_path", "w", "--face", "f", *given, "--audio", "a"])
     assert args.static is static

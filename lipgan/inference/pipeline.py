@@ -1,190 +1,258 @@
-"""A face and a sound become a video in which that face says that sound.
+"""Lip-sync: the face of an image or a video says what an audio file says.
 
-Reading, generator, pasting and encoding work at the same time, each a few frames ahead of the next. Of frames, only
-those few are in memory; of an hour of sound 92 MB (its mel spectrogram), of an hour of video 50 MB (landmarks, boxes).
+Decoding, generator, pasting and encoding work at the same time, each a few frames ahead of the next. Of frames, only
+those few are in memory; of an hour of audio 320 MB (samples and mel spectrogram), of an hour of video 50 MB (landmarks,
+boxes).
 """
 
 import collections
 import concurrent.futures
 import contextlib
+import dataclasses
 import itertools
 import pathlib
 import time
-import typing
 from fractions import Fraction
 
 import cv2
 import numpy as np
-import tqdm
 
-from audio_hparams import hparams
+from lipgan import __version__
 from lipgan.faces import crop
 from lipgan.faces.detector import LipLandmarks
 from lipgan.faces.landmarks import LIPS, NUM_LIPS
+from lipgan.inference.audio_features import AudioFeatures, audio_features
 from lipgan.inference.blend import paste_back
 from lipgan.inference.frame_cache import FrameStore
-from lipgan.inference.silence_gate import rest
-from lipgan.inference.source import prepare
+from lipgan.inference.options import LipsyncOptions, RunnerOptions
+from lipgan.inference.preparation import load_audio, prepare, reported
+from lipgan.inference.runner import load_runner
+from lipgan.inference.silence_gate import silence_weights
+from lipgan.inference.source import open_source
 from lipgan.media import video
-from lipgan.media.audio import mel_window
-from lipgan.utils.cli import UserError
+from lipgan.models.metadata import description
+from lipgan.utils.cli import UserError, warn
 from lipgan.utils.files import atomic_write
 from lipgan.utils.parallel import prefetch, timed
 
 PREVIEW_MOMENTS, PREVIEW_WIDTH = 8, 320
 
 
-class Result(typing.NamedTuple):
-    """What was made. seconds: by phase. "sound" and "faces" overlap, "write" and its parts, "generate" with itself."""
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What was written."""
 
     path: pathlib.Path
     num_frames: int
-    num_without_face: int
-    seconds: dict
+    num_without_face: int  # frames that were left as they are
+    fps: Fraction
+    width: int
+    height: int
+    seconds: dict  # by phase; phases overlap
+    assumptions: tuple[str, ...]  # what was chosen without being asked for
 
 
-class _Batch(typing.NamedTuple):
-    """Neighbouring frames, and what the generator is fed for those of them that have a face."""
+@dataclasses.dataclass
+class _Batch:
+    """Neighbouring frames, and the generator's inputs for those F of them that have a face."""
 
     frames: list  # of (H, W, 3) BGR uint8
-    boxes: list  # of (4,) int32, or None for a frame without a face
-    points: list  # of (68, 2) float32, or None where no landmarks are known
-    tilts: list  # degrees by which each frame's crop was turned
-    faces: np.ndarray  # (B, S, S, 6) float32; rows past the faces are zero
-    lips: np.ndarray  # (B, 40) float32: those of the faces' references, as `lips.LipLandmarks` gives them, or zeros
-    mels: np.ndarray  # (B, 80, 27, 1) float32
+    indices: list  # the frames' numbers in the source; None for a frame without a face
+    rolls: list  # degrees by which each frame's crop was rotated
+    faces: np.ndarray  # (F, S, S, 6) float32
+    lips: np.ndarray  # (F, 40) float32: those of the faces' references, in parts of S, or zeros
+    audio: np.ndarray  # (F, ...) float32: windows of AudioFeatures
 
 
-def lipsync(
-    face, audio, out, generator, *, img_size=96, batch_size=8, sync_offset_ms=0, progress=False, made=None, **source
-):
-    """Write an mp4 to `out` in which the face (picture or video) says the audio (sound file, or a video's sound).
+@dataclasses.dataclass(frozen=True)
+class _Speech:
+    """What the generator hears."""
 
-    generator: a keras.Model of `generator.build_generator`, an `inference.Speaker` (which is one made ready), or any
-    function of (faces (B, S, S, 6) float32 in [0, 1], mels (B, 80, 27, 1) float32) that returns (B, S, S, 3) in [0, 1];
-    S is the model's own, or else `img_size`; a Speaker's batch_size is its own, too, and its `still` that of the face.
-    One that has a true `wants_lips` is called with the references' lips, too: see `inference.Speaker`.
-    sync_offset_ms: see `lipsync_frames`. progress: show bars on stderr. source: the further arguments of `prepare`.
-    made: those of the result: silence_gate (default True), see `lipsync_frames`; crf, lossless and comment, see
-    `video.VideoWriter`; preview, the path of a PNG of 8 moments; side_by_side, the source to the left of the result.
-    Returns a Result. Raises UserError. A file that lies at `out` is replaced, by a whole one or not at all.
+    features: AudioFeatures
+    silence: np.ndarray  # (num_frames,) float32: how much the mouth is at rest
+    offset_ms: float
+
+    def window(self, frame, fps):
+        """Return the audio window of one video frame of the result."""
+        return self.features.window(frame, fps, self.offset_ms, self.silence[frame])
+
+
+def lipsync(face, audio, out, runner=None, options=LipsyncOptions(), progress=None) -> Result:  # noqa: B008 (frozen)
+    """Write an mp4 to `out` in which the face (image or video) says the audio (audio file, or a video's audio).
+
+    runner: from `load_runner`, or a `RunnerOptions`; None: the shipped weights. A runner serves one call at a time, any
+    number one after another. options: see `LipsyncOptions`. progress: a function (done, total, phase), called after
+    each frame; phase is "faces" while the face is searched (not for a still image, nor where the track is cached), then
+    "frames" while the result is generated. An exception that it raises ends the work and removes what was written.
+
+    Returns a Result. Raises UserError, in one line for the user. A file at `out` is replaced, as a whole or not at all.
     """
-    clip = prepare(face, audio, progress=progress, **source)
-    options = {"img_size": img_size, "batch_size": batch_size, "sync_offset_ms": sync_offset_ms}
-    return write(clip, out, generator, progress=progress, **options, **(made or {}))
+    out = pathlib.Path(out)
+    with _loading(runner) as (info, loaded):
+        options = options.with_defaults(info)
+        _warn_of_other_crops(info, options)
+        clip = _prepare(face, audio, options, out.parent / ".boxes" if options.box_cache else None, progress)
+        return write_video(clip, out, loaded(clip.source.is_still), options, progress)
+
+
+def lipsync_frames(face, audio, runner=None, options=LipsyncOptions(), progress=None):  # noqa: B008
+    """Yield the frames that `lipsync` writes, as ((H, W, 3) BGR uint8, has_face). Arguments as there."""
+    with _loading(runner) as (info, loaded):
+        options = options.with_defaults(info)
+        clip = _prepare(face, audio, options, None, progress)
+        runner = loaded(clip.source.is_still)
+    with contextlib.closing(generate_frames(clip, runner, options)) as frames:
+        yield from reported(frames, clip.num_frames, "frames", progress)
+
+
+@contextlib.contextmanager
+def _loading(runner):
+    """Yield the description of a runner's checkpoint, and a function (still) -> the runner, reset for a clip.
+
+    The network is loaded in a thread meanwhile: it takes about as long as a search for the face.
+    """
+    if runner is None or isinstance(runner, RunnerOptions):
+        wanted = runner or RunnerOptions()
+        given = wanted.checkpoint_path, wanted.model, wanted.lipgan_batch_size, wanted.precision, wanted.backend
+        with concurrent.futures.ThreadPoolExecutor(1) as thread:
+            loading = thread.submit(load_runner, *given)
+            yield description(wanted.checkpoint_path), lambda still: loading.result().reset(still)
+    else:
+        yield runner.info, lambda still: runner.reset(still)
+
+
+def _prepare(face, audio, options, cache_dir, progress):
+    source = open_source(face, options)
+    return prepare(source, load_audio(audio, options.max_sec), options, cache_dir=cache_dir, progress=progress)
+
+
+def _warn_of_other_crops(info, options):
+    """Warn where faces are cropped in another way than those that the weights were trained on."""
+    for name, here in (("detector", options.detector), ("pads", options.pads)):
+        there = (info or {}).get(name, here)
+        if here != (tuple(there) if name == "pads" else there):
+            warn(f"warning: the weights were trained with --{name} {there}, not {here}; results will be worse")
 
 
 # With the generator ---------------------------------------------------------------------------------------------------
 
 
-def write(
-    clip,
-    out,
-    generator,
-    *,
-    img_size=96,
-    batch_size=8,
-    sync_offset_ms=0,
-    silence_gate=True,
-    crf=16,
-    lossless=False,
-    comment=None,
-    preview=None,
-    side_by_side=False,
-    progress=False,
-) -> Result:
-    """Make the video of a prepared clip; arguments and result as of `lipsync`."""
-    out, seconds, shown = pathlib.Path(out), dict(clip.seconds), []
-    height, width = clip.shape
-    without_face = 0
-    moments = np.linspace(0, clip.num_frames - 1, PREVIEW_MOMENTS).round().tolist() if preview else []
-    target = {"audio": clip.audio, "max_s": clip.max_s, "colour": clip.colour}
-    target |= {"crf": crf, "lossless": lossless, "comment": comment}
-    width *= 1 + side_by_side
+def write_video(clip, out, runner, options, progress=None) -> Result:
+    """Write the video of a prepared clip; arguments and result as of `lipsync`. runner: reset for this clip."""
+    out, seconds, source = pathlib.Path(out), dict(clip.seconds), clip.source
+    width, without_face = source.width * (1 + options.side_by_side), 0
+    comment = f"Synthetic: lips made by LipGAN in Keras 3, version {__version__}, with {runner.name}"
+    target = {"audio": clip.audio.path, "max_s": clip.audio.max_s, "colour": source.colour, "crf": options.crf}
+    target |= {"lossless": options.lossless, "comment": None if options.no_metadata else comment}
     with contextlib.ExitStack() as stack:
         stack.enter_context(timed(seconds, "write"))
-        picture = stack.enter_context(atomic_write(pathlib.Path(preview))) if preview else None  # both appear, or none
-        writer = stack.enter_context(video.VideoWriter(out, width, height, clip.fps, **target))
-        options = {"img_size": img_size, "batch_size": batch_size, "sync_offset_ms": sync_offset_ms}
-        options |= {"silence_gate": silence_gate, "folder": out.parent, "seconds": seconds}
-        with contextlib.closing(_made_frames(clip, generator, **options)) as frames:
-            bar = tqdm.tqdm(frames, "frames", clip.num_frames, disable=not progress, unit="frame")
-            for number, (frame, has_face, source) in enumerate(bar):
-                frame = np.hstack([source, frame]) if side_by_side else frame
-                with timed(seconds, "encode"):
-                    writer.write(frame)
-                shown += [_thumbnail(frame)] * moments.count(number)
-                without_face += not has_face
+        preview = stack.enter_context(_preview(out, clip.num_frames)) if options.preview else None  # both, or none
+        writer = stack.enter_context(video.VideoWriter(out, width, source.height, source.fps, **target))
+        frames = stack.enter_context(contextlib.closing(_generate(clip, runner, options, out.parent, seconds)))
+        for frame, has_face, original in reported(frames, clip.num_frames, "frames", progress):
+            frame = np.hstack([original, frame]) if options.side_by_side else frame
+            with timed(seconds, "encode"):
+                writer.write(frame)
+            if preview:
+                preview.add(frame)
+            without_face += not has_face
         if writer.num_frames < clip.num_frames:
-            raise UserError(f"{clip.face} ended before its time when it was read again; is it still being written?")
-        if preview:
-            rows = [np.hstack(shown[i : i + PREVIEW_MOMENTS // 2]) for i in (0, PREVIEW_MOMENTS // 2)]
-            picture.write_bytes(cv2.imencode(".png", np.vstack(rows))[1])
-    return Result(out, clip.num_frames, without_face, seconds)
+            raise UserError(f"{source.path} ended before its time when it was read again; is it still being written?")
+    size = width, source.height
+    return Result(out, clip.num_frames, without_face, source.fps, *size, seconds, _assumptions(clip, options))
 
 
-def _thumbnail(frame):
-    height = max(1, round(PREVIEW_WIDTH * frame.shape[0] / frame.shape[1]))
-    return cv2.resize(frame, (PREVIEW_WIDTH, height), interpolation=cv2.INTER_AREA)
+def _assumptions(clip, options):
+    """Return what was chosen for a result without being asked for, in words."""
+    source, lines = clip.source, []
+    if not (options.face_index is not None or options.face_box or options.ref_face):
+        lines.append("face: the largest" + ("" if source.is_still else ", followed across cuts"))
+    if not options.fps:
+        lines.append(f"frame rate: {float(source.fps):.5g}, {'the video’s own' if source.info else 'as for any image'}")
+    if options.max_sec is None:
+        lines.append(f"audio: all of {clip.audio.path.name}")
+    if not source.is_still and clip.num_frames > len(clip.track.found):
+        lines.append(f"video: its {len(clip.track.found)} frames played to and fro, as the audio is longer")
+    return tuple(lines)
 
 
-def lipsync_frames(
-    clip, generator, *, img_size=96, batch_size=8, sync_offset_ms=0, silence_gate=True, folder=None, seconds=None
-):
-    """Yield the clip's num_frames frames, as ((H, W, 3) BGR uint8, has_face). A frame without a face is the source's.
+class _Preview:
+    """A picture of PREVIEW_MOMENTS frames, in two rows."""
 
-    sync_offset_ms: the middle of a frame's window of sound lies so much after the middle of the frame; weights that
-    were trained on windows that are late by d need d. Too large a value makes the lips early, too small late.
-    silence_gate: where the sound is silent for over 0.3 s the generator hears nothing at all (see `silence.rest`).
-    folder: for the frames of a video that come again (default: the system's folder for temporary files).
-    seconds: a dict to which the time at work is added, by phase. img_size, batch_size: see `lipsync`. Frames come out a
-    batch at a time: a batch_size of 1 gives a video's first one soonest, larger ones more frames a second. With warp on
-    two cores, AVX-512, some 50 ms pass from the call to the first with 1, then 10 to 16 ms a frame: RESULTS.md. (With
-    a Speaker; a keras.Model is made into one first, which takes a second.)
+    def __init__(self, num_frames):
+        self._moments = np.linspace(0, num_frames - 1, PREVIEW_MOMENTS).round().tolist()
+        self._count, self._shown = 0, []
+
+    def add(self, frame):
+        """Take the next frame of the result."""
+        height = max(1, round(PREVIEW_WIDTH * frame.shape[0] / frame.shape[1]))
+        if times := self._moments.count(self._count):
+            self._shown += [cv2.resize(frame, (PREVIEW_WIDTH, height), interpolation=cv2.INTER_AREA)] * times
+        self._count += 1
+
+    def encoded(self):
+        """Return the bytes of the PNG."""
+        rows = [np.hstack(self._shown[i : i + PREVIEW_MOMENTS // 2]) for i in (0, PREVIEW_MOMENTS // 2)]
+        return cv2.imencode(".png", np.vstack(rows))[1]
+
+
+@contextlib.contextmanager
+def _preview(out, num_frames):
+    """Yield a _Preview that is written beside the result when the block ends well."""
+    preview = _Preview(num_frames)
+    with atomic_write(out.with_suffix(".png")) as temporary:
+        yield preview
+        temporary.write_bytes(preview.encoded())
+
+
+def generate_frames(clip, runner, options, cache_dir=None, seconds=None):
+    """Yield the num_frames frames of a prepared clip, as ((H, W, 3) BGR uint8, has_face).
+
+    A frame without a face is the source's. runner: a GeneratorRunner that was reset for this clip. cache_dir: folder
+    for the frames of a video that come again (default: the system's folder for temporary files). seconds: a dict to
+    which the time at work is added, by phase. Frames come out a batch at a time: a batch size of 1 gives a video's
+    first one soonest, larger ones more frames per second.
     """
-    options = {"img_size": img_size, "batch_size": batch_size, "sync_offset_ms": sync_offset_ms}
-    options |= {"silence_gate": silence_gate, "folder": folder, "seconds": seconds}
-    with contextlib.closing(_made_frames(clip, generator, **options)) as frames:
+    with contextlib.closing(_generate(clip, runner, options, cache_dir, seconds)) as frames:
         for frame, has_face, _ in frames:
             yield frame, has_face
 
 
-def _made_frames(
-    clip, generator, *, img_size=96, batch_size=8, sync_offset_ms=0, silence_gate=True, folder=None, seconds=None
-):
-    """As `lipsync_frames`, with the source's frame beside each: (frame, has_face, source)."""
+def _generate(clip, runner, options, cache_dir=None, seconds=None):
+    """Yield (frame, has_face, the source's frame) as `generate_frames` does."""
     seconds = {} if seconds is None else seconds
-    if hasattr(generator, "predict_on_batch"):  # a keras.Model
-        from lipgan.inference.runner import Speaker
-
-        generator = Speaker(generator, clip.still is not None, batch_size)
-    if hasattr(generator, "forget"):  # a Speaker
-        if generator.still and clip.still is None:
-            raise ValueError("this Speaker looks at one still picture, and the face moves; make one with still=False")
-        img_size, batch_size = generator.img_size, generator.batch_size
-        generator.forget()
-    frames = _still_frames(clip) if clip.still is not None else _to_and_fro(clip, folder)
-    find = LipLandmarks() if clip.points is None and getattr(generator, "wants_lips", False) else None
-    batches = prefetch(_batches(clip, frames, img_size, batch_size, sync_offset_ms, silence_gate, find, seconds), 1)
-    pasted = prefetch(_pasted(prefetch(_generated(batches, generator, seconds), 1), seconds), batch_size)
-    with contextlib.closing(pasted):
+    with timed(seconds, "audio"):
+        speech = _hear(clip, runner, options)
+    batches = prefetch(_batches(clip, speech, runner, cache_dir, seconds), 1)
+    generated = prefetch(_predict(batches, runner, seconds), 1)
+    with contextlib.closing(prefetch(_paste(generated, clip, seconds), runner.batch_size)) as pasted:
         yield from pasted
 
 
-def _still_frames(clip):
-    return ((0, clip.still) for _ in range(clip.num_frames))
+def _hear(clip, runner, options):
+    """Return the _Speech of a clip for this generator."""
+    offset_ms = runner.info.get("sync_offset_ms", 0) if options.sync_offset_ms is None else options.sync_offset_ms
+    features = audio_features(runner.audio_kind, clip.audio.wav)
+    silence = np.zeros(clip.num_frames, np.float32)
+    if options.silence_gate:
+        fps = clip.source.fps
+        silence = silence_weights(features.values, clip.num_frames, fps, Fraction(offset_ms) / 1000 * fps)
+    return _Speech(features, silence, offset_ms)
 
 
-def _to_and_fro(clip, folder):
-    """Yield (index, frame) of the video, forwards, backwards from its end, forwards again, until the sound ends.
+def _play(clip, cache_dir):
+    """Yield (index, frame) of a video, forwards, backwards from its end, forwards again; of an image, always itself.
 
-    The frames that will come again are kept on disk (see `FrameStore`), not in memory.
+    The frames that will come again are kept in a FrameStore, not in memory.
     """
-    last = len(clip.found) - 1
-    # The earliest frame that comes again; where the video is as long as the sound, none does.
+    if clip.source.is_still:
+        yield from itertools.repeat((0, clip.source.image), clip.num_frames)
+        return
+    last = len(clip.track.found) - 1
+    # The earliest frame that comes again; where the video is as long as the audio, none does.
     first_again = max(0, 2 * last + 1 - clip.num_frames)
-    with FrameStore(folder) as store:
-        for index, frame in enumerate(clip.footage.frames(last + 1)):
+    with FrameStore(cache_dir) as store:
+        for index, frame in enumerate(clip.source.frames(last + 1)):
             yield index, frame
             if index >= first_again and clip.num_frames > last + 1:
                 store.put(index, frame)
@@ -194,76 +262,74 @@ def _to_and_fro(clip, folder):
             yield index, store.get(index)
 
 
-def _batches(clip, frames, img_size, batch_size, sync_offset_ms, silence_gate, find, seconds):
-    """Group (index, frame) into _Batches, all of the same number of rows: a generator is compiled for one size.
+def _batches(clip, speech, runner, cache_dir, seconds):
+    """Group the frames into _Batches."""
+    find_lips = LipLandmarks() if runner.needs_lips and clip.track.points is None else None
+    faces = lips = None
+    with contextlib.closing(_play(clip, cache_dir)) as frames:
+        for start in range(0, clip.num_frames, runner.batch_size):
+            with timed(seconds, "decode"):
+                group = list(itertools.islice(frames, runner.batch_size))
+            with timed(seconds, "crop"):
+                indices = [index if clip.track.found[index] else None for index, _ in group]
+                rolls = [0.0 if index is None else clip.excess_roll(index) for index in indices]
+                shown = [row for row, index in enumerate(indices) if index is not None]
+                audio = [speech.window(start + row, clip.source.fps) for row in shown]
+                if faces is None or not clip.source.is_still or len(faces) != len(shown):  # an image is cropped once
+                    inputs = [_crop(clip, indices[row], group[row][1], rolls[row], runner, find_lips) for row in shown]
+                    faces = np.stack([face for face, _ in inputs]) if inputs else None
+                    lips = np.stack([points for _, points in inputs]) if inputs else None
+            yield _Batch([frame for _, frame in group], indices, rolls, faces, lips, np.stack(audio) if audio else None)
 
-    find: a `lips.LipLandmarks` where the lips are wanted and no landmarks are known, else None.
+
+def _crop(clip, index, frame, roll, runner, find_lips):
+    """Return the generator's face (S, S, 6) float32 for a frame, and the lips of its reference, (40,) float32.
+
+    find_lips: a LipLandmarks where lips are needed and no landmarks are known, else None: then they are zeros.
     """
-    late = Fraction(sync_offset_ms) / 1000 * clip.fps  # in frames
-    at_rest = rest(clip.mel, clip.num_frames, clip.fps, late) if silence_gate else np.zeros(clip.num_frames, "float32")
-    six, nothing = None, np.float32(-hparams.max_abs_value)
-    for start in range(0, clip.num_frames, batch_size):
-        with timed(seconds, "decode"):
-            group = list(itertools.islice(frames, batch_size))
-        with timed(seconds, "crop"):
-            found = [(row, index) for row, (index, _) in enumerate(group) if clip.found[index]]
-            tilts = [clip.excess_roll(index) if clip.found[index] else 0.0 for index, _ in group]
-            mels = np.zeros((batch_size, hparams.num_mels, hparams.mel_window, 1), np.float32)
-            for n, (row, _) in enumerate(found):
-                window = mel_window(clip.mel, start + row + late, clip.fps)
-                mels[n, ..., 0] = window + at_rest[start + row] * (nothing - window)
-            if six is None or clip.still is None:  # a still picture is cropped once
-                six = np.zeros((batch_size, img_size, img_size, 6), np.float32)
-                lips = np.zeros((batch_size, 2 * NUM_LIPS), np.float32)
-                for n, (row, index) in enumerate(found):
-                    shown = own = crop.rotate(crop.crop(group[row][1], clip.boxes[index], img_size), tilts[row])
-                    points = None
-                    if clip.points is not None:
-                        points = crop.rotate_points(clip.landmarks(index), tilts[row])
-                    if clip.references is not None:
-                        shown, points = clip.references.crop(index, own, points)
-                    six[n] = crop.generator_input(shown, own)
-                    if points is not None:
-                        lips[n] = points[LIPS].ravel()
-                    elif find:
-                        lips[n] = find(shown).ravel()
-        boxes = [clip.boxes[index] if clip.found[index] else None for index, _ in group]
-        points = [None if clip.points is None else clip.points[index] for index, _ in group]
-        yield _Batch([frame for _, frame in group], boxes, points, tilts, six, lips, mels)
+    reference = own = crop.rotate(crop.crop(frame, clip.track.boxes[index], runner.img_size), roll)
+    points = None if clip.track.points is None else crop.rotate_points(clip.landmarks(index), roll)
+    if clip.references is not None:
+        reference, points = clip.references.fit(index, own, points)
+    if points is not None:
+        lips = points[LIPS].ravel()
+    else:
+        lips = find_lips(reference).ravel() if find_lips else np.zeros(2 * NUM_LIPS)
+    return crop.generator_input(reference, own), lips.astype(np.float32)
 
 
-def _generated(batches, generate, seconds):
-    """Yield (batch, generated crops (n, S, S, 3) BGR uint8): one for each frame of the batch that has a face.
-
-    As many batches are under way at a time as a Speaker says.
-    """
+def _predict(batches, runner, seconds):
+    """Yield (batch, generated crops (F, S, S, 3) BGR uint8), with as many batches under way as the runner takes."""
 
     def work(batch):
-        count, start = sum(box is not None for box in batch.boxes), time.perf_counter()
-        lips = [batch.lips] if getattr(generate, "wants_lips", False) else []
-        crops = generate(batch.faces, batch.mels, *lips)[:count] if count else ()
-        crops = np.clip(np.asarray(crops, np.float32) * 255 + 0.5, 0, 255).astype(np.uint8)
+        start = time.perf_counter()
+        if batch.faces is None:
+            return batch, [], 0.0
+        crops = np.asarray(runner.predict(batch.faces, batch.audio, batch.lips), np.float32)
+        crops = np.clip(crops * 255 + 0.5, 0, 255).astype(np.uint8)
         return batch, crops, time.perf_counter() - start
 
-    at_once, under_way = getattr(generate, "at_once", 1), collections.deque()
-    with concurrent.futures.ThreadPoolExecutor(at_once) as pool, contextlib.closing(batches):
-        for batch in itertools.chain(batches, [None] * at_once):
+    under_way = collections.deque()
+    with concurrent.futures.ThreadPoolExecutor(runner.concurrency) as pool, contextlib.closing(batches):
+        for batch in itertools.chain(batches, [None] * runner.concurrency):
             if batch is not None:
                 under_way.append(pool.submit(work, batch))
-            if under_way and (batch is None or len(under_way) == at_once):
+            if under_way and (batch is None or len(under_way) == runner.concurrency):
                 batch, crops, taken = under_way.popleft().result()
                 seconds["generate"] = seconds.get("generate", 0.0) + taken
                 yield batch, crops
 
 
-def _pasted(generated, seconds):
-    """Yield (frame, has_face, source), the generated crops pasted into the frames that have a face."""
+def _paste(generated, clip, seconds):
+    """Yield (frame, has_face, the source's frame), the generated crops pasted into the frames that have a face."""
+    boxes, points = clip.track.boxes, clip.track.points
     with contextlib.closing(generated):
         for batch, crops in generated:
             crops = iter(crops)
-            for source, box, points, tilt in zip(batch.frames, batch.boxes, batch.points, batch.tilts, strict=True):
+            for source, index, roll in zip(batch.frames, batch.indices, batch.rolls, strict=True):
                 with timed(seconds, "paste"):
                     frame = source
-                    if box is not None:
-                        frame = paste_back(source, crop.rotate(next(crops), -tilt), box, points)
-                yield frame, box is not None, source
+                    if index is not None:
+                        landmarks = None if points is None else points[index]
+                        frame = paste_back(source, crop.rotate(next(crops), -roll), boxes[index], landmarks)
+                yield frame, index is not None, source

@@ -1,9 +1,9 @@
-"""What a video's generator looks at: whose lips, teeth and skin it is to use for a frame.
+"""References: whose lips, teeth and skin the generator uses for each frame of a video.
 
-The networks learned with another frame of the clip as reference. A frame that is its own reference shows the answer to
-another question, the lips that were there, and they leak into the result; a fixed frame does not fit where the head
-turns. So the mouth of one frame of the shot, hardly open, is fitted into each frame's own crop
-(`experiments/compare_references.py` compares the ways). References are looked for in the first 10 s of each shot.
+The networks learned with another frame of the clip as reference. A frame that is its own reference shows the lips that
+were there, and they leak into the result; a fixed frame does not fit where the head turns. So the mouth of one frame of
+the shot, nearly closed, is fitted into each frame's own crop (`experiments/compare_references.py` compares the modes).
+References are searched in the first 10 s of each shot.
 """
 
 import contextlib
@@ -12,18 +12,16 @@ import dataclasses
 import cv2
 import numpy as np
 
-from audio_hparams import hparams
 from lipgan.faces import crop as face_crop
 from lipgan.faces.crop import to_crop_coords
 from lipgan.faces.landmarks import EYES, LIPS
 from lipgan.inference.frame_cache import FrameStore
 
-# fitted: the frame itself with the mouth of the shot's usual frame fitted in. same: the frame itself. closed: the
-# shot's frame whose mouth is least open. far: the shot's first frame, but the last one for those nearest to the first.
-WAYS = ("fitted", "same", "closed", "far")
+# fitted: the frame itself with the mouth of the shot's reference frame fitted in. same: the frame itself.
+REFERENCE_MODES = ("fitted", "same")
 STILL_POINTS = [0, 1, 2, *range(14, 48)]  # of dlib's 68 landmarks: the ears' side of the jaw, brows, nose, eyes
-KEPT_PX = 256  # side of the crops that are kept, one or two a shot
-SEARCH_S = 10  # seconds of a shot in which its reference is looked for
+CROP_PX = 256  # side of the crops that are stored, one a shot
+SEARCH_S = 10  # seconds of a shot in which its reference is searched
 USUAL_OPENING, USUAL_WIDTH = 0.25, 0.6  # so many of the mouths in a shot are less open, and less wide
 REACH = (0.62, 0.5)  # half width and height of what is fitted, about the lips' middle, in parts of the eyes' distance
 FEATHER = 0.35  # of that reach, from its edge inwards
@@ -31,85 +29,77 @@ FEATHER = 0.35  # of that reach, from its edge inwards
 
 @dataclasses.dataclass
 class References:
-    """The frames that a video's frames refer to. Not to be shared between threads."""
+    """The reference frames of a video. Not to be shared between threads."""
 
-    crops: FrameStore  # of K, each (KEPT_PX, KEPT_PX, 3) BGR uint8
+    crops: FrameStore  # of K, each (CROP_PX, CROP_PX, 3) BGR uint8
     points: np.ndarray  # (K, 68, 2) float32: landmarks in parts of the crop's side
-    of: np.ndarray  # (N,) int: which of the K each frame refers to; -1 where there is no face
-    fitted: bool  # only the mouth is used
-    _last: tuple = (None, None)  # (number, side) of the crop that was asked for, and that crop: often the next one too
+    number: np.ndarray  # (N,) int: which of the K each frame refers to; -1 where there is no face
+    _last: tuple = (None, None)  # (number, side) of the crop that was read last, and that crop: often the next one too
 
-    def crop(self, index, own, points):
-        """The reference of frame `index`, whose own crop (S, S, 3) has landmarks `points` (68, 2).
+    def fit(self, index, own, points):
+        """Return the reference of frame `index`, whose own crop (S, S, 3) has landmarks `points` (68, 2).
 
         Returns its crop (S, S, 3) uint8 and its landmarks (68, 2) in parts of S.
         """
-        number, size = self.of[index], own.shape[1::-1]
-        tilt = 0.0 if self.fitted else face_crop.excess_roll(self.points[number])
+        number, size = self.number[index], own.shape[1::-1]
         if self._last[0] != (number, size):
-            crop = cv2.resize(self.crops.get(number), size, interpolation=cv2.INTER_AREA)
-            self._last = (number, size), face_crop.rotate(crop, tilt)
-        crop, seen = self._last[1], face_crop.rotate_points(self.points[number], tilt)
-        return fit_mouth(crop, seen, own, points) if self.fitted else (crop, seen)
+            self._last = (number, size), cv2.resize(self.crops.get(number), size, interpolation=cv2.INTER_AREA)
+        return fit_mouth(self._last[1], self.points[number], own, points)
 
 
-def read_references(way, footage, track):
-    """Choose the frames by the track of faces, and read them. None where each frame is its own reference.
+def read_references(mode, source, track):
+    """Choose the reference frames by the face track, and read them. None where each frame is its own reference.
 
-    way: of WAYS. footage: a `footage.Footage`. track: its `tracking.Track`; without landmarks nothing can be chosen.
+    mode: of REFERENCE_MODES. source: a `source.Source` of a video. track: its `tracker.Track`; without landmarks
+    nothing can be chosen.
     """
-    if way == "same" or track.points is None:
+    if mode == "same" or track.points is None:
         return None
-    of_frame = chosen_frames(way, track, float(footage.info.fps))
-    wanted, of = np.unique(of_frame, return_inverse=True)
-    wanted, of = (wanted[1:], of - 1) if wanted[0] < 0 else (wanted, of)
+    of_frame = choose_references(track, float(source.fps))
+    wanted, number = np.unique(of_frame, return_inverse=True)
+    wanted, number = (wanted[1:], number - 1) if wanted[0] < 0 else (wanted, number)
     crops, row = FrameStore(), 0
-    with contextlib.closing(footage.frames(wanted[-1] + 1)) as frames:
+    with contextlib.closing(source.frames(wanted[-1] + 1)) as frames:
         for index, frame in enumerate(frames):
             if index == wanted[row]:
-                crops.put(row, face_crop.crop(frame, track.boxes[index], KEPT_PX))
+                crops.put(row, face_crop.crop(frame, track.boxes[index], CROP_PX))
                 row += 1
-    return References(crops, to_crop_coords(track.points[wanted], track.boxes[wanted]), of, way == "fitted")
+    return References(crops, to_crop_coords(track.points[wanted], track.boxes[wanted]), number)
 
 
-def chosen_frames(way, track, fps):
-    """For each frame of a `tracking.Track`, the index of the frame that it refers to: (N,) int, -1 without a face."""
+def choose_references(track, fps):
+    """Return, for each frame of a `tracker.Track`, the index of its reference frame: (N,) int, -1 without a face."""
     of_frame = np.full(len(track.found), -1)
     for shot in np.unique(track.shots):
         own = np.flatnonzero((track.shots == shot) & track.found)
-        seen = own[track.seen[own]]
-        if not len(own):
-            continue
-        if way == "far":
-            of_frame[own] = np.where(own - seen[0] < hparams.min_reference_gap, seen[-1], seen[0])
-            continue
-        first = seen[: max(1, round(SEARCH_S * fps))]
-        of_frame[own] = first[usual_frame(track.points[first], 0.0 if way == "closed" else USUAL_OPENING)]
+        if len(own):
+            first = own[track.seen[own]][: max(1, round(SEARCH_S * fps))]
+            of_frame[own] = first[usual_frame(track.points[first])]
     return of_frame
 
 
-def usual_frame(points, share):
-    """Which of the frames with landmarks (N, 68, 2) shows a usual mouth and pose: its index.
+def usual_frame(points, share=USUAL_OPENING):
+    """Return the index of the frame, of those with landmarks (N, 68, 2), with the most usual mouth and pose.
 
-    share: so many of the mouths are less open than the one that is looked for (0: none).
+    share: share of the mouths that are less open than the one that is looked for (0: none).
     """
     left, right = (points[:, eye].mean(1) for eye in EYES)
     unit = np.linalg.norm(right - left, axis=1).clip(1e-6)
     opening = np.linalg.norm(points[:, 66] - points[:, 62], axis=1) / unit
     width = np.linalg.norm(points[:, 54] - points[:, 48], axis=1) / unit
-    turn = (points[:, 30] - (left + right) / 2)[:, 0] / unit  # of the nose's tip: the head's, to the side
-    nod = (points[:, 30] - (left + right) / 2)[:, 1] / unit
-    wanted = (opening, np.quantile(opening, share)), (width, np.quantile(width, USUAL_WIDTH))
-    wanted += tuple((value, np.median(value)) for value in (turn, nod))
-    far = sum(np.abs(value - usual) / max(value.std(), 1e-3) for value, usual in wanted)
-    return int(np.argmin(far))
+    yaw = (points[:, 30] - (left + right) / 2)[:, 0] / unit  # of the tip of the nose
+    pitch = (points[:, 30] - (left + right) / 2)[:, 1] / unit
+    targets = (opening, np.quantile(opening, share)), (width, np.quantile(width, USUAL_WIDTH))
+    targets += tuple((value, np.median(value)) for value in (yaw, pitch))
+    distance = sum(np.abs(value - target) / max(value.std(), 1e-3) for value, target in targets)
+    return int(np.argmin(distance))
 
 
 def fit_mouth(reference, reference_points, own, own_points):
-    """The crop `own` with the mouth of the crop `reference`, both (S, S, 3) uint8, in its place.
+    """Blend the mouth of the crop `reference` into the crop `own`, both (S, S, 3) uint8.
 
-    points: (68, 2) landmarks in parts of S. The mouth is moved as the parts of the face are that do not speak (an
-    affine map), and takes on the brightness and colour around it. Returns the crop (S, S, 3) uint8, and its landmarks
+    points: (68, 2) landmarks in parts of S. The mouth is moved by the affine map of the parts of the face that do not
+    speak, and takes on the brightness and colour around it. Returns the crop (S, S, 3) uint8, and its landmarks
     (68, 2), those of the lips as they were fitted in.
     """
     size = own.shape[0]

@@ -1,80 +1,143 @@
-"""A generator made ready for many frames: compiled for this machine, and looking at a still picture only once."""
+"""GeneratorRunner: a generator compiled for this machine, called in one way by inference, validation and evaluation.
 
+Keras is imported inside the functions: `load_runner` chooses the backend first.
+"""
+
+import functools
+import hashlib
+import pathlib
 import queue
 import threading
 
-import keras
 import numpy as np
 
-from lipgan.models import checkpoint
-from lipgan.models.warp import has_lips, informed, seen_lips
+from lipgan.inference.options import SHIPPED_CHECKPOINT
+from lipgan.models.backend import has_gpu, import_keras, set_backend
+from lipgan.models.metadata import check_kind, description
+from lipgan.utils.cli import UserError, warn
 
-HARMLESS = ("residual",)  # kinds that bfloat16 was seen, with trained weights, to change by 4 grey levels at most
+BFLOAT16_KINDS = ("residual",)  # whose results, with trained weights, bfloat16 changes by 4 grey levels at most
+CPU_BATCH, GPU_BATCH = 8, 64
 
 
-class Speaker:
-    """Called with faces (B, S, S, 6) and mels (B, 80, 27, 1), gives pictures (B, S, S, 3) in [0, 1]; all float32.
+class GeneratorRunner:
+    """Runs a generator on batches of one size; a still image is encoded once. For one clip at a time.
 
-    Where `wants_lips`, lips (B, 40) are a third argument: where those of the references are (see warp.py).
-    generator: a keras.Model of `generator.build_generator`. A lower_half_nchw one makes the lower half and two
-    rows more, which is what is pasted; above that the pictures are the pose. B is always `batch_size`.
-    still: all faces of a clip are the same one, which is looked at once: half of the residual generator's work.
-    `forget` between clips.
-    Up to `at_once` threads may call it at a time: two, each with half of the cores, get more done than one with all
-    (but a `batch_size` of 1 is for those who wait for every frame).
+    img_size: side S of the faces. batch_size: B. audio_kind: the features it hears, of `audio_features.KINDS`.
+    needs_lips: whether `predict` uses lips. concurrency: threads that may call `predict` at a time. info: the
+    checkpoint's description. name: what results say of it in their metadata.
     """
 
-    def __init__(self, generator, still=False, batch_size=8, precision="float32"):
-        self.img_size, self.batch_size, self.wants_lips = generator.input_shape[0][2], batch_size, has_lips(generator)
-        self._lean = generator.input_shape[0][1] != self.img_size
-        self.at_once = 2 if batch_size > 1 and keras.backend.backend() == "openvino" else 1
-        self.still, self._seen, self._lock = still, None, threading.Lock()
-        whole = informed(generator) if self.wants_lips else generator
-        self._look, speak = _parted(generator) if still else (None, whole)
-        self._look = self._look and _runner(self._look, 1, 1, precision)
-        self._speak = _runner(speak, batch_size, self.at_once, precision)
+    def __init__(self, generator, batch_size=CPU_BATCH, precision="float32", info=None, name="a generator"):
+        """Wrap a keras.Model of `generator.build_generator`. precision: float32 or bfloat16, on OpenVINO only.
 
-    def __call__(self, faces, mels, lips=None):
-        if not self._lean:
-            return self._said(faces, mels, *([lips] if self.wants_lips else []))
-        made = self._said(*(np.ascontiguousarray(np.moveaxis(x, -1, 1)) for x in (faces, mels)))
-        pictures = faces[..., 3:].copy()
-        pictures[:, -made.shape[2] :] = np.moveaxis(made, 1, -1)
-        return pictures
+        Its channels-first form generates the lower half and two rows more, which is what is pasted; above that the
+        faces returned are the pose.
+        """
+        import keras
 
-    def _said(self, faces, mels, *lips):
-        if not self.still:
-            return self._speak([faces, mels, *lips])[0]
+        from lipgan.models.warp import has_lips
+
+        self.img_size, self.batch_size, self.info, self.name = generator.input_shape[0][2], batch_size, info or {}, name
+        self.audio_kind, self.needs_lips = "mel", has_lips(generator)
+        self._lower_half_only = generator.input_shape[0][1] != self.img_size
+        self._generator, self._precision = generator, precision
+        # Two calls at a time, each with half of the cores, get more done than one with all; a batch size of 1 is for
+        # those who wait for every frame.
+        self.concurrency = 2 if batch_size > 1 and keras.backend.backend() == "openvino" else 1
+        self._lock, self._face_codes, self._still = threading.Lock(), None, False
+
+    def reset(self, still=False):
+        """Start a clip. still: all of its faces are the same one, which is encoded once: half of residual's work."""
+        self._face_codes, self._still = None, still
+        _ = self._networks  # compiled here, not in the first batch
+        return self
+
+    def predict(self, faces, audio, lips=None):
+        """Generate faces: (N, S, S, 3) float32 in [0, 1].
+
+        faces: (N, S, S, 6) float32 of `crop.generator_input`. audio: (N, ...) windows of `AudioFeatures`. lips:
+        (N, 40) float32, x and y of the 20 lip landmarks of the references in parts of S; only where `needs_lips`.
+        """
+        if self.needs_lips and lips is None:
+            raise ValueError("this generator needs the lips of the references")
+        inputs = [faces, audio, lips] if self.needs_lips else [faces, audio]
+        results = []
+        for start in range(0, len(faces), self.batch_size):
+            batch = [values[start : start + self.batch_size] for values in inputs]
+            count = len(batch[0])
+            if count < self.batch_size:
+                batch = [np.concatenate([v, np.repeat(v[-1:], self.batch_size - count, axis=0)]) for v in batch]
+            results.append(self._predict_batch(*batch)[:count])
+        return results[0] if len(results) == 1 else np.concatenate(results)
+
+    def _predict_batch(self, faces, audio, *lips):
+        if not self._lower_half_only:
+            return self._decode(faces, audio, *lips)
+        lower = self._decode(*(np.ascontiguousarray(np.moveaxis(x, -1, 1)) for x in (faces, audio)))
+        results = faces[..., 3:].copy()
+        results[:, -lower.shape[2] :] = np.moveaxis(lower, 1, -1)
+        return results
+
+    def _decode(self, faces, audio, *lips):
+        encode, decode = self._networks
+        if encode is None:
+            return decode([faces, audio, *lips])[0]
+        return decode([*self._encode_face(faces, lips), *lips, audio])[0]
+
+    def _encode_face(self, faces, lips):
+        """Return what the network computes from the still image alone, repeated over the batch."""
         with self._lock:
-            if self._seen is None:
-                seen = self._look([faces[:1], *(points[:1] for points in lips)])
-                self._seen = [np.repeat(features, self.batch_size, axis=0) for features in seen]
-        return self._speak([*self._seen, *lips, mels])[0]
+            if self._face_codes is None:
+                codes = self._networks[0]([faces[:1], *(points[:1] for points in lips)])
+                self._face_codes = [np.repeat(code, self.batch_size, axis=0) for code in codes]
+            return self._face_codes
 
-    def forget(self):
-        """The next faces are those of another clip."""
-        self._seen = None
+    @property
+    def _networks(self):
+        return self._still_networks if self._still else self._video_networks
+
+    @functools.cached_property
+    def _video_networks(self):
+        from lipgan.models.warp import informed
+
+        whole = informed(self._generator) if self.needs_lips else self._generator
+        return None, _compile(whole, self.batch_size, self.concurrency, self._precision)
+
+    @functools.cached_property
+    def _still_networks(self):
+        encode, decode = _split(self._generator)
+        return (
+            _compile(encode, 1, 1, self._precision),
+            _compile(decode, self.batch_size, self.concurrency, self._precision),
+        )
 
 
-def _parted(generator):
-    """The generator as two keras.Models: face -> what it makes of the face alone; [that, mel] -> picture.
+def _split(generator):
+    """Split a generator into two keras.Models: face -> codes of the face alone; [codes, audio] -> face.
 
-    Where it goes through lips, those of the face are the last input of the first, and the last but one of the second.
+    With lips, those of the face are the last input of the first, and the last but one of the second.
     """
-    face, mel = generator.inputs
+    import keras
+
+    from lipgan.models.warp import has_lips, seen_lips
+
+    face, audio = generator.inputs
     lips = [seen_lips(generator)] if has_lips(generator) else []
     known = {id(tensor) for tensor in lips}
-    heard, before_sound = {id(mel)}, []  # tensors that depend on the sound; those that meet it and do not
+    from_audio, codes = {id(audio)}, []  # tensors that depend on the audio; those that meet it and do not
     for step in generator.operations:  # layers and bare operations, from the inputs to the output
         inputs = [] if isinstance(step, keras.layers.InputLayer) else keras.tree.flatten(step.input)
-        if any(id(tensor) in heard for tensor in inputs):
-            before_sound += [t for t in inputs if id(t) not in heard | known and all(t is not b for b in before_sound)]
-            heard.update(id(tensor) for tensor in keras.tree.flatten(step.output))
-    return keras.Model([face, *lips], before_sound), keras.Model([*before_sound, *lips, mel], generator.output)
+        if any(id(tensor) in from_audio for tensor in inputs):
+            codes += [t for t in inputs if id(t) not in from_audio | known and all(t is not code for code in codes)]
+            from_audio.update(id(tensor) for tensor in keras.tree.flatten(step.output))
+    return keras.Model([face, *lips], codes), keras.Model([*codes, *lips, audio], generator.output)
 
 
-def _runner(model, batch_size, at_once, precision):
-    """A function from the model's inputs, a list of arrays, to the list of its outputs."""
+def _compile(model, batch_size, concurrency, precision):
+    """Return a function from the model's inputs, a list of arrays, to the list of its outputs."""
+    import keras
+
     if keras.backend.backend() != "openvino":
 
         def predict(inputs):
@@ -91,45 +154,87 @@ def _runner(model, batch_size, at_once, precision):
     tensors = [keras.ops.convert_to_tensor(p.output(0)) for p in parameters]
     outputs = keras.tree.flatten(model(tensors if len(tensors) > 1 else tensors[0]))
     settings = {"INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32"}
-    settings |= {"PERFORMANCE_HINT": "THROUGHPUT" if at_once > 1 else "LATENCY"}
-    settings |= {"PERFORMANCE_HINT_NUM_REQUESTS": str(at_once)}
+    settings |= {"PERFORMANCE_HINT": "THROUGHPUT" if concurrency > 1 else "LATENCY"}
+    settings |= {"PERFORMANCE_HINT_NUM_REQUESTS": str(concurrency)}
     compiled = ov.compile_model(ov.Model([x.output for x in outputs], parameters), "CPU", settings)
     idle = queue.SimpleQueue()
-    for _ in range(at_once):
+    for _ in range(concurrency):
         idle.put(compiled.create_infer_request())
 
     def run(inputs):
         request = idle.get()
         try:
-            made = request.infer(inputs, share_inputs=True)
-            return [made[n] for n in range(len(outputs))]
+            results = request.infer(inputs, share_inputs=True)
+            return [results[n] for n in range(len(outputs))]
         finally:
             idle.put(request)
 
     return run
 
 
-def load_speaker(path, kind=None, still=False, batch_size=8, precision="auto"):
-    """(Speaker, info) of the weights in `path`, as `checkpoint.load_generator` finds them, and a line to tell, or None.
+# Loading --------------------------------------------------------------------------------------------------------------
 
-    precision: of options.PRECISIONS. "auto" is bfloat16 where OpenVINO says that the CPU multiplies such numbers itself
-    and the generator is known to bear it (HARMLESS), else float32. The line tells where bfloat16 cannot be had.
+
+def load_runner(checkpoint=None, model=None, batch_size=None, precision="auto", backend=None) -> GeneratorRunner:
+    """Load a generator for `lipgan.lipsync`; the same arguments give the same runner, without loading it again.
+
+    checkpoint: X.weights.h5 or a legacy .h5 (default: the shipped weights). model: the kind it must be (default: as the
+    file says). batch_size: faces at a time (default: 8, on a GPU 64). precision: auto, float32 or bfloat16; auto is
+    bfloat16 where OpenVINO has it on this CPU and the generator is known to bear it. backend: what Keras runs on
+    (default: KERAS_BACKEND if set, else tensorflow with a GPU, openvino without); once Keras is imported, that one.
+    Raises UserError.
     """
-    if keras.backend.backend() != "openvino":
+    path = SHIPPED_CHECKPOINT if checkpoint is None else pathlib.Path(checkpoint)
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; give the path of a checkpoint")
+    check_kind(path, description(path), model)
+    gpu = has_gpu()
+    backend = set_backend(backend, default="tensorflow" if gpu else "openvino")  # the fastest on this machine
+    batch_size = batch_size or (GPU_BATCH if gpu and backend != "openvino" else CPU_BATCH)
+    state = path.stat()
+    return _load(path.absolute(), (state.st_mtime_ns, state.st_size), model, batch_size, precision)
+
+
+@functools.lru_cache(maxsize=4)
+def _load(path, state, kind, batch_size, precision):
+    import_keras()
+    import keras
+
+    from lipgan.models import checkpoint
+
+    _warn_of_idle_gpu()
+    if keras.backend.backend() == "openvino":
+        # Channels first: else Keras turns every map round before and after every convolution.
+        generator, info = checkpoint.load_generator(path, kind, lean=True)
+        precision = _openvino_precision(precision, info["model"])
+    else:
         before = keras.config.dtype_policy()
         keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
         try:
             generator, info = checkpoint.load_generator(path, kind)
         finally:
             keras.config.set_dtype_policy(before)
-        return Speaker(generator, still, batch_size), info, None
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return GeneratorRunner(generator, batch_size, precision, info, f"{path.name} ({digest[:12]})")
+
+
+def _openvino_precision(precision, kind):
+    """Return float32 or bfloat16 for a kind of generator; a line on stderr says where bfloat16 cannot be had."""
     import openvino as ov
 
-    # Else Keras would turn every map round before and after every convolution, as OpenVINO has the channels first.
-    generator, info = checkpoint.load_generator(path, kind, lower_half_nchw=True)
-    able = "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    told = None
-    if precision == "bfloat16" and not able:
-        told = "--precision bfloat16: this CPU has no bfloat16 arithmetic; float32 is used"
-    wanted = precision == "bfloat16" or (precision == "auto" and info["model"] in HARMLESS)
-    return Speaker(generator, still, batch_size, "bfloat16" if wanted and able else "float32"), info, told
+    has_bfloat16 = "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if precision == "bfloat16" and not has_bfloat16:
+        warn("--precision bfloat16: this CPU has no bfloat16 arithmetic; float32 is used")
+    wanted = precision == "bfloat16" or (precision == "auto" and kind in BFLOAT16_KINDS)
+    return "bfloat16" if wanted and has_bfloat16 else "float32"
+
+
+def _warn_of_idle_gpu():
+    """Warn where TensorFlow cannot use the GPU of this machine: the plain package has no CUDA."""
+    import keras
+
+    if not has_gpu() or keras.backend.backend() != "tensorflow":
+        return
+    if not any("gpu" in name for name in keras.distribution.list_devices()):
+        warn('warning: TensorFlow finds no GPU; pip install "tensorflow[and-cuda]", or --backend openvino for the CPU')

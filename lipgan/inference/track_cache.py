@@ -1,26 +1,26 @@
-"""Where the face is in a video, kept on disk: another sound or other weights then cost no search.
+"""Face tracks of videos, cached on disk: other audio or other weights then need no search.
 
 A file is named after the video's content and all that decides on boxes, so it is never wrong, only missing. It holds as
-many frames as the sound needed; a longer sound searches the video again.
+many frames as the audio needed; longer audio searches the video again.
 """
 
 import contextlib
 import hashlib
 import json
-import sys
 import zipfile
 
 import numpy as np
 
 from audio_hparams import hparams
 from lipgan.faces.tracker import Track
+from lipgan.utils.cli import warn
 from lipgan.utils.files import atomic_write
 
-VERSION = 5  # to be raised when `faces` finds other boxes in the same video
+VERSION = 5  # raise it when `lipgan.faces` finds other boxes in the same video
 
 
 def cache_path(folder, video, **settings):
-    """The file for this video (by content: a copy under another name counts as the same) and these settings."""
+    """Return the file for this video (by content: a copy under another name is the same) and these settings."""
     with video.open("rb") as file:
         digest = hashlib.file_digest(file, "blake2b")
     digest.update(json.dumps([VERSION, hparams.as_dict(), settings], sort_keys=True, default=str).encode())
@@ -28,9 +28,9 @@ def cache_path(folder, video, **settings):
 
 
 def load_track(path, num_frames):
-    """The tracking.Track of the first num_frames frames (or all of a shorter video), or None.
+    """Return the tracker.Track of the first num_frames frames (or all of a shorter video), or None.
 
-    A file that cannot be read is passed over with a line on stderr.
+    A file that cannot be read is skipped with a line on stderr.
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:
@@ -43,13 +43,13 @@ def load_track(path, num_frames):
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
-        print(f"{path} is no file of boxes ({e}); faces are searched anew", file=sys.stderr)
+        warn(f"{path} is not a face track ({e}); the video is searched again")
         return None
     return Track(*(array[:num_frames] for array in track)) if whole or count >= num_frames else None
 
 
 def save_track(path, track, whole):
-    """Keep a tracking.Track. whole: it is of all frames of the video. Where nothing can be written, nothing is kept."""
+    """Write a tracker.Track. whole: it is of all frames of the video. A folder that cannot be written is no error."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as temporary, temporary.open("wb") as file:

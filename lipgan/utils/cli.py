@@ -51,6 +51,11 @@ def script(main):
     return wrapper
 
 
+def warn(text):
+    """Print a line on stderr: stdout is for results."""
+    print(one_line(text), file=sys.stderr, flush=True)
+
+
 def one_line(text):
     """Return the text with line breaks, which file names may contain, escaped."""
     return str(text).replace("\r", "\\r").replace("\n", "\\n")

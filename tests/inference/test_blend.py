@@ -1,4 +1,4 @@
-"""paste.py: the mouth changes, and nothing shows where it was put."""
+"""Blending: the mouth changes, and no edge shows."""
 
 import cv2
 import numpy as np

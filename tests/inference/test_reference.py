@@ -1,8 +1,9 @@
-"""reference.py: whose mouth a video's generator looks at."""
+"""References: whose mouth the generator uses."""
 
 import cv2
 import numpy as np
 import pytest
+from helpers.runners import FunctionRunner
 from helpers.sounds import write_wav
 
 from lipgan.data.lip_landmarks import LipLandmarks
@@ -10,8 +11,11 @@ from lipgan.faces.crop import FAMILIAR_TILT, crop, rotate, rotate_points
 from lipgan.faces.landmarks import EYES
 from lipgan.faces.tracker import Track, follow_face
 from lipgan.inference import reference
-from lipgan.inference.pipeline import lipsync_frames, prepare
-from lipgan.inference.reference import chosen_frames, fit_mouth, to_crop_coords, usual_frame
+from lipgan.inference.options import LipsyncOptions
+from lipgan.inference.pipeline import generate_frames
+from lipgan.inference.preparation import load_audio, prepare
+from lipgan.inference.reference import choose_references, fit_mouth, to_crop_coords, usual_frame
+from lipgan.inference.source import open_source
 from lipgan.media import video
 
 
@@ -26,32 +30,26 @@ def mouths(openings, widths=None):
     return points
 
 
-def test_the_reference_hardly_opens_its_mouth_and_does_not_purse_it():
+def test_usual_frame_is_nearly_closed_and_not_pursed():
     openings, widths = [9, 0, 1, 2, 3, 4, 5, 6, 2], [0, 0, 0, 0, 0, 0, 0, 0, -9]
     assert usual_frame(mouths(openings, widths), 0.25) == 3
     assert usual_frame(mouths(openings, widths), 0) == 1
 
 
-def test_every_shot_refers_to_a_frame_of_its_own():
+def test_each_shot_has_a_reference_of_its_own():
     points = mouths([5, 1, 0, 3, 7, 2])
     found = np.array([1, 1, 1, 0, 1, 1], bool)
     track = Track(None, found, points, np.array([0, 0, 0, 1, 1, 1]), found)
-    assert chosen_frames("closed", track, 25).tolist() == [2, 2, 2, -1, 5, 5]
-    assert chosen_frames("far", track, 25).tolist() == [2, 2, 2, -1, 5, 5]  # both are shorter than the gap
+    assert choose_references(track, 25).tolist() == [1, 1, 1, -1, 5, 5]
 
 
-def test_a_frame_whose_face_was_not_seen_is_no_reference():
+def test_bridged_frame_is_no_reference():
     found = np.ones(4, bool)
     track = Track(None, found, mouths([5, 0, 1, 7]), np.zeros(4, int), np.array([1, 0, 1, 1], bool))
-    assert chosen_frames("closed", track, 25).tolist() == [2] * 4
+    assert choose_references(track, 25).tolist() == [0] * 4
 
 
-def test_a_far_reference_is_the_first_frame_or_for_its_neighbours_the_last():
-    track = Track(None, np.ones(9, bool), mouths(np.zeros(9)), np.zeros(9, int), np.ones(9, bool))
-    assert chosen_frames("far", track, 25).tolist() == [8] * 6 + [0] * 3
-
-
-def test_the_fitted_mouth_moves_with_the_head_and_takes_its_colour(astronaut, hog):
+def test_fitted_mouth_follows_pose_and_colour(astronaut, hog):
     track = follow_face([astronaut], 25, hog)
     points, own = to_crop_coords(track.points[0], track.boxes[0]), crop(astronaut, track.boxes[0], 96)
     to = np.array([[1.05, 0.06, -5.0], [-0.06, 1.05, 1.0]])
@@ -80,22 +78,21 @@ def clip(tmp_path_factory, astronaut):
     return folder / "face.mp4", write_wav(folder / "sound.wav", 12 / 25)
 
 
-@pytest.mark.parametrize("way", reference.WAYS)
-def test_the_generator_is_shown_the_reference_that_was_chosen(clip, hog, way):
+@pytest.mark.parametrize("mode", reference.REFERENCE_MODES)
+def test_generator_gets_the_reference_of_the_mode(clip, mode):
     shown = []
 
     def look(faces, mels):
         shown.extend(faces)
         return faces[..., :3]
 
-    made = prepare(*clip, detector=hog, reference=way)
-    frames = list(lipsync_frames(made, look, batch_size=4))
+    options = LipsyncOptions(detector="hog", reference=mode)
+    prepared = prepare(open_source(clip[0], options), load_audio(clip[1]), options)
+    frames = list(generate_frames(prepared, FunctionRunner(look, 96, 4), options))
     assert len(frames) == len(shown) == 12
     white = [(face[64:78, 40:56, :3] > 0.9).all(axis=-1).mean() > 0.3 for face in shown]
-    expected = {"same": [False] * 9 + [True] * 3, "far": [True] * 6 + [False] * 6}
-    assert white == expected.get(way, [False] * 12)
-    upper = np.abs(shown[11][:36, :, :3] - shown[11][:36, :, 3:]).mean()
-    assert (upper == 0) == (way in ("same", "fitted"))  # the frame itself but for the mouth
+    assert white == ([False] * 9 + [True] * 3 if mode == "same" else [False] * 12)
+    assert np.abs(shown[11][:36, :, :3] - shown[11][:36, :, 3:]).mean() == 0  # the frame itself but for the mouth
 
 
 def tilted(picture, degrees):
@@ -104,9 +101,7 @@ def tilted(picture, degrees):
 
 
 @pytest.mark.parametrize(("degrees", "upright"), [(-22, False), (18, False), (0, True)])
-def test_a_tilted_head_is_upright_for_the_generator_and_tilted_again_in_the_result(
-    tmp_path, astronaut, hog, degrees, upright
-):
+def test_rolled_head_is_upright_for_the_generator_only(tmp_path, astronaut, degrees, upright):
     shown = []
 
     def repeat(faces, mels):
@@ -114,16 +109,18 @@ def test_a_tilted_head_is_upright_for_the_generator_and_tilted_again_in_the_resu
         return faces[..., :3]
 
     cv2.imwrite(str(tmp_path / "face.png"), tilted(astronaut, degrees))
-    clip = prepare(tmp_path / "face.png", write_wav(tmp_path / "sound.wav", 0.04), detector=hog)
+    options = LipsyncOptions(detector="hog")
+    source = open_source(tmp_path / "face.png", options)
+    clip = prepare(source, load_audio(write_wav(tmp_path / "sound.wav", 0.04)), options)
     assert (clip.excess_roll(0) == 0) == upright
-    frame, _ = next(iter(lipsync_frames(clip, repeat, batch_size=1)))
-    assert np.abs(frame.astype(int) - clip.still).mean() < 1  # what comes back lies where it was
+    frame, _ = next(generate_frames(clip, FunctionRunner(repeat, 96, 1), options))
+    assert np.abs(frame.astype(int) - clip.source.image).mean() < 1  # what comes back lies where it was
     face = (shown[0][..., :3] * 255).astype("uint8")
     eyes = [LipLandmarks().face(face)[part].mean(0) for part in EYES]
     assert abs(np.degrees(np.arctan2(*(eyes[1] - eyes[0])[::-1]))) < FAMILIAR_TILT + 2.5
 
 
-def test_landmarks_turn_with_their_crop(astronaut, hog):
+def test_landmarks_rotate_with_their_crop(astronaut, hog):
     track = follow_face([astronaut], 25, hog)
     points, own = to_crop_coords(track.points[0], track.boxes[0]), crop(astronaut, track.boxes[0], 96)
     moved = rotate_points(points, 15)

@@ -1,4 +1,4 @@
-"""inference.py: a generator made ready gives the lower halves that it gives in training."""
+"""GeneratorRunner: the compiled generator gives the lower halves that the training backend gives."""
 
 import os
 import pathlib
@@ -8,23 +8,24 @@ import sys
 import numpy as np
 import pytest
 
+from lipgan.inference.runner import load_runner
+from lipgan.utils.cli import UserError
+
 ROOT = pathlib.Path(__file__).parents[2]
-SPEAK = """
+PREDICT = """
 import sys, pathlib, numpy as np
-import options
-options.set_backend("openvino", "openvino")
-options.import_keras()
-from inference import load_speaker
+import lipgan
 folder = pathlib.Path(sys.argv[1])
-inputs = np.load(folder / "inputs.npz")
+faces, audio, *lips = np.load(folder / "inputs.npz").values()
+runner = lipgan.load_runner(folder / "w.weights.h5", batch_size=2, precision="float32", backend="openvino")
+assert lipgan.load_runner(folder / "w.weights.h5", None, 2, "float32") is runner
 for still in (False, True):
-    speaker, info, told = load_speaker(folder / "w.weights.h5", None, still, batch_size=2, precision="float32")
-    np.save(folder / f"{still}.npy", speaker(*inputs.values()))
+    np.save(folder / f"{still}.npy", runner.reset(still).predict(faces, audio, *lips))
 """
 
 
 @pytest.mark.parametrize("kind", ["residual", "basic", "warp", "warp_tdnn"])
-def test_openvino_gives_the_lower_halves_that_the_training_backend_gives(tmp_path, kind):
+def test_openvino_matches_the_training_backend(tmp_path, kind):
     import keras  # loaded for this test only
 
     from generator import build_generator
@@ -33,7 +34,7 @@ def test_openvino_gives_the_lower_halves_that_the_training_backend_gives(tmp_pat
 
     keras.utils.set_random_seed(0)
     model, rng = build_generator(kind, width=1 / 16), np.random.default_rng(0)
-    for weights in model.weights:  # what channels differ by must not be the same for all
+    for weights in model.weights:  # untrained, all channels would have the same scale
         if weights.path.endswith(("gamma", "moving_variance")):
             weights.assign(rng.uniform(0.5, 1.5, weights.shape))
         elif weights.path.endswith(("beta", "bias", "moving_mean")):
@@ -46,11 +47,16 @@ def test_openvino_gives_the_lower_halves_that_the_training_backend_gives(tmp_pat
         inputs.append(np.tile(rng.uniform(0.6, 0.9, 40).astype("float32"), (2, 1)))
         model = informed(model)
     np.savez(tmp_path / "inputs.npz", *inputs)
-    subprocess.run([sys.executable, "-c", SPEAK, str(tmp_path)], cwd=ROOT, env=os.environ, timeout=100, check=True)
+    subprocess.run([sys.executable, "-c", PREDICT, str(tmp_path)], cwd=ROOT, env=os.environ, timeout=100, check=True)
     expected = model.predict_on_batch(inputs)
-    assert np.ptp(expected[:, 48:]) > 0.1  # there is something to be got wrong
+    assert np.ptp(expected[:, 48:]) > 0.1  # else any result would pass
     for still in (False, True):
         made = np.load(tmp_path / f"{still}.npy")
         np.testing.assert_allclose(made[:, 46:], expected[:, 46:], atol=2e-5, err_msg=f"still {still}")
         above = expected if kind.startswith("warp") else faces[..., 3:]
         np.testing.assert_allclose(made[:, :46], above[:, :46], atol=2e-5)
+
+
+def test_missing_checkpoint_raises_user_error(tmp_path):
+    with pytest.raises(UserError, match=r"none\.h5 does not exist"):
+        load_runner(tmp_path / "none.h5")

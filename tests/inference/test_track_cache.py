@@ -1,4 +1,4 @@
-"""box_cache.py: the same video is searched once, and nothing else passes for it."""
+"""Track cache: the same video is searched once, and no other is taken for it."""
 
 import numpy as np
 import pytest
@@ -22,14 +22,14 @@ def clip(tmp_path):
     return path
 
 
-def test_boxes_and_landmarks_come_back_whatever_the_video_is_called(clip, tmp_path):
+def test_track_is_found_under_any_name_of_the_video(clip, tmp_path):
     save_track(cache_path(tmp_path / "boxes", clip, kind="cnn"), TRACK, whole=True)
     copy = clip.rename(tmp_path / "other name.mp4")
     for kept, array in zip(load_track(cache_path(tmp_path / "boxes", copy, kind="cnn"), 10), TRACK, strict=True):
         np.testing.assert_array_equal(kept, array)
 
 
-def test_another_video_or_another_setting_is_searched_anew(clip, tmp_path):
+def test_another_video_or_setting_is_another_file(clip, tmp_path):
     path = cache_path(tmp_path, clip, kind="cnn", pads=(0, 0, 0, 0))
     assert path == cache_path(tmp_path, clip, kind="cnn", pads=(0, 0, 0, 0))
     assert path != cache_path(tmp_path, clip, kind="hog", pads=(0, 0, 0, 0))
@@ -38,7 +38,7 @@ def test_another_video_or_another_setting_is_searched_anew(clip, tmp_path):
     assert path != cache_path(tmp_path, clip, kind="cnn", pads=(0, 0, 0, 0))
 
 
-def test_a_longer_sound_needs_more_boxes_unless_the_video_has_no_more(tmp_path):
+def test_longer_audio_needs_more_frames_unless_the_video_has_no_more(tmp_path):
     save_track(tmp_path / "part.npz", TRACK, whole=False)
     save_track(tmp_path / "whole.npz", TRACK, whole=True)
     assert load_track(tmp_path / "part.npz", 11) is None
@@ -46,17 +46,17 @@ def test_a_longer_sound_needs_more_boxes_unless_the_video_has_no_more(tmp_path):
     assert len(load_track(tmp_path / "whole.npz", 11)[0]) == 10
 
 
-def test_a_damaged_file_is_passed_over_with_a_line(tmp_path, capsys):
+def test_damaged_file_is_skipped_with_a_warning(tmp_path, capsys):
     path = tmp_path / "boxes.npz"
     assert load_track(path, 1) is None
     save_track(path, TRACK, whole=True)
     for damaged in (path.read_bytes()[:100], b"", b"text"):
         path.write_bytes(damaged)
         assert load_track(path, 1) is None
-        assert "searched anew" in capsys.readouterr().err
+        assert "searched again" in capsys.readouterr().err
 
 
-def test_where_nothing_can_be_written_nothing_is_kept(tmp_path):
+def test_unwritable_folder_is_no_error(tmp_path):
     (tmp_path / "file").write_text("no folder")
     save_track(tmp_path / "file" / "boxes.npz", TRACK, whole=True)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -1,0 +1,175 @@
+"""What is known of a result before a generator is needed: its audio, its length, and where the face is."""
+
+import contextlib
+import dataclasses
+import functools
+import pathlib
+from fractions import Fraction
+
+import numpy as np
+
+from audio_hparams import hparams
+from lipgan.faces import crop, tracker
+from lipgan.faces.detector import FaceDetector, overlap
+from lipgan.faces.selection import SAME_PLACE, FaceChoice, placed
+from lipgan.inference.reference import References, read_references
+from lipgan.inference.source import Source
+from lipgan.inference.track_cache import cache_path, load_track, save_track
+from lipgan.media.audio import load_wav
+from lipgan.media.image import read_picture
+from lipgan.utils.cli import UserError, warn
+from lipgan.utils.parallel import prefetch, timed
+
+BRIDGE = 5  # frames without a face that are taken to have one, between others that do
+
+
+@dataclasses.dataclass(frozen=True)
+class Audio:
+    """The speech. From `load_audio`."""
+
+    path: pathlib.Path
+    max_s: float | None  # seconds that are used; None: all
+    wav: np.ndarray  # (n,) float32, 16 kHz mono
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """What is to be generated, as far as it is known before a generator is needed. From `prepare`."""
+
+    source: Source
+    audio: Audio
+    num_frames: int  # of the result
+    track: tracker.Track  # of the N frames of the source that are used (1 of a still image); `points` may be None
+    references: References | None  # None: each frame is its own
+    seconds: dict  # spent so far, by phase
+
+    def landmarks(self, index):
+        """Return those of the face in frame `index`, (68, 2) float32 in parts of its crop."""
+        return crop.to_crop_coords(self.track.points[index], self.track.boxes[index])
+
+    def excess_roll(self, index):
+        """Return by how many degrees the crop of frame `index` is rotated for the generator, to make it upright."""
+        return 0.0 if self.track.points is None else float(crop.excess_roll(self.landmarks(index)))
+
+
+def load_audio(path, max_s=None) -> Audio:
+    """Load the speech: an audio file, or the audio of a video. max_s: only so many seconds. Raises UserError."""
+    path = pathlib.Path(path)
+    return Audio(path, max_s, load_wav(path, max_s))
+
+
+def prepare(source, audio, options, boxes=None, cache_dir=None, progress=None) -> Clip:
+    """Find the face in as many frames of the source as the audio needs: round(duration_s * fps), at least 1.
+
+    source: of `open_source`. audio: of `load_audio`. options: a `LipsyncOptions`. boxes: where the face is, instead of
+    a search: (4,) for all frames or (N, 4), zeros where there is none; pads are added. cache_dir: folder of face
+    tracks, so that the next call for as much of the same video searches nothing. progress: see `pipeline.lipsync`.
+    Raises UserError, also where no frame has a face.
+    """
+    options, seconds = options.with_defaults(None), {}
+    num_frames = max(1, round(Fraction(len(audio.wav), hparams.sample_rate) * source.fps))
+    with timed(seconds, "faces"):
+        if boxes is None:
+            track = find_track(source, num_frames, options, cache_dir, progress)
+        else:
+            track = _fixed_track(boxes, source, num_frames, options)
+    if not track.found.any():
+        raise _no_face(source, len(track.found), options, given=boxes is not None)
+    _check_boxes(track.boxes[track.found], source.height, source.width)
+    references = None
+    if not source.is_still:
+        with timed(seconds, "references"):
+            references = read_references(options.reference, source, track)
+    return Clip(source, audio, num_frames, track, references, seconds)
+
+
+def find_track(source, num_frames, options, cache_dir=None, progress=None) -> tracker.Track:
+    """Follow the selected face through the first num_frames frames, or all of a shorter video."""
+    detector = _load_detector(options.detector, options.face_det_checkpoint)
+    selection = select_face(detector, source, options)
+    if selection is None:
+        return _fixed_track(options.face_box, source, num_frames, options)
+    cached = None
+    if cache_dir and not source.is_still:
+        cached = _track_cache(pathlib.Path(cache_dir), source, detector, options, selection)
+        if (track := load_track(cached, num_frames)) is not None:
+            return track
+    total = min(num_frames, source.num_frames)
+    with contextlib.closing(prefetch(source.frames(total), 8)) as frames:
+        frames = reported(frames, total, "faces", progress)
+        track = tracker.follow_face(frames, source.fps, detector, options.pads, BRIDGE, selection)
+    if cached:
+        count = len(track.found)
+        save_track(cached, track, whole=count < num_frames or count == source.num_frames)
+    return track
+
+
+_load_detector = functools.lru_cache(maxsize=2)(FaceDetector)  # of a list of jobs, once
+
+
+def select_face(detector, source, options):
+    """Return the FaceChoice of the options; None where no face is found at --face_box, which is then used itself."""
+    image = None
+    if options.ref_face:
+        image = read_picture(options.ref_face)
+        if image is None:
+            raise UserError(f"--ref_face {options.ref_face} is not an image; give a photo of the person")
+    box = options.face_box
+    if not box:
+        return FaceChoice(options.face_index, None, image)
+    frame = source.first_frame()
+    boxes = detector.detect_all(frame)
+    if not any(overlap(square, box) >= SAME_PLACE for square in placed(detector, frame, boxes)):
+        warn(f"no face is found at --face_box {' '.join(map(str, box))}: the box itself is used for all frames")
+        return None
+    return FaceChoice(None, box, None, boxes)
+
+
+def reported(items, total, phase, progress):
+    """Yield the items, and call progress(done, total, phase) after each (None: not at all)."""
+    for done, item in enumerate(items, 1):
+        yield item
+        if progress:
+            progress(done, total, phase)
+
+
+def _track_cache(folder, source, detector, options, selection):
+    """Return the file in which the track of this source is kept."""
+    settings = {"detector": detector.name, "pads": list(options.pads), "bridge": BRIDGE, **selection.settings}
+    settings |= {"fps": source.fps, "first": source.first, "num_frames": source.num_frames}
+    return cache_path(folder, source.path, **settings, resize_factor=source.resize_factor)
+
+
+def _fixed_track(boxes, source, num_frames, options):
+    """Return the track of boxes that are given, (4,) or (N, 4), for the frames that can be decoded."""
+    count = 1 if source.is_still else sum(1 for _ in source.frames(num_frames))
+    boxes = np.asarray(boxes, np.int32)
+    boxes = np.broadcast_to(boxes, (count, 4)) if boxes.ndim == 1 else boxes[:count]
+    if boxes.shape != (count, 4):
+        raise ValueError(f"boxes are {boxes.shape}, but {count} frames of the face are needed")
+    found = boxes.any(axis=1)
+    top, bottom, left, right = options.pads
+    boxes = boxes + np.array([-top, bottom, -left, right], np.int32) * found[:, None]
+    return tracker.Track(boxes, found, None, None, None)
+
+
+def _no_face(source, count, options, given):
+    """Return the UserError of a source without a face."""
+    searched = f"any of the {count} frames of" if count > 1 else "the image"
+    if options.ref_face and not given:
+        return UserError(
+            f"no face like --ref_face's found in {searched} {source.path}; --list_faces shows who is there"
+        )
+    how = "the given boxes" if given else f"detector {options.detector}"
+    return UserError(f"no face found in {searched} {source.path} ({how}); try --face_box T B L R or a larger face")
+
+
+def _check_boxes(boxes, height, width):
+    """Raise UserError for a box that is empty or outside of the frame, as --pads and --face_box can make it."""
+    top, bottom, left, right = boxes.T
+    inside = (bottom - top > 1) & (right - left > 1) & (bottom > 0) & (top < height) & (right > 0) & (left < width)
+    if not inside.all():
+        box = " ".join(str(v) for v in boxes[~inside][0])
+        raise UserError(
+            f"the face box {box} is empty or outside of the frame ({height} x {width}); change --pads or --face_box"
+        )

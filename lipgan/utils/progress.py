@@ -1,0 +1,37 @@
+"""Progress: bars on a terminal, a line every half minute in a log file."""
+
+import sys
+import time
+
+import tqdm
+
+LINE_S = 30  # seconds between two lines
+
+
+class ProgressBars:
+    """A progress callback (done, total, phase) for the command line, on stderr: one bar for each phase."""
+
+    def __init__(self, unit="frame"):
+        self._unit, self._phase, self._bar, self._start_s, self._line_s = unit, None, None, 0.0, 0.0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self._bar is not None:
+            self._bar.close()
+
+    def __call__(self, done, total, phase):
+        """Show that `done` of `total` items of a phase are done."""
+        if phase != self._phase:
+            self.__exit__()
+            self._phase, self._start_s = phase, time.monotonic()
+            self._line_s = self._start_s
+            self._bar = tqdm.tqdm(desc=phase, total=total, unit=self._unit) if sys.stderr.isatty() else None
+        if self._bar is not None:
+            self._bar.update(done - self._bar.n)
+        elif time.monotonic() - self._line_s >= LINE_S:
+            self._line_s = time.monotonic()
+            left_s = (self._line_s - self._start_s) / done * (total - done)
+            line = f"{phase}: {done} of {total} {self._unit}s, about {left_s:.0f} s left"
+            print(line, file=sys.stderr, flush=True)
