@@ -59,7 +59,6 @@ def main(argv=None):
     from lipgan.inference.runner import load_runner
     from lipgan.inference.silence_gate import silence_weights
     from lipgan.inference.source import open_source
-    from lipgan.media.audio import melspectrogram
     from lipgan.utils.cli import UserError
 
     try:
@@ -74,7 +73,7 @@ def main(argv=None):
             frames = (frame for frame, _ in generate_frames(clip, runner.reset(), options))
             pair = [measure(clip, None, IMG_SIZE), measure(clip, frames, IMG_SIZE)]
             fps = clip.source.fps
-            resting = silence_weights(melspectrogram(clip.audio.wav), clip.num_frames, fps)
+            resting = silence_weights(clip.audio.wav, clip.num_frames, fps)
             shown = np.round(pair[1].times_s * float(fps)).astype(int)
             rows = []
             for number, measured in enumerate(pair):

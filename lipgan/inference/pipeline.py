@@ -146,18 +146,20 @@ def write_video(clip, out, runner, options, progress=None) -> Result:
     target |= {"lossless": options.lossless, "comment": None if options.no_metadata else comment}
     with contextlib.ExitStack() as stack:
         stack.enter_context(timed(seconds, "write"))
-        preview = stack.enter_context(_preview(out, clip.num_frames)) if options.preview else None  # both, or none
+        png = stack.enter_context(atomic_write(out.with_suffix(".png"))) if options.preview else None  # both, or none
+        preview = _Preview(clip.num_frames)
         writer = stack.enter_context(video.VideoWriter(out, width, source.height, source.fps, **target))
         frames = stack.enter_context(contextlib.closing(_generate(clip, runner, options, out.parent, seconds)))
         for frame, has_face, original in reported(frames, clip.num_frames, "frames", progress):
             frame = np.hstack([original, frame]) if options.side_by_side else frame
             with timed(seconds, "encode"):
                 writer.write(frame)
-            if preview:
-                preview.add(frame)
+            preview.add(frame)
             without_face += not has_face
         if writer.num_frames < clip.num_frames:
             raise UserError(f"{source.path} ended before its time when it was read again; is it still being written?")
+        if png:
+            png.write_bytes(preview.encoded())
     size = width, source.height
     return Result(out, clip.num_frames, without_face, source.fps, *size, seconds, _assumptions(clip, options))
 
@@ -185,8 +187,8 @@ class _Preview:
 
     def add(self, frame):
         """Take the next frame of the result."""
-        height = max(1, round(PREVIEW_WIDTH * frame.shape[0] / frame.shape[1]))
         if times := self._moments.count(self._count):
+            height = max(1, round(PREVIEW_WIDTH * frame.shape[0] / frame.shape[1]))
             self._shown += [cv2.resize(frame, (PREVIEW_WIDTH, height), interpolation=cv2.INTER_AREA)] * times
         self._count += 1
 
@@ -194,15 +196,6 @@ class _Preview:
         """Return the bytes of the PNG."""
         rows = [np.hstack(self._shown[i : i + PREVIEW_MOMENTS // 2]) for i in (0, PREVIEW_MOMENTS // 2)]
         return cv2.imencode(".png", np.vstack(rows))[1]
-
-
-@contextlib.contextmanager
-def _preview(out, num_frames):
-    """Yield a _Preview that is written beside the result when the block ends well."""
-    preview = _Preview(num_frames)
-    with atomic_write(out.with_suffix(".png")) as temporary:
-        yield preview
-        temporary.write_bytes(preview.encoded())
 
 
 def generate_frames(clip, runner, options, cache_dir=None, seconds=None):
@@ -236,7 +229,7 @@ def _hear(clip, runner, options):
     silence = np.zeros(clip.num_frames, np.float32)
     if options.silence_gate:
         fps = clip.source.fps
-        silence = silence_weights(features.values, clip.num_frames, fps, Fraction(offset_ms) / 1000 * fps)
+        silence = silence_weights(clip.audio.wav, clip.num_frames, fps, Fraction(offset_ms) / 1000 * fps)
     return _Speech(features, silence, offset_ms)
 
 

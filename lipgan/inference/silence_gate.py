@@ -5,45 +5,57 @@ from scipy.ndimage import uniform_filter1d
 
 from audio_hparams import hparams
 
-# A recording's loud level is what 95 % of its mel frames stay under, its noise what 5 % (of means of 9) stay under.
+# A recording's loud level is what 95 % of its frames stay under, its noise what 5 % (of means of 9) stay under.
 BELOW_LOUD_DB = 40.0  # a frame is silent that is so far under the loud level,
 ABOVE_NOISE_DB = 8.0  # or less than this above the noise,
 SURELY_SPEECH_DB = 20.0  # unless it is nearer than this to the loud level;
-FLOOR_DB = -95.0  # and always below this: the mel scale's lower end, but for rounding
+FLOOR_DB = -85.0  # and always below this
 SHORTEST_S = 0.3  # shorter pauses are part of speech
 EASE_S = 0.16  # of the fade to rest, and of that back, inside the silence
-BLOCK = 8192  # mel frames at a time
+FRAMES_PER_SECOND = hparams.sample_rate // hparams.hop_size  # 80
+SPREAD = (0.03, 0.16, 0.31, 0.31, 0.16, 0.03)  # weights of pieces of half a hop around a frame: a squared Hann window
 
 
-def loudness_db(mel):
-    """Return the mean power of each mel frame's bands, in dB of the mel's own scale: (80, T) in [-4, 4] -> (T,)."""
-    span = -hparams.min_level_db
-    blocks = [mel[:, i : i + BLOCK].astype("float64") for i in range(0, mel.shape[1], BLOCK)]
-    decibels = ((b / hparams.max_abs_value - 1) * span / 2 for b in blocks)
-    return np.concatenate([10 * np.log10(np.mean(10 ** (db / 10), axis=0)) for db in decibels])
+def loudness_db(wav):
+    """Return the power of 16 kHz audio (n,) after pre-emphasis, in dB of full scale: (1 + n // 200,) float64.
+
+    Frame k is centred on sample 200 k. Pre-emphasis takes away hum and rumble, which are not speech.
+    """
+    half, num_frames = hparams.hop_size // 2, 1 + len(wav) // hparams.hop_size
+    power = np.zeros(2 * num_frames + 6)  # of pieces of half a hop each, the first three before sample 0
+    block = half * 16_384
+    for first in range(0, len(wav), block):
+        samples = wav[max(0, first - 1) : first + block].astype(np.float64)
+        emphasised = samples[-len(wav[first : first + block]) :].copy()
+        emphasised[1 if first == 0 else 0 :] -= hparams.preemphasis * samples[:-1]
+        pieces = np.add.reduceat(emphasised**2, np.arange(0, len(emphasised), half))
+        power[3 + first // half :][: len(pieces)] = pieces
+    frames = sum(weight * power[n : n + 2 * num_frames : 2] for n, weight in enumerate(SPREAD))
+    return 10 * np.log10(np.maximum(frames / half, 1e-12))
 
 
-def silent_runs(mel):
-    """Find the stretches of silence of at least SHORTEST_S, as (first, end) mel frames."""
-    level = loudness_db(mel)
+def silent_runs(wav):
+    """Find the stretches of silence of at least SHORTEST_S, as (first, end) frames of `loudness_db`."""
+    level = loudness_db(wav)
     loud, noise = np.percentile(level, 95), np.percentile(uniform_filter1d(level, 9), 5)
     in_noise = min(noise + ABOVE_NOISE_DB, loud - SURELY_SPEECH_DB)
     silent = level < max(loud - BELOW_LOUD_DB, in_noise, FLOOR_DB)
     edges = np.flatnonzero(np.diff(np.concatenate([[0], silent.astype("int8"), [0]])))
-    return [(a, b) for a, b in edges.reshape(-1, 2).tolist() if b - a >= SHORTEST_S * hparams.mels_per_second]
+    return [(a, b) for a, b in edges.reshape(-1, 2).tolist() if b - a >= SHORTEST_S * FRAMES_PER_SECOND]
 
 
-def silence_weights(mel, num_frames, fps, offset_frames=0):
+def silence_weights(wav, num_frames, fps, offset_frames=0):
     """Return how much the mouth is at rest in each video frame: 0 speaks, 1 rests, with fades inside the silence.
 
-    mel: (80, T) of the whole audio. offset_frames: frames by which the audio window of a frame lies after the frame.
-    Returns (num_frames,) float32. Before the audio begins and after it has ended it stays as it is there.
+    wav: (n,) float32, the whole audio, 16 kHz. offset_frames: frames by which the audio window of a frame lies after
+    the frame. Returns (num_frames,) float32. Before the audio begins and after it has ended it stays as it is there.
     """
-    weights, fade = np.zeros(mel.shape[1]), EASE_S * hparams.mels_per_second
-    for first, end in silent_runs(mel):
+    count = 1 + len(wav) // hparams.hop_size
+    weights, fade = np.zeros(count), EASE_S * FRAMES_PER_SECOND
+    for first, end in silent_runs(wav):
         since = np.inf if first == 0 else np.arange(end - first) + 0.5
-        until = np.inf if end == mel.shape[1] else np.arange(end - first, 0, -1) - 0.5
+        until = np.inf if end == count else np.arange(end - first, 0, -1) - 0.5
         share = np.clip(np.minimum(since, until) / fade, 0, 1)
         weights[first:end] = share * share * (3 - 2 * share)
-    middles = (np.arange(num_frames) + 0.5 + float(offset_frames)) / float(fps) * hparams.mels_per_second
-    return np.interp(middles, np.arange(mel.shape[1]), weights).astype("float32")
+    middles = (np.arange(num_frames) + 0.5 + float(offset_frames)) / float(fps) * FRAMES_PER_SECOND
+    return np.interp(middles, np.arange(count), weights).astype("float32")

@@ -82,7 +82,7 @@ def _open_video(path, options):
     info = video.probe(path)
     fps = video.as_rate(options.fps) if options.fps and (options.static or not options.keep_fps) else info.fps
     if fps != info.fps and not options.static:
-        warn(f"{path} has {float(info.fps):.5g} frames per second, the result {fps:g} (--keep_fps keeps its own)")
+        warn(f"{path} has {float(info.fps):.5g} frames per second, the result {float(fps):.5g} (--keep_fps keeps its own)")
     num_frames = info.num_frames if fps == info.fps else max(1, round(info.duration_s * fps))
     first = round(options.start * fps)
     last = num_frames if options.end is None else min(round(options.end * fps), num_frames)

@@ -245,8 +245,8 @@ def test_still_image_is_encoded_once_and_gives_what_the_whole_network_gives(kind
     audio = np.random.default_rng(1).uniform(-4, 4, (6, 80, 27, 1)).astype("float32")
     lips = np.full((6, 40), 0.7, "float32")
     whole, once = (runner.reset(still).predict(faces, audio, lips) for still in (False, True))
-    np.testing.assert_allclose(once, whole, atol=2e-3)
-    assert np.abs(once[0] - once[5]).max() > 0.01
+    np.testing.assert_allclose(once, whole, atol=1e-5)
+    assert np.abs(once[0] - once[5]).max() > 5e-5  # untrained, the audio hardly changes the image
     assert whole.shape == (6, 96, 96, 3)  # of batches of 4
 
 
