@@ -39,7 +39,7 @@ def run(face, sound, runner):
 
     times, options = [time.perf_counter()], LipsyncOptions()
     source = open_source(face, options)
-    clip = prepare(source, load_audio(sound), options)
+    clip = prepare(source, load_audio(sound, options, face), options)
     times.append(time.perf_counter())
     for _ in generate_frames(clip, runner.reset(source.is_still), options):
         times.append(time.perf_counter())

@@ -32,7 +32,7 @@ def lipsynced(path, runner, options):
     from lipgan.inference.preparation import load_audio, prepare
     from lipgan.inference.source import open_source
 
-    clip = prepare(open_source(path, options), load_audio(path, options.max_sec), options)
+    clip = prepare(open_source(path, options), load_audio(path, options, path), options)
     track, frames = clip.track, generate_frames(clip, runner.reset(), options)
     for n, (source, (result, has_face)) in enumerate(zip(clip.source.frames(len(track.found)), frames, strict=False)):
         if has_face:

@@ -69,7 +69,7 @@ def main(argv=None):
         )
         print("|---|---|---|---|---|---|---|---|")
         for path in args.videos:
-            clip = prepare(open_source(path, options), load_audio(path, options.max_sec), options)
+            clip = prepare(open_source(path, options), load_audio(path, options, path), options)
             frames = (frame for frame, _ in generate_frames(clip, runner.reset(), options))
             pair = [measure(clip, None, IMG_SIZE), measure(clip, frames, IMG_SIZE)]
             fps = clip.source.fps

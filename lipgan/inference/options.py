@@ -79,6 +79,11 @@ class LipsyncOptions:
         const=True,
         metavar="True|False",
     )
+    audio_track: int | None = option(
+        None,
+        "which audio track of --audio, counted from 0 (default: the file's own choice, if it can be decoded and heard)",
+        type=Range(0, 1000, int),
+    )
     max_sec: float | None = option(
         None, "use only this many seconds of the audio (default: all)", type=Range(0.001, 1e6)
     )
@@ -86,9 +91,10 @@ class LipsyncOptions:
         0.0, "use the video from this second on; the audio is used from its start", type=Range(0, 1e6)
     )
     end: float | None = option(None, "use the video up to this second (default: its end)", type=Range(0.001, 1e6))
-    resize_factor: float = option(
-        1.0,
-        "divide the frame's sides by this; boxes and pads are then in pixels of the smaller frame",
+    resize_factor: float | None = option(
+        None,
+        "divide the frame's sides by this; boxes and pads are then in pixels of the smaller frame (default: 1, or what "
+        "fits larger frames into 3840 x 2160)",
         type=Range(0.25, 32),
     )
     detector: str | None = option(

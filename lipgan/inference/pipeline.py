@@ -123,7 +123,7 @@ def _loading(runner):
 
 def _prepare(face, audio, options, cache_dir, progress):
     source = open_source(face, options)
-    return prepare(source, load_audio(audio, options.max_sec), options, cache_dir=cache_dir, progress=progress)
+    return prepare(source, load_audio(audio, options, face), options, cache_dir=cache_dir, progress=progress)
 
 
 def _warn_of_other_crops(info, options):
@@ -142,7 +142,7 @@ def write_video(clip, out, runner, options, progress=None) -> Result:
     out, seconds, source = pathlib.Path(out), dict(clip.seconds), clip.source
     width, without_face = source.width * (1 + options.side_by_side), 0
     comment = f"Synthetic: lips made by LipGAN in Keras 3, version {__version__}, with {runner.name}"
-    target = {"audio": clip.audio.path, "max_s": clip.audio.max_s, "colour": source.colour, "crf": options.crf}
+    target = {"audio": clip.audio.track, "max_s": clip.audio.max_s, "colour": source.colour, "crf": options.crf}
     target |= {"lossless": options.lossless, "comment": None if options.no_metadata else comment}
     with contextlib.ExitStack() as stack:
         stack.enter_context(timed(seconds, "write"))
@@ -172,7 +172,7 @@ def _assumptions(clip, options):
     if not options.fps:
         lines.append(f"frame rate: {float(source.fps):.5g}, {'the video’s own' if source.info else 'as for any image'}")
     if options.max_sec is None:
-        lines.append(f"audio: all of {clip.audio.path.name}")
+        lines.append(f"audio: all of {clip.audio.track.path.name}")
     if not source.is_still and clip.num_frames > len(clip.track.found):
         lines.append(f"video: its {len(clip.track.found)} frames played to and fro, as the audio is longer")
     return tuple(lines)

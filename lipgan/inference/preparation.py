@@ -15,8 +15,8 @@ from lipgan.faces.selection import SAME_PLACE, FaceChoice, placed
 from lipgan.inference.reference import References, read_references
 from lipgan.inference.source import Source
 from lipgan.inference.track_cache import cache_path, load_track, save_track
-from lipgan.media.audio import load_wav
-from lipgan.media.image import read_picture
+from lipgan.media.audio import AudioTrack, load_wav, open_audio
+from lipgan.media.image import read_image
 from lipgan.utils.cli import UserError, warn
 from lipgan.utils.parallel import prefetch, timed
 
@@ -27,7 +27,7 @@ BRIDGE = 5  # frames without a face that are taken to have one, between others t
 class Audio:
     """The speech. From `load_audio`."""
 
-    path: pathlib.Path
+    track: AudioTrack
     max_s: float | None  # seconds that are used; None: all
     wav: np.ndarray  # (n,) float32, 16 kHz mono
 
@@ -52,10 +52,16 @@ class Clip:
         return 0.0 if self.track.points is None else float(crop.excess_roll(self.landmarks(index)))
 
 
-def load_audio(path, max_s=None) -> Audio:
-    """Load the speech: an audio file, or the audio of a video. max_s: only so many seconds. Raises UserError."""
+def load_audio(path, options, face=None) -> Audio:
+    """Load the speech: an audio file, or the audio of a video. Raises UserError.
+
+    options: a `LipsyncOptions`. face: the source's file; of the same file, audio before the first frame is left out.
+    """
     path = pathlib.Path(path)
-    return Audio(path, max_s, load_wav(path, max_s))
+    track = open_audio(path, options.audio_track, on_video_clock=face is not None and path.samefile(face))
+    for note in track.notes:
+        warn(note)
+    return Audio(track, options.max_sec, load_wav(track, options.max_sec))
 
 
 def prepare(source, audio, options, boxes=None, cache_dir=None, progress=None) -> Clip:
@@ -111,7 +117,7 @@ def select_face(detector, source, options):
     """Return the FaceChoice of the options; None where no face is found at --face_box, which is then used itself."""
     image = None
     if options.ref_face:
-        image = read_picture(options.ref_face)
+        image = read_image(options.ref_face)
         if image is None:
             raise UserError(f"--ref_face {options.ref_face} is not an image; give a photo of the person")
     box = options.face_box

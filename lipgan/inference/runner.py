@@ -205,7 +205,7 @@ def _load(path, state, kind, batch_size, precision):
     _warn_of_idle_gpu()
     if keras.backend.backend() == "openvino":
         # Channels first: else Keras turns every map round before and after every convolution.
-        generator, info = checkpoint.load_generator(path, kind, lean=True)
+        generator, info = checkpoint.load_generator(path, kind, lower_half_nchw=True)
         precision = _openvino_precision(precision, info["model"])
     else:
         before = keras.config.dtype_policy()

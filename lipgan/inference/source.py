@@ -10,10 +10,11 @@ import cv2
 import numpy as np
 
 from lipgan.media import video
-from lipgan.media.image import read_picture
+from lipgan.media.image import read_image
 from lipgan.utils.cli import UserError, warn
 
 STILL_FPS = 25  # frames per second of a result made from a still image
+LARGEST = (3840, 2160)  # sides, the longer one first, into which larger frames are fitted by default
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Source:
             yield from itertools.repeat(self.image, count)
             return
         frame = None
-        with contextlib.closing(video.read_frames(self.path, self.fps)) as frames:
+        with contextlib.closing(video.read_frames(self.info, self.fps)) as frames:
             for frame in itertools.islice(frames, self.first, self.first + count):
                 yield resize(frame, self.resize_factor)
         if frame is None:  # a damaged end
@@ -66,12 +67,13 @@ def open_source(path, options) -> Source:
     Raises UserError, also where no frame lies between --start and --end.
     """
     path = pathlib.Path(path)
-    image = read_picture(path)
+    image = read_image(path)
     if image is None:
         return _open_video(path, options)
     if options.start or options.end:
         warn(f"--start and --end are for videos; {path} is an image")
-    return _still(path, resize(image, options.resize_factor), video.as_rate(options.fps or STILL_FPS), None)
+    factor = _resize_factor(path, image.shape, options)
+    return _still(path, resize(image, factor), video.as_rate(options.fps or STILL_FPS), None)
 
 
 def _still(path, image, fps, info):
@@ -80,9 +82,13 @@ def _still(path, image, fps, info):
 
 def _open_video(path, options):
     info = video.probe(path)
+    for note in info.notes:
+        warn(note)
     fps = video.as_rate(options.fps) if options.fps and (options.static or not options.keep_fps) else info.fps
     if fps != info.fps and not options.static:
-        warn(f"{path} has {float(info.fps):.5g} frames per second, the result {float(fps):.5g} (--keep_fps keeps its own)")
+        warn(
+            f"{path} has {float(info.fps):.5g} frames per second, the result {float(fps):.5g} (--keep_fps keeps its own)"
+        )
     num_frames = info.num_frames if fps == info.fps else max(1, round(info.duration_s * fps))
     first = round(options.start * fps)
     last = num_frames if options.end is None else min(round(options.end * fps), num_frames)
@@ -92,9 +98,21 @@ def _open_video(path, options):
             f"--start {options.start:g}{end}: no frame of {path}, which lasts {info.duration_s:.2f} s, lies there; "
             "give seconds inside of it"
         )
-    height, width = resized_shape((info.height, info.width), options.resize_factor)
-    source = Source(path, fps, height, width, last - first, None, info, first, options.resize_factor)
+    factor = _resize_factor(path, (info.height, info.width), options)
+    height, width = resized_shape((info.height, info.width), factor)
+    source = Source(path, fps, height, width, last - first, None, info, first, factor)
     return _still(path, source.first_frame(), fps, info) if options.static else source
+
+
+def _resize_factor(path, shape, options):
+    """Return the factor by which the sides of a frame (height, width, ...) are divided: as asked for, or to LARGEST."""
+    if options.resize_factor is not None:
+        return options.resize_factor
+    factor = max(1.0, max(shape[:2]) / LARGEST[0], min(shape[:2]) / LARGEST[1])
+    if factor > 1:
+        height, width = resized_shape(shape, factor)
+        warn(f"{path} has {shape[1]} x {shape[0]} pixels; {width} x {height} are used (--resize_factor 1 keeps all)")
+    return factor
 
 
 def resized_shape(shape, factor):

@@ -31,7 +31,7 @@ BOX = (8, 56, 8, 56)
 def prepared(face, audio, boxes=BOX, **options):
     """The Clip of a face whose boxes are known."""
     options = LipsyncOptions(**options)
-    return prepare(open_source(face, options), load_audio(audio, options.max_sec), options, boxes=boxes)
+    return prepare(open_source(face, options), load_audio(audio, options, face), options, boxes=boxes)
 
 
 def write(face, audio, out, function, boxes=BOX, batch_size=8, **options):
@@ -339,7 +339,7 @@ def test_paste_gets_the_landmarks_of_the_track(tmp_path, astronaut, hog, monkeyp
     cv2.imwrite(str(tmp_path / "a.png"), astronaut)
     options = LipsyncOptions(detector="hog")
     source = open_source(tmp_path / "a.png", options)
-    clip = prepare(source, load_audio(tone(tmp_path / "tone.wav", 0.04)), options)
+    clip = prepare(source, load_audio(tone(tmp_path / "tone.wav", 0.04), options), options)
     given, paste_back = [], pipeline.paste_back
     monkeypatch.setattr(pipeline, "paste_back", lambda *args: given.append(args[3]) or paste_back(*args))
     list(frames_of(clip, white))
@@ -404,4 +404,4 @@ def test_video_without_any_face_raises_user_error(tmp_path):
     options = LipsyncOptions(detector="hog")
     source = open_source(moving(tmp_path / "face.mp4", 3), options)
     with pytest.raises(UserError, match=r"no face found in any of the 3 frames of .*detector hog"):
-        prepare(source, load_audio(tone(tmp_path / "tone.wav", 0.2)), options)
+        prepare(source, load_audio(tone(tmp_path / "tone.wav", 0.2), options), options)

@@ -87,7 +87,7 @@ def test_generator_gets_the_reference_of_the_mode(clip, mode):
         return faces[..., :3]
 
     options = LipsyncOptions(detector="hog", reference=mode)
-    prepared = prepare(open_source(clip[0], options), load_audio(clip[1]), options)
+    prepared = prepare(open_source(clip[0], options), load_audio(clip[1], options), options)
     frames = list(generate_frames(prepared, FunctionRunner(look, 96, 4), options))
     assert len(frames) == len(shown) == 12
     white = [(face[64:78, 40:56, :3] > 0.9).all(axis=-1).mean() > 0.3 for face in shown]
@@ -111,7 +111,7 @@ def test_rolled_head_is_upright_for_the_generator_only(tmp_path, astronaut, degr
     cv2.imwrite(str(tmp_path / "face.png"), tilted(astronaut, degrees))
     options = LipsyncOptions(detector="hog")
     source = open_source(tmp_path / "face.png", options)
-    clip = prepare(source, load_audio(write_wav(tmp_path / "sound.wav", 0.04)), options)
+    clip = prepare(source, load_audio(write_wav(tmp_path / "sound.wav", 0.04), options), options)
     assert (clip.excess_roll(0) == 0) == upright
     frame, _ = next(generate_frames(clip, FunctionRunner(repeat, 96, 1), options))
     assert np.abs(frame.astype(int) - clip.source.image).mean() < 1  # what comes back lies where it was
