@@ -86,9 +86,8 @@ def _open_video(path, options):
         warn(note)
     fps = video.as_rate(options.fps) if options.fps and (options.static or not options.keep_fps) else info.fps
     if fps != info.fps and not options.static:
-        warn(
-            f"{path} has {float(info.fps):.5g} frames per second, the result {float(fps):.5g} (--keep_fps keeps its own)"
-        )
+        own, other = f"{float(info.fps):.5g}", f"{float(fps):.5g}"
+        warn(f"{path} has {own} frames per second, the result {other} (--keep_fps keeps its own)")
     num_frames = info.num_frames if fps == info.fps else max(1, round(info.duration_s * fps))
     first = round(options.start * fps)
     last = num_frames if options.end is None else min(round(options.end * fps), num_frames)
