@@ -87,7 +87,7 @@ def _open_video(path, options):
     fps = video.as_rate(options.fps) if options.fps and (options.static or not options.keep_fps) else info.fps
     if fps != info.fps and not options.static:
         own, other = f"{float(info.fps):.5g}", f"{float(fps):.5g}"
-        warn(f"{path} has {own} frames per second, the result {other} (--keep_fps keeps its own)")
+        warn(f"{path} has {own} frames per second, the result {other} (--keep_fps: its own)")
     num_frames = info.num_frames if fps == info.fps else max(1, round(info.duration_s * fps))
     first = round(options.start * fps)
     last = num_frames if options.end is None else min(round(options.end * fps), num_frames)
