@@ -1,8 +1,8 @@
 """Lip-sync: the face of an image or a video says what an audio file says.
 
 Decoding, generator, pasting and encoding work at the same time, each a few frames ahead of the next. Of frames, only
-those few are in memory; of an hour of audio 320 MB (samples and mel spectrogram), of an hour of video 50 MB (landmarks,
-boxes).
+those few are in memory, and up to 256 MB of those that come again; of an hour of audio 320 MB (samples and mel
+spectrogram), of an hour of video 50 MB (landmarks, boxes).
 """
 
 import collections
@@ -23,7 +23,8 @@ from lipgan.faces.detector import LipLandmarks
 from lipgan.faces.landmarks import LIPS, NUM_LIPS
 from lipgan.inference.audio_features import AudioFeatures, audio_features
 from lipgan.inference.blend import paste_back
-from lipgan.inference.frame_cache import FrameStore
+from lipgan.inference.frame import Frame
+from lipgan.inference.frame_cache import FrameCache
 from lipgan.inference.options import LipsyncOptions, RunnerOptions
 from lipgan.inference.preparation import load_audio, prepare, reported
 from lipgan.inference.runner import load_runner
@@ -36,6 +37,7 @@ from lipgan.utils.files import atomic_write
 from lipgan.utils.parallel import prefetch, timed
 
 PREVIEW_MOMENTS, PREVIEW_WIDTH = 8, 320
+REGION_MARGIN = 8  # pixels around a face box: chroma is interpolated from its neighbours
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,12 +58,38 @@ class Result:
 class _Batch:
     """Neighbouring frames, and the generator's inputs for those F of them that have a face."""
 
-    frames: list  # of (H, W, 3) BGR uint8
+    frames: list  # of Frame
     indices: list  # the frames' numbers in the source; None for a frame without a face
+    regions: list  # of _Region, the face and its surroundings; None for a frame without a face
     rolls: list  # degrees by which each frame's crop was rotated
     faces: np.ndarray  # (F, S, S, 6) float32
     lips: np.ndarray  # (F, 40) float32: those of the faces' references, in parts of S, or zeros
     audio: np.ndarray  # (F, ...) float32: windows of AudioFeatures
+
+
+@dataclasses.dataclass(frozen=True)
+class _Region:
+    """The part of a frame that is converted to BGR: the face box and a margin."""
+
+    rows: slice
+    columns: slice
+    pixels: np.ndarray  # (h, w, 3) BGR uint8
+    box: np.ndarray  # (4,) int: the face box in the region's pixels
+
+    def local(self, points):
+        """Return points (..., 2), x and y in the frame's pixels, in those of the region."""
+        return points - np.array([self.columns.start, self.rows.start], np.float32)
+
+
+def _region(frame, box):
+    """Return the _Region of a Frame around a box (top, bottom, left, right), which may lie partly outside."""
+    (height, width), (top, bottom, left, right) = frame.shape, (int(v) for v in box)
+    rows, columns = (
+        slice(max(0, (first - REGION_MARGIN) // 2 * 2), min(size, (end + REGION_MARGIN + 1) // 2 * 2))
+        for first, end, size in ((top, bottom, height), (left, right, width))
+    )
+    local = np.array([top - rows.start, bottom - rows.start, left - columns.start, right - columns.start])
+    return _Region(rows, columns, frame.region(rows, columns), local)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +169,7 @@ def write_video(clip, out, runner, options, progress=None) -> Result:
     """Write the video of a prepared clip; arguments and result as of `lipsync`. runner: reset for this clip."""
     out, seconds, source = pathlib.Path(out), dict(clip.seconds), clip.source
     width, without_face = source.width * (1 + options.side_by_side), 0
+    is_odd = bool(width % 2 or source.height % 2)
     comment = f"Synthetic: lips made by LipGAN in Keras 3, version {__version__}, with {runner.name}"
     target = {"audio": clip.audio.track, "max_s": clip.audio.max_s, "colour": source.colour, "crf": options.crf}
     target |= {"lossless": options.lossless, "comment": None if options.no_metadata else comment}
@@ -151,9 +180,10 @@ def write_video(clip, out, runner, options, progress=None) -> Result:
         writer = stack.enter_context(video.VideoWriter(out, width, source.height, source.fps, **target))
         frames = stack.enter_context(contextlib.closing(_generate(clip, runner, options, out.parent, seconds)))
         for frame, has_face, original in reported(frames, clip.num_frames, "frames", progress):
-            frame = np.hstack([original, frame]) if options.side_by_side else frame
             with timed(seconds, "encode"):
-                writer.write(frame)
+                if options.side_by_side:
+                    frame = Frame(original.colour, np.hstack([original.bgr(), frame.bgr()]))
+                writer.write(frame.bgr() if options.lossless or is_odd else frame.planes())
             preview.add(frame)
             without_face += not has_face
         if writer.num_frames < clip.num_frames:
@@ -189,7 +219,7 @@ class _Preview:
         """Take the next frame of the result."""
         if times := self._moments.count(self._count):
             height = max(1, round(PREVIEW_WIDTH * frame.shape[0] / frame.shape[1]))
-            self._shown += [cv2.resize(frame, (PREVIEW_WIDTH, height), interpolation=cv2.INTER_AREA)] * times
+            self._shown += [cv2.resize(frame.bgr(), (PREVIEW_WIDTH, height), interpolation=cv2.INTER_AREA)] * times
         self._count += 1
 
     def encoded(self):
@@ -208,11 +238,11 @@ def generate_frames(clip, runner, options, cache_dir=None, seconds=None):
     """
     with contextlib.closing(_generate(clip, runner, options, cache_dir, seconds)) as frames:
         for frame, has_face, _ in frames:
-            yield frame, has_face
+            yield frame.bgr(), has_face
 
 
 def _generate(clip, runner, options, cache_dir=None, seconds=None):
-    """Yield (frame, has_face, the source's frame) as `generate_frames` does."""
+    """Yield (Frame, has_face, the source's Frame), otherwise as `generate_frames` does."""
     seconds = {} if seconds is None else seconds
     with timed(seconds, "audio"):
         speech = _hear(clip, runner, options)
@@ -234,31 +264,31 @@ def _hear(clip, runner, options):
 
 
 def _play(clip, cache_dir):
-    """Yield (index, frame) of a video, forwards, backwards from its end, forwards again; of an image, always itself.
+    """Yield (index, Frame) of a video, forwards, backwards from its end, forwards again; of an image, always itself.
 
-    The frames that will come again are kept in a FrameStore, not in memory.
+    The frames that will come again are kept in a FrameCache.
     """
     if clip.source.is_still:
-        yield from itertools.repeat((0, clip.source.image), clip.num_frames)
+        yield from ((0, frame) for frame in clip.source.plane_frames(clip.num_frames))
         return
     last = len(clip.track.found) - 1
     # The earliest frame that comes again; where the video is as long as the audio, none does.
     first_again = max(0, 2 * last + 1 - clip.num_frames)
-    with FrameStore(cache_dir) as store:
-        for index, frame in enumerate(clip.source.frames(last + 1)):
+    with FrameCache(cache_dir) as cache:
+        for index, frame in enumerate(clip.source.plane_frames(last + 1)):
             yield index, frame
             if index >= first_again and clip.num_frames > last + 1:
-                store.put(index, frame)
+                cache.put(index, frame)
         for k in range(last + 1, clip.num_frames):
             step = k % (2 * last) if last else 0
             index = min(step, 2 * last - step)
-            yield index, store.get(index)
+            yield index, cache.get(index)
 
 
 def _batches(clip, speech, runner, cache_dir, seconds):
     """Group the frames into _Batches."""
     find_lips = LipLandmarks() if runner.needs_lips and clip.track.points is None else None
-    faces = lips = None
+    faces = lips = region = None
     with contextlib.closing(_play(clip, cache_dir)) as frames:
         for start in range(0, clip.num_frames, runner.batch_size):
             with timed(seconds, "decode"):
@@ -267,20 +297,26 @@ def _batches(clip, speech, runner, cache_dir, seconds):
                 indices = [index if clip.track.found[index] else None for index, _ in group]
                 rolls = [0.0 if index is None else clip.excess_roll(index) for index in indices]
                 shown = [row for row, index in enumerate(indices) if index is not None]
+                regions = [None] * len(group)
+                for row in shown:
+                    if region is None or not clip.source.is_still:
+                        region = _region(group[row][1], clip.track.boxes[indices[row]])
+                    regions[row] = region
                 audio = [speech.window(start + row, clip.source.fps) for row in shown]
                 if faces is None or not clip.source.is_still or len(faces) != len(shown):  # an image is cropped once
-                    inputs = [_crop(clip, indices[row], group[row][1], rolls[row], runner, find_lips) for row in shown]
+                    inputs = [_crop(clip, indices[row], regions[row], rolls[row], runner, find_lips) for row in shown]
                     faces = np.stack([face for face, _ in inputs]) if inputs else None
                     lips = np.stack([points for _, points in inputs]) if inputs else None
-            yield _Batch([frame for _, frame in group], indices, rolls, faces, lips, np.stack(audio) if audio else None)
+            frames_of_group, audio = [frame for _, frame in group], np.stack(audio) if audio else None
+            yield _Batch(frames_of_group, indices, regions, rolls, faces, lips, audio)
 
 
-def _crop(clip, index, frame, roll, runner, find_lips):
+def _crop(clip, index, region, roll, runner, find_lips):
     """Return the generator's face (S, S, 6) float32 for a frame, and the lips of its reference, (40,) float32.
 
     find_lips: a LipLandmarks where lips are needed and no landmarks are known, else None: then they are zeros.
     """
-    reference = own = crop.rotate(crop.crop(frame, clip.track.boxes[index], runner.img_size), roll)
+    reference = own = crop.rotate(crop.crop(region.pixels, region.box, runner.img_size), roll)
     points = None if clip.track.points is None else crop.rotate_points(clip.landmarks(index), roll)
     if clip.references is not None:
         reference, points = clip.references.fit(index, own, points)
@@ -314,15 +350,18 @@ def _predict(batches, runner, seconds):
 
 
 def _paste(generated, clip, seconds):
-    """Yield (frame, has_face, the source's frame), the generated crops pasted into the frames that have a face."""
-    boxes, points = clip.track.boxes, clip.track.points
+    """Yield (Frame, has_face, the source's Frame), the generated crops pasted into the frames that have a face."""
+    points = clip.track.points
     with contextlib.closing(generated):
         for batch, crops in generated:
             crops = iter(crops)
-            for source, index, roll in zip(batch.frames, batch.indices, batch.rolls, strict=True):
+            rows = zip(batch.frames, batch.indices, batch.regions, batch.rolls, strict=True)
+            for source, index, region, roll in rows:
                 with timed(seconds, "paste"):
                     frame = source
                     if index is not None:
-                        landmarks = None if points is None else points[index]
-                        frame = paste_back(source, crop.rotate(next(crops), -roll), boxes[index], landmarks)
+                        landmarks = None if points is None else region.local(points[index])
+                        face = crop.rotate(next(crops), -roll)
+                        pasted = paste_back(region.pixels, face, region.box, landmarks)
+                        frame = source.patched(region.rows, region.columns, pasted)
                 yield frame, index is not None, source

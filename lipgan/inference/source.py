@@ -9,6 +9,7 @@ from fractions import Fraction
 import cv2
 import numpy as np
 
+from lipgan.inference.frame import Frame
 from lipgan.media import video
 from lipgan.media.image import read_image
 from lipgan.utils.cli import UserError, warn
@@ -54,6 +55,19 @@ class Source:
         if frame is None:  # a damaged end
             start_s = float(self.first / self.fps)
             raise UserError(f"no frame of {self.path} can be decoded from --start {start_s:g} on; give an earlier one")
+
+    def plane_frames(self, count):
+        """Yield the first `count` frames as `frame.Frame`s, which are converted to BGR only where that is asked for."""
+        colour = (self.colour or video.Colour()).settled(self.height)
+        if self.is_still:
+            yield from itertools.repeat(Frame(colour, image=self.image), count)
+            return
+        if self.resize_factor != 1:
+            yield from (Frame(colour, image=image) for image in self.frames(count))
+            return
+        with contextlib.closing(video.read_frames(self.info, self.fps, planes=True)) as frames:
+            for data in itertools.islice(frames, self.first, self.first + count):
+                yield Frame(colour, planes=data) if data.ndim == 2 else Frame(colour, image=data)
 
     def first_frame(self):
         """Return the first frame, BGR uint8 (H, W, 3). UserError where it cannot be decoded."""

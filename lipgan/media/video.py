@@ -140,12 +140,14 @@ def _probe_animation(path):
     return VideoInfo(width, height, fps, num_frames, duration_s, False, Colour(), path, (height, width))
 
 
-def read_frames(source, fps=None, counts: DecodeCounts | None = None) -> Iterator[np.ndarray]:
+def read_frames(source, fps=None, counts: DecodeCounts | None = None, planes=False) -> Iterator[np.ndarray]:
     """Stream a video's frames at a constant rate (`fps`, or the video's own): BGR uint8 (H, W, 3), upright.
 
     source: a path, or what `probe` returned for it. Frame k is the one nearest to k / fps seconds after the first
     frame. Where frames are damaged or missing, the one before is held, so that the video keeps its clock. A cut-off
-    file ends early. counts: adds up decoded and damaged frames while they are read. UserError when none can be read.
+    file ends early. counts: adds up decoded and damaged frames while they are read. planes: where frames need not be
+    rotated, scaled or tone-mapped, they come as yuv420p planes, (3 H / 2, W) uint8, as the decoder gives them.
+    UserError when none can be read.
     """
     info = source if isinstance(source, VideoInfo) else probe(source)
     fps = as_rate(fps or info.fps)
@@ -156,7 +158,10 @@ def read_frames(source, fps=None, counts: DecodeCounts | None = None) -> Iterato
     with _open_video(info.path) as (container, stream):
         for frame in _at_rate(_timed(container, stream, counts), fps):
             convert = convert or _FrameConverter(stream, frame, info.frame_shape)
-            image = image.copy() if frame is shown else convert(frame)
+            if frame is not shown:
+                image = convert.planes(frame) if planes and convert.is_plain(frame) else convert(frame)
+            else:
+                image = image.copy()
             shown = frame
             yield image
     if convert is None:
@@ -337,6 +342,24 @@ class _FrameConverter:
         image = np.ascontiguousarray(_upright(self._to_bgr(frame), _display_matrix(frame)))
         return image if image.shape[:2] == self.target else _with_bars(image, self.target)
 
+    def is_plain(self, frame):
+        """Return whether a frame is shown as it lies in the file: upright, square pixels, opaque YUV, even sizes."""
+        a, b, _, d = _display_matrix(frame)
+        is_yuv = not frame.format.is_rgb and not frame.format.has_palette and len(frame.format.components) == 3
+        even = not (frame.width % 2 or frame.height % 2)
+        as_shown = self.aspect == 1 and (frame.height, frame.width) == self.target and b == 0 and a > 0 and d > 0
+        return is_yuv and even and as_shown and not is_hdr(self.colour.transfer)
+
+    def planes(self, frame):
+        """Return a plain frame as yuv420p planes, one after another: (3 H / 2, W) uint8."""
+        if frame.format.name not in ("yuv420p", "yuvj420p"):
+            settled = self.colour.settled(frame.height)
+            matrix, color_range = settled.swscale_matrix, settled.range
+            colours = {"src_colorspace": matrix, "dst_colorspace": matrix, "src_color_range": color_range}
+            colours |= {"dst_color_range": color_range, "interpolation": SAME_SIZE}
+            frame = frame.reformat(format="yuv420p", **colours)
+        return frame.to_ndarray()
+
     def _to_bgr(self, frame):
         """Return a frame as BGR uint8, as it lies in the file but with square pixels."""
         width, height = max(1, round(frame.width * self.aspect)), frame.height
@@ -463,7 +486,12 @@ class VideoWriter:
         return stream
 
     def write(self, frame: np.ndarray):
-        """Add the next frame: BGR uint8 (height, width, 3)."""
+        """Add the next frame: BGR uint8 (height, width, 3), or yuv420p planes (3 height / 2, width) of even size."""
+        if frame.ndim == 2 and not self.lossless:
+            if frame.shape != (self.height * 3 // 2, self.width):
+                raise ValueError(f"planes {frame.shape}, but the video is {(self.height, self.width)}")
+            self._encode(av.VideoFrame.from_ndarray(frame, "yuv420p"))
+            return
         if frame.shape != (self.height, self.width, 3) or frame.dtype != np.uint8:
             raise ValueError(
                 f"frame {frame.shape} {frame.dtype}, but the video is {(self.height, self.width, 3)} uint8"
@@ -481,9 +509,12 @@ class VideoWriter:
                 dst_color_range=self.colour.range,
                 interpolation=SAME_SIZE,
             )
-        encoded.pts, encoded.time_base = self.num_frames, 1 / self.fps
+        self._encode(encoded)
+
+    def _encode(self, frame):
+        frame.pts, frame.time_base = self.num_frames, 1 / self.fps
         self.num_frames += 1
-        self.container.mux(self.video_stream.encode(encoded))
+        self.container.mux(self.video_stream.encode(frame))
         self._write_audio(self.num_frames / self.fps)
 
     def _write_audio(self, until_s):
