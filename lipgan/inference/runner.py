@@ -5,6 +5,7 @@ Keras is imported inside the functions: `load_runner` chooses the backend first.
 
 import functools
 import hashlib
+import os
 import pathlib
 import queue
 import threading
@@ -15,6 +16,7 @@ from lipgan.inference.options import SHIPPED_CHECKPOINT
 from lipgan.models.backend import has_gpu, import_keras, set_backend
 from lipgan.models.metadata import check_kind, description
 from lipgan.utils.cli import UserError, warn
+from lipgan.utils.cpus import available_cpus
 
 BFLOAT16_KINDS = ("residual",)  # whose results, with trained weights, bfloat16 changes by 4 grey levels at most
 CPU_BATCH, GPU_BATCH = 8, 64
@@ -156,6 +158,8 @@ def _compile(model, batch_size, concurrency, precision):
     settings = {"INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32"}
     settings |= {"PERFORMANCE_HINT": "THROUGHPUT" if concurrency > 1 else "LATENCY"}
     settings |= {"PERFORMANCE_HINT_NUM_REQUESTS": str(concurrency)}
+    if available_cpus() < (os.cpu_count() or 1):  # a container's limit, which OpenVINO does not see
+        settings |= {"INFERENCE_NUM_THREADS": str(available_cpus())}
     compiled = ov.compile_model(ov.Model([x.output for x in outputs], parameters), "CPU", settings)
     idle = queue.SimpleQueue()
     for _ in range(concurrency):

@@ -1,7 +1,6 @@
 """Silence gate: finds pauses and fades the mouth to rest, whatever a generator makes of noise."""
 
 import numpy as np
-from scipy.ndimage import uniform_filter1d
 
 from audio_hparams import hparams
 
@@ -39,11 +38,16 @@ def loudness_db(wav):
 def silent_runs(wav):
     """Find the stretches of silence of at least SHORTEST_S, as (first, end) frames of `loudness_db`."""
     level = loudness_db(wav)
-    loud, noise = np.percentile(level, 95), np.percentile(uniform_filter1d(level, 9), 5)
+    loud, noise = np.percentile(level, 95), np.percentile(_mean_of_9(level), 5)
     in_noise = min(noise + ABOVE_NOISE_DB, loud - SURELY_SPEECH_DB)
     silent = level < max(loud - BELOW_LOUD_DB, in_noise, FLOOR_DB)
     edges = np.flatnonzero(np.diff(np.concatenate([[0], silent.astype("int8"), [0]])))
     return [(a, b) for a, b in edges.reshape(-1, 2).tolist() if b - a >= SHORTEST_S * FRAMES_PER_SECOND]
+
+
+def _mean_of_9(level):
+    """Average each value with four on either side. (SciPy's uniform_filter1d takes half a second to import.)"""
+    return np.convolve(np.pad(level, 4, mode="symmetric"), np.full(9, 1 / 9), mode="valid")
 
 
 def silence_weights(wav, num_frames, fps, offset_frames=0):

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import av
 
 from lipgan.utils.cli import UserError
+from lipgan.utils.cpus import available_cpus
 
 # No pattern, so that "%d.gif" is a file; and a playlist that names addresses opens no connection.
 OPEN_OPTIONS = {"pattern_type": "none", "protocol_whitelist": "file,crypto,data"}
@@ -98,7 +99,7 @@ def stream_decoder(container, stream):
             decoder = av.CodecContext.create(ALPHA_DECODERS[decoder.name], "r")
         decoder.options = {"max_pixels": str(MAX_VIDEO_PIXELS)}
         decoder.thread_type = "AUTO"
-    decoder.thread_count = min(4, os.cpu_count() or 1)
+    decoder.thread_count = min(4, available_cpus())
     return decoder
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import itertools
-import os
 import pathlib
 from collections.abc import Iterator
 from fractions import Fraction
@@ -31,6 +30,7 @@ from lipgan.media.container import (
 from lipgan.media.image import is_animation, on_white, read_animation
 from lipgan.media.tone_map import ToneMapper, is_hdr
 from lipgan.utils.cli import UserError
+from lipgan.utils.cpus import available_cpus
 from lipgan.utils.files import atomic_write
 
 STANDARD_RATES = [Fraction(1000 * n, d) for d in (1000, 1001) for n in (24, 25, 30, 48, 50, 60, 100, 120)]
@@ -39,7 +39,7 @@ AAC_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_0
 LIMITED, FULL = 1, 2
 KEYFRAME_S, MAX_KEYFRAMES = 0.5, 200  # `probe` decodes a keyframe every so often, and about so many of a long video
 H264, PRESET = "libx264", "veryfast"  # half of the work of "fast"; at crf 16 as sharp as that at 18, 25 % larger
-THREADS = min(8, os.cpu_count() or 1)
+MAX_ENCODER_THREADS = 8
 # Without these swscale rounds down, which makes an image darker by two levels each way.
 EXACT = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
 # Colours alone, at half resolution, are scaled where an image keeps its size: bilinear takes half of bicubic's time.
@@ -467,7 +467,7 @@ class VideoWriter:
     def _add_video(self):
         """Add the H.264 stream, its colours tagged."""
         quality = {"qp": "0"} if self.lossless else {"crf": str(self.crf)}
-        options = {"preset": PRESET, "threads": str(THREADS), **quality}
+        options = {"preset": PRESET, "threads": str(min(MAX_ENCODER_THREADS, available_cpus())), **quality}
         stream = self.container.add_stream(H264 + "rgb" * self.lossless, self.fps, options=options)
         stream.width, stream.height = self.width + self.width % 2, self.height + self.height % 2
         stream.pix_fmt = "bgr24" if self.lossless else "yuv420p"
