@@ -49,6 +49,8 @@ def parse_args(argv=None):
     add("--detector", choices=("cnn", "hog"), default="cnn", help="of the originals' faces (default: %(default)s)")
     add("--lags", type=pathlib.Path, help="CSV file of lags by clip: columns clip and lag, frames by which the "
         "clip's own audio is late against its lips (default: 0)")  # fmt: skip
+    add("--listener", type=pathlib.Path, help="generator of --model warp; its prediction of lips from speech estimates "
+        "these lags instead")  # fmt: skip
     add("--batch_size", type=cli.positive_int, default=16, help="faces at a time (default: %(default)s)")
     add("--scored", type=pathlib.Path, nargs="+", help="files of --json to join instead of scoring anything")
     add("--json", type=pathlib.Path, help="write all measures, row by row, to this file")
@@ -58,6 +60,8 @@ def parse_args(argv=None):
     add("--backend", choices=backend.BACKENDS, help="default: KERAS_BACKEND, or openvino")
     args = parser.parse_args(argv)
     finished = args.videos or args.originals
+    if args.lags and args.listener:
+        parser.error("--lags and --listener exclude each other")
     if args.pairs and finished:
         parser.error("--pairs stands in place of --videos and --originals")
     required = ("videos", "originals") if finished else () if args.pairs else ("checkpoint_path", "data_root")
@@ -99,12 +103,13 @@ def score(args):
     from lipgan.evaluation.free_speech import Timer, read_lags
     from lipgan.evaluation.report import write_figures
     from lipgan.evaluation.scoring import EvaluationOptions, collect, evaluate_generator
+    from lipgan.evaluation.sync_offset import load_listener
 
     def write_first_figures(number, clip):
         if args.picture_dir and number < args.max_pictures:
             write_figures(args.picture_dir, clip)
 
-    timer = Timer(read_lags(args.lags) if args.lags else None)
+    timer = Timer(read_lags(args.lags) if args.lags else None, load_listener(args.listener) if args.listener else None)
     if args.videos or args.pairs:
         from lipgan.evaluation.finished_videos import listed_pairs, pairs_of_folders, score_videos
 

@@ -1,26 +1,50 @@
-"""Does the mouth tremble against the face? Videos are lip-synced to their own sound, and compared with themselves.
+"""Check that the mouth does not tremble: jitter of lip-synced videos against their sources, before encoding.
 
-    python experiments/check_steadiness.py --checkpoint_path weights/warp.weights.h5 a.mp4 b.mp4
+    python -m experiments.check_steadiness --checkpoint_path weights/warp.weights.h5 a.mp4 b.mp4
 
-jitter: second difference over time of dlib's landmarks of the lips, each face aligned on those points that do not
-speak, mean length in per cent of the eyes' distance, where the sound is at rest (the aim: result / source at most
-1.2), and where somebody speaks. moved: how far the lips' opening goes to and fro in all pauses together (its standard
-deviation), in the same unit. Measured before encoding, in videos without a cut.
+jitter: second difference over time of dlib's lip landmarks, each face aligned on the points that do not speak, mean
+length in % of the distance of the eyes, in silence (the aim: result / source at most 1.2) and in speech. moved:
+standard deviation of mouth opening over all pauses together, in the same unit. For videos of one shot, with pauses.
 """
 
 import argparse
+import dataclasses
 import pathlib
-import sys
 
-ROOT = pathlib.Path(__file__).parents[1]
-IMG_SIZE = 192  # of the crops in which landmarks are looked for
+import numpy as np
+
+from experiments.measured import lipsynced, measure, open_clip
+from lipgan.faces.landmarks import EYES, LIPS
+from lipgan.inference.options import LipsyncOptions
+from lipgan.inference.reference import STILL_POINTS
+from lipgan.inference.runner import load_runner
+from lipgan.inference.silence_gate import silence_weights
+from lipgan.utils.cli import script
+
+IMG_SIZE = 192  # of the crops in which landmarks are found
+
+
+@dataclasses.dataclass(frozen=True)
+class Jitter:
+    """Sums over some frames of a video."""
+
+    total: float  # % of the distance of the eyes
+    frames: int
+    moved: float = np.nan  # standard deviation of the opening, in the same unit
+
+    @property
+    def mean(self):
+        return self.total / max(self.frames, 1)
+
+    def __add__(self, other):
+        return Jitter(self.total + other.total, self.frames + other.frames)
 
 
 def parse_args(argv=None):
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("videos", nargs="+", type=pathlib.Path, help="videos of faces with their own sound, with pauses in it")
+    add("videos", nargs="+", type=pathlib.Path, help="videos of faces with their own audio, with pauses in it")
     add("--checkpoint_path", required=True, type=pathlib.Path, help="the generator: X.weights.h5, or a legacy .h5")
     add("--detector", choices=("cnn", "hog"), default="hog", help="default: %(default)s")
     add("--max_s", type=float, default=10.0, help="seconds of each video (default: %(default)s)")
@@ -29,77 +53,61 @@ def parse_args(argv=None):
 
 
 def jitter(points, where):
-    """Mean length of the second difference of the lips, % of the eyes' distance, of frames `where`; and how many."""
-    import numpy as np
-
-    from lipgan.faces.landmarks import EYES, LIPS
-    from lipgan.inference.reference import STILL_POINTS
-
+    """Measure the Jitter of landmarks (N, 68, 2) over the frames `where`, (N,) bool."""
     flat = points @ (1, 1j)  # the plane as numbers
     still, eyes = flat[:, STILL_POINTS], [flat[:, eye].mean(1) for eye in EYES]
     centred = still - still.mean(1, keepdims=True)
     turn = (centred.conj() * centred[:1]).sum(1) / (np.abs(centred) ** 2).sum(1)  # the similarity onto the first face
     lips = (flat[:, LIPS] - still.mean(1, keepdims=True)) * turn[:, None]
-    length = np.abs(np.diff(lips, 2, axis=0)).mean(1) / np.abs(eyes[1] - eyes[0])[0]
+    eye_distance = np.abs(eyes[1] - eyes[0])[0]
+    length = np.abs(np.diff(lips, 2, axis=0)).mean(1) / eye_distance
     inside = where[:-2] & where[1:-1] & where[2:]
-    opening = np.abs(lips[:, 18] - lips[:, 14]) / np.abs(eyes[1] - eyes[0])[0]
-    return 100 * length[inside].sum(), inside.sum(), 100 * opening[where].std() if where.any() else np.nan
+    opening = np.abs(lips[:, 18] - lips[:, 14]) / eye_distance
+    moved = 100 * opening[where].std() if where.any() else np.nan
+    return Jitter(100 * length[inside].sum(), int(inside.sum()), moved)
 
 
+def measure_video(path, runner, options):
+    """Lip-sync a video to its own audio: {"silence" or "speech": (Jitter of the source, of the result)}."""
+    clip = open_clip(path, path, options)
+    source, result = measure(clip, None, IMG_SIZE), measure(clip, lipsynced(clip, runner, options), IMG_SIZE)
+    silence = silence_weights(clip.audio.wav, clip.num_frames, clip.source.fps)
+    silence = silence[np.round(result.times_s * float(clip.source.fps)).astype(int)]
+    points = source.points[: len(silence)], result.points
+    return {
+        name: tuple(jitter(some, where) for some in points)
+        for name, where in (("silence", silence == 1), ("speech", silence == 0))
+    }
+
+
+@script
 def main(argv=None):
     """Print a line for each video, and one for all."""
     args = parse_args(argv)
-    sys.path.insert(0, str(ROOT))
-    import numpy as np
-    from measured import measure
-
-    from lipgan.inference.options import LipsyncOptions
-    from lipgan.inference.pipeline import generate_frames
-    from lipgan.inference.preparation import load_audio, prepare
-    from lipgan.inference.runner import load_runner
-    from lipgan.inference.silence_gate import silence_weights
-    from lipgan.inference.source import open_source
-    from lipgan.utils.cli import UserError
-
-    try:
-        runner, sums = load_runner(args.checkpoint_path, backend="openvino"), np.zeros((2, 2, 2))
-        options = LipsyncOptions(max_sec=args.max_s, detector=args.detector, reference=args.reference)
-        print(
-            "| video | frames at rest | jitter at rest, source | result | ratio | speaking | moved at rest | result |"
-        )
-        print("|---|---|---|---|---|---|---|---|")
-        for path in args.videos:
-            clip = prepare(open_source(path, options), load_audio(path, options, path), options)
-            frames = (frame for frame, _ in generate_frames(clip, runner.reset(), options))
-            pair = [measure(clip, None, IMG_SIZE), measure(clip, frames, IMG_SIZE)]
-            fps = clip.source.fps
-            resting = silence_weights(clip.audio.wav, clip.num_frames, fps)
-            shown = np.round(pair[1].times_s * float(fps)).astype(int)
-            rows = []
-            for number, measured in enumerate(pair):
-                points = measured.points[: len(shown)]
-                at_rest, speaking = (jitter(points, where) for where in (resting[shown] == 1, resting[shown] == 0))
-                sums[number] += [at_rest[:2], speaking[:2]]
-                rows.append(
-                    [at_rest[0] / max(at_rest[1], 1), at_rest[2], speaking[0] / max(speaking[1], 1), at_rest[1]]
-                )
-            (source, moved, speaking, count), (result, moved_result, speaking_result, _) = rows
-            name, ratio = f"{path.parent.name}/{path.stem}", result / max(source, 1e-9)
-            print(
-                f"| {name} | {count} | {source:.2f} | {result:.2f} | {ratio:.2f} "
-                f"| {speaking:.2f}, {speaking_result:.2f} | {moved:.2f} | {moved_result:.2f} |",
-                flush=True,
-            )
-        (source, speaking), (result, speaking_result) = sums[..., 0] / sums[..., 1].clip(1)
-        print(
-            f"| all | {sums[0, 0, 1]:.0f} | {source:.2f} | {result:.2f} | {result / max(source, 1e-9):.2f} "
-            f"| {speaking:.2f}, {speaking_result:.2f} | - | - |"
-        )
-    except UserError as e:
-        print(f"check_steadiness.py: {e}", file=sys.stderr)
-        return 1
+    runner = load_runner(args.checkpoint_path, backend="openvino")
+    options = LipsyncOptions(max_sec=args.max_s, detector=args.detector, reference=args.reference)
+    columns = ("video", "frames of silence", "jitter in silence, source", "result", "ratio", "in speech", "moved")
+    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
+    sums = {name: [Jitter(0.0, 0), Jitter(0.0, 0)] for name in ("silence", "speech")}
+    for path in args.videos:
+        video = measure_video(path, runner, options)
+        print_line(f"{path.parent.name}/{path.stem}", video)
+        sums = {name: [a + b for a, b in zip(sums[name], video[name], strict=True)] for name in sums}
+    print_line("all", sums)
     return 0
 
 
+def print_line(name, video):
+    """Print a line of the table. video: as of `measure_video`."""
+    (source, result), (source_speech, result_speech) = video["silence"], video["speech"]
+    moved = "-" if np.isnan(source.moved) else f"{source.moved:.2f}, {result.moved:.2f}"
+    ratio = result.mean / max(source.mean, 1e-9)
+    print(
+        f"| {name} | {source.frames} | {source.mean:.2f} | {result.mean:.2f} | {ratio:.2f} "
+        f"| {source_speech.mean:.2f}, {result_speech.mean:.2f} | {moved} |",
+        flush=True,
+    )
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -1,21 +1,31 @@
-"""What should a video's generator look at? Videos are given the sound of the next one, in each way of `--reference`.
+"""Compare the modes of --reference: videos are lip-synced to the audio of the next one, in each mode.
 
-    python experiments/compare_references.py --checkpoint_path weights/warp.weights.h5 a.mp4 b.mp4 c.mp4
+    python -m experiments.compare_references --checkpoint_path weights/warp.weights.h5 a.mp4 b.mp4 c.mp4
 
-sync: correlation of the result's mouth opening with the true mouth of that sound. leak: with the mouth that the video
-had itself; what the two true mouths have in common is in the last line. opening: its standard deviation, in parts of
-the true mouth's of that sound. own PSNR: of the mouth, dB, with the video's own sound. motion: correlation of how much
-the cheeks and the chin change from frame to frame with the source's, with that sound. Each beside a 95 % interval by
-bootstrap over videos. Measured before encoding, in the crops of the source's face.
+sync: correlation of the result's mouth opening with the true mouth of that audio. leak: with the mouth that the video
+had itself; what the two true mouths have in common is in the last line. opening: its standard deviation relative to the
+true mouth's of that audio. own_psnr: of the mouth region, dB, with the video's own audio. motion: correlation of how
+much cheeks and chin change between frames with the source's, with that audio. Each with a 95 % interval by bootstrap
+over videos. Measured before encoding, in the crops of the source's face.
 """
 
 import argparse
+import dataclasses
 import pathlib
-import sys
 import tempfile
 
-ROOT = pathlib.Path(__file__).parents[1]
-COLUMNS = ("sync", "leak", "opening", "own PSNR", "motion")
+import cv2
+import numpy as np
+
+from experiments.measured import lipsynced, measure, motion, mouth_psnr, open_clip, opening_at
+from lipgan.evaluation import metrics
+from lipgan.inference.options import LipsyncOptions
+from lipgan.inference.reference import REFERENCE_MODES
+from lipgan.inference.runner import load_runner
+from lipgan.utils.cli import script
+
+COLUMNS = ("sync", "leak", "opening", "own_psnr", "motion")
+SHEET_COLUMNS = 12
 
 
 def parse_args(argv=None):
@@ -26,72 +36,33 @@ def parse_args(argv=None):
     add("--checkpoint_path", required=True, type=pathlib.Path, help="the generator: X.weights.h5, or a legacy .h5")
     add("--detector", choices=("cnn", "hog"), default="hog", help="default: %(default)s")
     add("--max_s", type=float, default=5.0, help="seconds of each video (default: %(default)s)")
-    add("--ways", nargs="+", help="only these (default: all)")
-    add("--sheets", type=pathlib.Path, help="folder for a PNG of each video: the source, then the result of each way")
+    add("--modes", nargs="+", choices=REFERENCE_MODES, default=REFERENCE_MODES, help="default: all")
+    add("--sheets", type=pathlib.Path, help="folder for a PNG of each video: the source, then the result of each mode")
     return parser.parse_args(argv)
 
 
+@script
 def main(argv=None):
     """Print the table."""
     args = parse_args(argv)
-    sys.path.insert(0, str(ROOT))
-    import cv2
-    import numpy as np
-
-    from lipgan.faces.detector import FaceDetector
-    from lipgan.inference.pipeline import lipsync_frames, prepare
-    from lipgan.inference.reference import WAYS
-    from lipgan.models import backend
-    from lipgan.utils.cli import UserError
-
-    if unknown := set(args.ways or ()) - set(WAYS):
-        raise SystemExit(f"compare_references.py: --ways {unknown.pop()} is none of {', '.join(WAYS)}")
-    if args.sheets:
-        args.sheets.mkdir(parents=True, exist_ok=True)
-    backend.set_backend("openvino", "openvino")
-    try:
-        from measured import change, measure, mouth_psnr, opening_at
-
-        from lipgan.evaluation import metrics
-        from lipgan.inference.runner import load_speaker
-
-        speaker, _, _ = load_speaker(args.checkpoint_path)
-        rows = {}
-        with tempfile.TemporaryDirectory() as folder:
-            settings = {"detector": FaceDetector(args.detector), "max_s": args.max_s, "box_cache": folder}
-            truths = [measure(prepare(path, path, **settings)) for path in args.videos]
-            for number, path in enumerate(args.videos):
-                own, other = truths[number], (number + 1) % len(truths)
-                wanted, sheet = opening_at(truths[other], own.times_s), [own.crops]
-                for way in args.ways or WAYS:
-                    clips = [prepare(path, args.videos[n], reference=way, **settings) for n in (other, number)]
-                    made, with_own = (
-                        measure(clip, (frame for frame, _ in lipsync_frames(clip, speaker))) for clip in clips
-                    )
-                    count = len(made.crops)
-                    opening = opening_at(made, own.times_s)
-                    rows.setdefault(way, []).append(
-                        [
-                            metrics.correlation(opening, wanted),
-                            metrics.correlation(opening, opening_at(own, own.times_s)),
-                            metrics.range_ratio(
-                                opening_at(made, made.times_s), metrics.mouth_opening(truths[other].points)
-                            ),
-                            mouth_psnr(with_own.crops, own.crops),
-                            np.corrcoef(change(made.crops), change(own.crops[:count]))[0, 1],
-                        ]
-                    )
-                    sheet.append(made.crops)
-                common = metrics.correlation(wanted, opening_at(own, own.times_s))
-                rows.setdefault("true mouths", []).append([1.0, common, 1.0, np.nan, 1.0])
-                if args.sheets:
-                    picks = np.linspace(0, min(map(len, sheet)) - 1, 12).astype(int)
-                    picture = np.vstack([np.hstack(crops[picks]) for crops in sheet])
-                    cv2.imwrite(str(args.sheets / f"{path.parent.name}_{path.stem}.png"), picture)
-                print(f"{path} is done", flush=True)
-    except UserError as e:
-        print(f"compare_references.py: {e}", file=sys.stderr)
-        return 1
+    runner = load_runner(args.checkpoint_path, backend="openvino")
+    options, rows = LipsyncOptions(detector=args.detector, max_sec=args.max_s), {}
+    with tempfile.TemporaryDirectory() as cache:
+        truths = [measure(open_clip(path, path, options, cache)) for path in args.videos]
+        for number, path in enumerate(args.videos):
+            own, other = truths[number], (number + 1) % len(truths)
+            sheet = [own.crops]
+            for mode in args.modes:
+                settings = dataclasses.replace(options, reference=mode)
+                clips = [open_clip(path, args.videos[n], settings, cache) for n in (other, number)]
+                result, with_own = (measure(clip, lipsynced(clip, runner, settings)) for clip in clips)
+                rows.setdefault(mode, []).append(compare(result, with_own, own, truths[other]))
+                sheet.append(result.crops)
+            common = metrics.correlation(opening_at(truths[other], own.times_s), opening_at(own, own.times_s))
+            rows.setdefault("true mouths", []).append([1.0, common, 1.0, np.nan, 1.0])
+            if args.sheets:
+                write_sheet(args.sheets / f"{path.parent.name}_{path.stem}.png", sheet)
+            print(f"{path} is done", flush=True)
     print(f"\n| reference, {len(truths)} videos | {' | '.join(COLUMNS)} |\n|---" + "|---" * len(COLUMNS) + "|")
     for name, clips in rows.items():
         cells = ["{:.2f} ({:.2f} to {:.2f})".format(*metrics.interval(values)) for values in zip(*clips, strict=True)]
@@ -99,5 +70,28 @@ def main(argv=None):
     return 0
 
 
+def compare(result, with_own, own, other):
+    """Compare a result with the true mouth of its audio and with the video's own: the values of COLUMNS.
+
+    result, with_own: Measured, from another video's audio and from the video's own. own, other: of both sources.
+    """
+    opening = opening_at(result, own.times_s)
+    frames = len(result.crops)
+    return [
+        metrics.correlation(opening, opening_at(other, own.times_s)),
+        metrics.correlation(opening, opening_at(own, own.times_s)),
+        metrics.range_ratio(metrics.mouth_opening(result.points), metrics.mouth_opening(other.points)),
+        mouth_psnr(with_own.crops, own.crops),
+        np.corrcoef(motion(result.crops), motion(own.crops[:frames]))[0, 1],
+    ]
+
+
+def write_sheet(path, rows):
+    """Write a PNG with a row of crops at equal distances in time for each of rows."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picks = np.linspace(0, min(map(len, rows)) - 1, SHEET_COLUMNS).astype(int)
+    cv2.imwrite(str(path), np.vstack([np.hstack(crops[picks]) for crops in rows]))
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

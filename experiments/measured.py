@@ -1,33 +1,47 @@
-"""Faces of whole videos as numbers: their crops and dlib's landmarks, of sources and of results before encoding."""
+"""Lip-synced videos before encoding, and their faces as crops and dlib's landmarks."""
 
 import typing
 
 import numpy as np
 
-from lipgan.data.lip_landmarks import LipLandmarks
 from lipgan.evaluation import metrics
 from lipgan.faces import crop as face_crop
+from lipgan.faces.detector import LipLandmarks
 from lipgan.faces.landmarks import MOUTH
+from lipgan.inference.pipeline import generate_frames
+from lipgan.inference.preparation import load_audio, prepare
+from lipgan.inference.source import open_source
 
 
 class Measured(typing.NamedTuple):
     """Those frames of a video that have a face."""
 
-    times_s: np.ndarray  # (N,) when each is shown, of the result
+    times_s: np.ndarray  # (N,) when each is shown, in the result
     crops: np.ndarray  # (N, S, S, 3) uint8 BGR, all in the boxes of the source's face
-    points: np.ndarray  # (N, 68, 2) dlib's landmarks in parts of S
+    points: np.ndarray  # (N, 68, 2) dlib's landmarks in units of S
+
+
+def open_clip(face, audio, options, cache_dir=None):
+    """Prepare the lip-sync of a video, as of `preparation.prepare`."""
+    return prepare(open_source(face, options), load_audio(audio, options, face), options, cache_dir=cache_dir)
+
+
+def lipsynced(clip, runner, options):
+    """Yield the lip-synced frames of a clip of `open_clip`, (H, W, 3) uint8 BGR."""
+    for frame, _ in generate_frames(clip, runner.reset(), options):
+        yield frame
 
 
 def measure(clip, frames=None, img_size=96):
-    """The Measured of a `clip.Clip`'s source, or of other frames in its place, from the first one on."""
-    find, kept = LipLandmarks(), []
-    for index, frame in enumerate(clip.footage.frames(len(clip.found)) if frames is None else frames):
-        if index == len(clip.found):
+    """Measure a clip's source, or other frames in its place from the first one on."""
+    find, track, found = LipLandmarks(), clip.track, []
+    for index, frame in enumerate(clip.source.frames(len(track.found)) if frames is None else frames):
+        if index == len(track.found):
             break
-        if clip.found[index]:
-            kept.append((index, face_crop.crop(frame, clip.boxes[index], img_size)))
-    crops = np.stack([crop for _, crop in kept])
-    times_s = np.array([index for index, _ in kept]) / float(clip.fps)
+        if track.found[index]:
+            found.append((index, face_crop.crop(frame, track.boxes[index], img_size)))
+    crops = np.stack([crop for _, crop in found])
+    times_s = np.array([index for index, _ in found]) / float(clip.source.fps)
     return Measured(times_s, crops, np.stack([find.face(crop) for crop in crops]))
 
 
@@ -37,8 +51,8 @@ def opening_at(measured, times_s):
     return np.interp(times_s, measured.times_s, opening, left=np.nan, right=np.nan)
 
 
-def change(crops):
-    """How much the lower half outside of the mouth's part changes from frame to frame: (N - 1,) grey levels."""
+def motion(crops):
+    """Return how much the lower half outside the mouth region changes between frames: (N - 1,) grey levels."""
     size = crops.shape[1]
     top, bottom, left, right = (round(edge * size) for edge in MOUTH)
     outside = np.zeros(crops.shape[1:3], bool)
@@ -48,6 +62,6 @@ def change(crops):
 
 
 def mouth_psnr(crops, truth):
-    """PSNR of the mouth, dB, of as many frames as both have."""
+    """Return the PSNR of the mouth region, dB, of as many frames as both have."""
     count = min(len(crops), len(truth))
-    return metrics.psnr(*(metrics.mouth_region(pictures[:count]) for pictures in (crops, truth)))
+    return metrics.psnr(*(metrics.mouth_region(images[:count]) for images in (crops, truth)))

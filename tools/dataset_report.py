@@ -1,10 +1,10 @@
 """Inspect a preprocessed folder before training: a table of all clips, figures, and a list of clips to leave out.
 
-    python -m tools.dataset_report --data_root lrs2_preprocessed --disc_checkpoint_path logs/gan/lipgan_disc.weights.h5
+    python -m tools.dataset_report --data_root lrs2_preprocessed
     python train.py --data_root lrs2_preprocessed --leave_out report/leave_out.txt
 
 report/ gets clips.csv, summary.json, report.png and leave_out.txt. The lag between a clip's audio and lips is estimated
-by a trained discriminator; without one, no clip is left out.
+from the lip motion that its speech asks for, or, with --disc_checkpoint_path, by a trained discriminator.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import numpy as np
 import tqdm
 
 from lipgan.data.clip_folder import MELS_NAME
+from lipgan.inference.options import SHIPPED_CHECKPOINT
 from lipgan.models.backend import BACKENDS, set_backend
 from lipgan.utils import cli
 from lipgan.utils.cli import UserError, script
@@ -74,7 +75,10 @@ def parse_args(argv=None):
     add("--filelists", type=pathlib.Path, default="filelists/", help="folder of the lists (default: %(default)s)")
     add("--split", choices=("train", "pretrain", "val", "test"), help="only this list's clips (default: all clips)")
     add("--max_clips", type=cli.positive_int, help="number of clips, evenly spaced (default: all)")
-    add("--disc_checkpoint_path", help="a trained discriminator, which estimates lags")
+    add("--listener", type=pathlib.Path, help="generator of --model warp; its prediction of lips from speech estimates "
+        "lags (default: the shipped weights)")  # fmt: skip
+    add("--disc_checkpoint_path", help="a trained discriminator that estimates lags instead")
+    add("--no_lags", action="store_true", help="estimate no lags, which takes most of the time")
     add("--max_offset", type=int, default=3, help="frames; clips with a larger lag are left out (default: %(default)s)")
     add("--min_confidence", type=float, help="confidence from which they are (default: 0.3; with a discriminator 0.05)")
     add("--img_size", type=int, default=96, help="side of the face crops in pixels (default: %(default)s)")
@@ -135,10 +139,19 @@ def read_clips(data_root, split, filelists, max_clips, img_size):
 
 def lag_estimator(args):
     """Make a function (dataset, number of a clip) -> Offset or None, as the options say; None without lags."""
-    if not args.disc_checkpoint_path:
+    if args.no_lags:
         return None
     set_backend(args.backend, default="openvino")
     from lipgan.evaluation import sync_offset
+
+    if not args.disc_checkpoint_path:
+        try:
+            return sync_offset.ListenerEstimator(sync_offset.load_listener(args.listener or SHIPPED_CHECKPOINT))
+        except UserError as e:
+            if args.listener:
+                raise
+            print(f"no lags are estimated: {e}")
+            return None
     from lipgan.models.checkpoint import load_discriminator
 
     discriminator, info = load_discriminator(args.disc_checkpoint_path)

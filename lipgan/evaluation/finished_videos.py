@@ -8,13 +8,12 @@ import cv2
 import numpy as np
 
 from audio_hparams import hparams
-from lipgan.data.lip_landmarks import LipLandmarks
 from lipgan.evaluation import metrics
 from lipgan.evaluation.free_speech import SHARED_CLOCK
 from lipgan.evaluation.results import COPIED_REFERENCE, MEAN_FACE, VIDEO, Row, SkippedClip
 from lipgan.evaluation.scoring import ScoredClip, image_scores, lip_scores
 from lipgan.faces import crop as face_crop
-from lipgan.faces.detector import FaceDetector
+from lipgan.faces.detector import FaceDetector, LipLandmarks
 from lipgan.faces.landmarks import LIPS
 from lipgan.faces.tracker import find_boxes
 from lipgan.media import video
@@ -102,8 +101,8 @@ def score_videos(pairs, detector="cnn", timer=SHARED_CLOCK):
             yield SkippedClip(pair.name, "no original of the same name")
             continue
         try:
-            lengths = [video.probe(file).duration_s for file in (pair.video, pair.original)]
-            paired = _paired_crops(pair, detector, landmarks)
+            made, original = (video.probe(file) for file in (pair.video, pair.original))
+            paired = _paired_crops(made, original, detector, landmarks)
             if len(paired.frames) < hparams.min_crops:
                 yield SkippedClip(pair.name, f"fewer than {hparams.min_crops} frames with a face")
                 continue
@@ -111,8 +110,8 @@ def score_videos(pairs, detector="cnn", timer=SHARED_CLOCK):
         except UserError as e:
             yield SkippedClip(pair.name, str(e))
             continue
-        if abs(lengths[0] - lengths[1]) > 1.5 / hparams.fps:
-            seconds = f"{lengths[0]:.2f} s, its original {lengths[1]:.2f} s"
+        if abs(made.duration_s - original.duration_s) > 1.5 / hparams.fps:
+            seconds = f"{made.duration_s:.2f} s, its original {original.duration_s:.2f} s"
             print(f"{pair.video.name}: {seconds}; the first {paired.num_frames} frames count")
         yield _scored(pair, paired, timing)
 
@@ -149,19 +148,19 @@ def _timing(pair, paired, timer):
     return timing if pair.lag is None else dataclasses.replace(timing, lag=pair.lag)
 
 
-def _paired_crops(pair, detector, landmarks) -> PairedCrops:
+def _paired_crops(made_info, original_info, detector, landmarks) -> PairedCrops:
     """Cut the faces of both videos and find their landmarks. Raises UserError where one has no face.
 
     A face made from a still image does not follow the original's head: landmarks are found where each video's face is.
     """
-    boxes, found = find_boxes(video.read_frames(pair.original, hparams.fps), hparams.fps, detector)
-    own_boxes, own_found = find_boxes(video.read_frames(pair.video, hparams.fps), hparams.fps, detector)
+    boxes, found = find_boxes(video.read_frames(original_info, hparams.fps), hparams.fps, detector)
+    own_boxes, own_found = find_boxes(video.read_frames(made_info, hparams.fps), hparams.fps, detector)
     num_frames = min(len(found), len(own_found))
     frames = np.flatnonzero(found[:num_frames] & own_found[:num_frames]).tolist()
     if not frames:
         raise UserError(f"no face found in the {'finished video' if found.any() else 'original'}")
     wanted, truth, crops, points, mouths = set(frames), [], [], ([], []), ([], [])
-    both = zip(*(video.read_frames(path, hparams.fps) for path in (pair.original, pair.video)), strict=False)
+    both = zip(*(video.read_frames(info, hparams.fps) for info in (original_info, made_info)), strict=False)
     for number, (true, made) in enumerate(itertools.islice(both, num_frames)):
         if number not in wanted:
             continue

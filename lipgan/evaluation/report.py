@@ -6,7 +6,6 @@ import cv2
 import numpy as np
 
 from audio_hparams import hparams
-from lipgan.data.lip_landmarks import LipLandmarks
 from lipgan.evaluation import metrics
 from lipgan.evaluation.results import (
     COPIED_REFERENCE,
@@ -18,6 +17,7 @@ from lipgan.evaluation.results import (
     means,
     means_over_people,
 )
+from lipgan.faces.detector import LipLandmarks
 from lipgan.utils.files import atomic_write
 
 COLUMNS = 10  # of a sheet

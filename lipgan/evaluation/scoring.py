@@ -9,7 +9,6 @@ import numpy as np
 import tqdm
 
 from audio_hparams import hparams
-from lipgan.data.lip_landmarks import LipLandmarks
 from lipgan.evaluation import metrics
 from lipgan.evaluation.free_speech import NO_LAG, SHARED_CLOCK, Timing
 from lipgan.evaluation.results import (
@@ -27,6 +26,7 @@ from lipgan.evaluation.results import (
     SkippedClip,
 )
 from lipgan.faces.crop import generator_input
+from lipgan.faces.detector import LipLandmarks
 from lipgan.faces.landmarks import LIPS
 from lipgan.media.audio import load_wav
 from lipgan.utils.cli import UserError
@@ -82,17 +82,18 @@ def evaluate_generator(options: EvaluationOptions, timer=SHARED_CLOCK, on_clip=N
     from lipgan.data.dataset import FaceDataset
     from lipgan.data.filelists import evenly_spaced, find_clips
     from lipgan.data.index import open_index
-    from lipgan.models.checkpoint import load_discriminator, load_generator
+    from lipgan.inference.runner import load_runner
+    from lipgan.models.checkpoint import load_discriminator
 
-    generator, info = load_generator(options.checkpoint_path, options.model)
+    runner = load_runner(options.checkpoint_path, options.model, options.batch_size, precision="float32")
     index = open_index(options.data_root)
     clips, notes = find_clips(options.data_root, options.split, options.filelists, index, options.leave_out)
     print("\n".join(notes), end="\n" if notes else "", flush=True)
-    dataset = FaceDataset(evenly_spaced(clips, options.max_clips), info["img_size"], index=index)
+    dataset = FaceDataset(evenly_spaced(clips, options.max_clips), runner.img_size, index=index)
     if len(dataset.clips) < 2:
         raise UserError(f"{options.split}.txt has {len(dataset.clips)} clip to score: another clip's audio needs two")
-    offset_ms = info["sync_offset_ms"] if options.sync_offset_ms is None else options.sync_offset_ms
-    scorer = ClipScorer(dataset, generate_with(generator, options.batch_size), offset_ms, timer)
+    offset_ms = runner.info["sync_offset_ms"] if options.sync_offset_ms is None else options.sync_offset_ms
+    scorer = ClipScorer(dataset, runner.reset().predict, offset_ms, timer)
     notes = ()
     if options.disc_checkpoint_path:
         discriminator, _ = load_discriminator(options.disc_checkpoint_path)
@@ -101,24 +102,6 @@ def evaluate_generator(options: EvaluationOptions, timer=SHARED_CLOCK, on_clip=N
     evaluation = collect(scorer, len(dataset.clips), offset_ms, on_clip)
     skipped = collections.Counter(dataset.skipped) + collections.Counter(evaluation.skipped)
     return dataclasses.replace(evaluation, skipped=dict(skipped), notes=notes)
-
-
-def generate_with(generator, batch_size):
-    """Make a function (faces (N, S, S, 6), mels, lips (N, 20, 2)) -> crops (N, S, S, 3) uint8 of a keras.Model.
-
-    Only a generator that moves lip landmarks is given lips, those of the references.
-    """
-    from lipgan.models.warp import has_lips, informed
-
-    takes_lips = has_lips(generator)
-    network = informed(generator) if takes_lips else generator
-
-    def generate(faces, mels, lips):
-        more = [lips.reshape(len(lips), -1).astype("float32")] if takes_lips else []
-        crops = predict_batches(network, batch_size, faces, mels, *more)
-        return np.round(crops * 255).clip(0, 255).astype("uint8")
-
-    return generate
 
 
 def distance_by(discriminator, batch_size):
@@ -134,9 +117,9 @@ def distance_by(discriminator, batch_size):
 class ClipScorer:
     """Iterates over the ScoredClips and SkippedClips of a FaceDataset of two or more clips.
 
-    generate: from `generate_with`. sync_offset_ms: the generator hears audio so much later than a frame; clips without
-    a frame that has such audio are skipped. timer: a `free_speech.Timer`. distance, from `distance_by` or None, is
-    given the frame's own audio.
+    generate: `GeneratorRunner.predict`, or a function like it. sync_offset_ms: the generator hears audio so much later
+    than a frame; clips without a frame that has such audio are skipped. timer: a `free_speech.Timer`. distance, from
+    `distance_by` or None, is given the frame's own audio.
 
     Rows: the generator with the clip's own audio, with the next clip's, and with the target itself as reference (a
     bound: the answer lies in the input); one far frame copied; the clip's mean face; and, as lips alone, the true mouth
@@ -201,10 +184,11 @@ class ClipScorer:
             OTHER_AUDIO: (far, other_audio, far_lips),
             TARGET_REFERENCE: (truth, own_audio, self._points(number, frames)[:, LIPS]),
         }
-        results = {
-            row: self.generate(generator_input(reference, truth), audio, lips)
-            for row, (reference, audio, lips) in inputs.items()
-        }
+        results = {}
+        for row, (reference, audio, lips) in inputs.items():
+            lips = lips.reshape(len(lips), -1).astype("float32")
+            faces = self.generate(generator_input(reference, truth), audio, lips)
+            results[row] = np.round(faces * 255).clip(0, 255).astype("uint8")
         return results | {COPIED_REFERENCE: far}
 
     def _points(self, number, frames):

@@ -79,7 +79,7 @@ def audio_drawer(place=13):
 
     def generate(faces, mels, lips):
         levels = np.clip((mels[:, 40, place, 0] + 3) / 6, 0, 1)
-        return np.stack([face(level) for level in levels])
+        return np.stack([face(level) for level in levels]).astype("float32") / 255
 
     return generate
 

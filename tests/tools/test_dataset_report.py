@@ -56,7 +56,7 @@ def test_listener_finds_the_lag_of_late_audio(lag):
     expected = np.interp(moments - lag, np.arange(len(smooth)), smooth)  # audio says late what the lips say at once
     opening[5:9] = np.nan
     found = sync_offset.listener_offset(expected, opening)
-    assert found.lag == pytest.approx(lag, abs=0.25) and found.agreement > 0.95 and found.confidence > 0.5
+    assert found.lag == pytest.approx(lag, abs=0.25) and found.agreement > 0.9 and found.confidence > 0.5
     assert sync_offset.listener_offset(expected[:8], opening[:8]) is None
 
 
@@ -69,7 +69,7 @@ def report(root, *options):
 
 
 def test_report_has_a_row_for_every_clip_and_counts_unusable_ones(root):
-    rows, summary = report(root)
+    rows, summary = report(root, "--no_lags")
     assert [row["clip"] for row in rows] == ["main/a/0", "main/a/2", "main/a/4", "main/b/1", "main/b/3"]
     first = {name: float(rows[0][name]) for name in rows[0] if name != "clip"}
     assert first == {"crops": 50, "frames": 50, "seconds": 2.0, "face_px": 60, "loudness_db": -20.0}
