@@ -1,7 +1,7 @@
 """Build the LipGAN generators (K R et al., ACM MM 2019): a face and 337.5 ms of audio -> that face saying it.
 
-`residual` and `basic` are the paper's U-Nets, which synthesise every pixel. The kinds of `lipgan.models.warp` move the
-reference's own pixels.
+`residual` and `basic` are the paper's U-Nets, which synthesise every pixel. The flagship, which moves the reference's
+own pixels, is in `lipgan.models.warp`.
 """
 
 import functools
@@ -10,16 +10,11 @@ import keras
 from keras import layers
 
 from audio_hparams import hparams
-from lipgan.faces.landmarks import NUM_LIPS
-from lipgan.models.metadata import KINDS
-from lipgan.models.warp import build_warp
 from lipgan.utils.cli import UserError
 
 IMG_SIZES = range(96, 257, 32)
 PAPER_KINDS = ("residual", "basic")
-WARP_KINDS = ("warp", "warp_tdnn")  # kinds that predict lip landmarks first
 FUSION = "face_and_audio"  # the layer that concatenates the face's and the audio's embedding, in this order
-EMBEDDING = "audio_embedding"  # the penultimate layer of `_tdnn`
 CHANNEL_AXES = {"channels_last": 3, "channels_first": 1}
 
 # The form for OpenVINO computes the lower half of the face only.
@@ -83,15 +78,13 @@ def build_generator(
     Inputs: "face" (img_size, img_size, 6) float32 in [0, 1] from `lipgan.faces.crop.generator_input`; "mel" (80, 27, 1)
     float32 in [-4, 4]. Output: (img_size, img_size, 3) BGR in [0, 1], float32 under every dtype policy.
     width: multiplies every filter count but the output's. synchronized: batch norm statistics over all devices.
-    lower_half_nchw (PAPER_KINDS only): the form that OpenVINO runs fastest, with the same weights. Inputs and output
+    lower_half_nchw: the form that OpenVINO runs fastest, with the same weights. Inputs and output
     are channels first, and the output starts at row `img_size // 2 - ROWS_ABOVE`.
     Raises UserError for an unknown kind, img_size or width.
     """
-    if kind not in KINDS:
-        raise UserError(f"--model {kind}: choose one of {', '.join(KINDS)}")
+    if kind not in PAPER_KINDS:
+        raise UserError(f"--model {kind}: choose one of {', '.join(PAPER_KINDS)}")
     check_size(img_size, width)
-    if lower_half_nchw and kind not in PAPER_KINDS:
-        raise ValueError(f"{kind} has no lower_half_nchw form; {' and '.join(PAPER_KINDS)} have one")
     # On JAX the statistics are global anyway, and the argument raises an error.
     synchronized = synchronized and keras.backend.backend() == "tensorflow"
     order = "channels_first" if lower_half_nchw else "channels_last"
@@ -106,11 +99,6 @@ def build_generator(
 
     face = image_input("face", img_size, img_size, 6)
     mel = image_input("mel", hparams.num_mels, hparams.mel_window, 1)
-    if kind in WARP_KINDS:
-        is_tdnn = kind == "warp_tdnn"
-        audio = _tdnn(mel, width, synchronized) if is_tdnn else _residual_mel(mel, conv, res)
-        output = build_warp(face, audio, functools.partial(scaled, width=width), FUSION, is_tdnn)
-        return keras.Model([face, mel], output, name=f"{kind}_generator")
     basic = kind == "basic"
     encode_face, encode_mel = (_basic_face, _basic_mel) if basic else (_residual_face, _residual_mel)
     smallest = img_size // 32  # side of the last map before the embedding: 3
@@ -162,19 +150,6 @@ def _basic_mel(mel, conv, res):
     x = conv(conv(conv(x, 128, strides=(3, 1)), 128), 128)  # (9, 9, 128)
     x = conv(conv(conv(x, 256, strides=3), 256), 256)  # (3, 3, 256)
     return conv(conv(x, 512, padding="valid"), 512, 1)
-
-
-def _tdnn(mel, width, synchronized):
-    """Map the mel window to the motion of the 20 lip landmarks (40,) by convolutions over time, bands as channels.
-
-    (A time-delay neural network: Waibel et al., IEEE TASSP 1989.)
-    """
-    x = layers.Permute((2, 1))(layers.Reshape(mel.shape[1:3])(mel))  # (27, 80)
-    for filters, strides in ((256, 1), (256, 1), (384, 2), (384, 2), (512, 2)):  # ends at (4, 512)
-        x = layers.Conv1D(scaled(filters, width), 3, strides, "same")(x)
-        x = layers.ReLU()(layers.BatchNormalization(momentum=0.9, synchronized=synchronized)(x))
-    x = layers.Dense(scaled(512, width), activation="relu", name=EMBEDDING)(layers.Flatten()(x))
-    return layers.Dense(2 * NUM_LIPS, dtype="float32")(x)
 
 
 def _decoder(x, skips, smallest, up, res, join, crop_top):

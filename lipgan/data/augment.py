@@ -12,10 +12,12 @@ import numpy as np
 import scipy.signal
 
 from audio_hparams import hparams
+from lipgan.data.expression import change_expression, draw_expression
 from lipgan.faces.landmarks import MIRRORED, MIRRORED_FACE, NUM_LANDMARKS
 
 LIPS_NAMES = ("reference_lips", "target_lips")  # in a batch with landmarks
 LANDMARKS_NAMES = ("reference_landmarks", "target_landmarks")
+EXPRESSION_SHARE = 0.6  # of the references get another expression
 NUM_BUMPS = 3  # local displacements of a crop
 
 
@@ -102,6 +104,11 @@ def augment_batch(batch, rngs):
         for name in LANDMARKS_NAMES:
             if name in batch:
                 batch[name][sample] = deformation.landmarks(batch[name][sample], size)
+        if LIPS_NAMES[0] in batch and rng.random() < EXPRESSION_SHARE:
+            lips = batch[LIPS_NAMES[0]][sample]  # a view of the landmarks
+            other = draw_expression(lips, rng)
+            reference[...] = change_expression(reference, lips, other)
+            lips[...] = other
     return batch
 
 

@@ -68,6 +68,7 @@ class FaceDataset:
         index=None,
         landmarks=None,
         speech=None,
+        closures=None,
     ):
         """clips: folders, as from `find_clips`. index: of the folder they are in, from `open_index`; without it these
         clips are indexed for this object alone, with mels of mel_dtype (float16 is good to 0.001 of [-4, 4]).
@@ -75,12 +76,13 @@ class FaceDataset:
         balance: draw targets so that a speaker (the folder of the clip) weighs as the root of their number of targets.
         augment: change faces and voices as `augment_batch` does. landmarks: of all crops of the index, from
         `read_landmarks`; samples then have lips. speech: SpeechFeatures of the index, from `read_features`; samples
-        then have windows of them, with `augment` of a random version. Raises UserError when no clip can be used, or
+        then have windows of them, with `augment` of a random version. closures: of the index, from `read_closures`.
+        Raises UserError when no clip can be used, or
         when the crops are not of `img_size`.
         """
         self.img_size, self.skipped = img_size, collections.Counter()
         self._index, self._augment, self._last_order = index or index_of(clips, mel_dtype), augment, (None, None)
-        self._landmarks, self._speech = landmarks, speech
+        self._landmarks, self._speech, self._closures = landmarks, speech, closures
         row_of = {str(self._index.root / name): row for row, name in enumerate(self._index.names)}
         rows = []
         for folder in map(pathlib.Path, clips):
@@ -175,6 +177,20 @@ class FaceDataset:
     def clip_landmarks(self, clip: int) -> np.ndarray:
         """Read the landmarks in all crops of a clip, (N, 68, 2) float32; NaN where a crop is not an image."""
         return self._landmarks.read(self._rows[clip]).astype("float32").reshape(-1, NUM_LANDMARKS, 2)
+
+    def speech_sequence(self, clip: int, version: int = 0):
+        """Read all speech vectors of one version of a clip, (T, 144) float16, and by how much faster it speaks."""
+        row = self._rows[clip]
+        return self._speech.arrays.read(row, version=version), float(self._speech.arrays.speed[row, version])
+
+    @property
+    def num_voices(self) -> int:
+        """Number of versions of each clip's speech, its own voice included."""
+        return self._speech.num_versions
+
+    def closures(self, clip: int) -> np.ndarray:
+        """Read how likely each speech vector of a clip lies at a /p/, /b/ or /m/: (T,) float32."""
+        return self._closures.read(self._rows[clip])[:, 0].astype("float32")
 
     def _landmark_row(self, clip, frame):
         """(136,) float16. Raises UserError where the crop is not an image."""

@@ -22,7 +22,7 @@ from lipgan.faces.tracker import smooth_landmarks
 from lipgan.utils.cli import UserError
 from lipgan.utils.parallel import in_workers
 
-KIND = ArrayKind("landmarks", 2 * NUM_LANDMARKS, "dlib 68, smoothed")
+KIND = ArrayKind("landmarks", 2 * NUM_LANDMARKS, "dlib 68, smoothed, lips less")
 FEW = 2_000  # crops for which starting worker processes does not pay
 
 

@@ -28,6 +28,7 @@ from lipgan.evaluation.results import (
 from lipgan.faces.crop import generator_input
 from lipgan.faces.detector import LipLandmarks
 from lipgan.faces.landmarks import LIPS
+from lipgan.faces.rest_lips import rest_lips
 from lipgan.media.audio import load_wav
 from lipgan.utils.cli import UserError
 
@@ -82,6 +83,7 @@ def evaluate_generator(options: EvaluationOptions, timer=SHARED_CLOCK, on_clip=N
     from lipgan.data.dataset import FaceDataset
     from lipgan.data.filelists import evenly_spaced, find_clips
     from lipgan.data.index import open_index
+    from lipgan.data.speech_features import read_features
     from lipgan.inference.runner import load_runner
     from lipgan.models.checkpoint import load_discriminator
 
@@ -89,11 +91,12 @@ def evaluate_generator(options: EvaluationOptions, timer=SHARED_CLOCK, on_clip=N
     index = open_index(options.data_root)
     clips, notes = find_clips(options.data_root, options.split, options.filelists, index, options.leave_out)
     print("\n".join(notes), end="\n" if notes else "", flush=True)
-    dataset = FaceDataset(evenly_spaced(clips, options.max_clips), runner.img_size, index=index)
+    features = read_features(index) if runner.audio_kind == "speech" else None
+    dataset = FaceDataset(evenly_spaced(clips, options.max_clips), runner.img_size, index=index, speech=features)
     if len(dataset.clips) < 2:
         raise UserError(f"{options.split}.txt has {len(dataset.clips)} clip to score: another clip's audio needs two")
     offset_ms = runner.info["sync_offset_ms"] if options.sync_offset_ms is None else options.sync_offset_ms
-    scorer = ClipScorer(dataset, runner.reset().predict, offset_ms, timer)
+    scorer = ClipScorer(dataset, runner.reset().predict, offset_ms, timer, runner.audio_kind)
     notes = ()
     if options.disc_checkpoint_path:
         discriminator, _ = load_discriminator(options.disc_checkpoint_path)
@@ -126,8 +129,9 @@ class ClipScorer:
     of the clip whose audio `other_audio` has: clips that pause at the same times agree a little.
     """
 
-    def __init__(self, dataset, generate, sync_offset_ms=0, timer=SHARED_CLOCK):
+    def __init__(self, dataset, generate, sync_offset_ms=0, timer=SHARED_CLOCK, audio_kind="mel"):
         self.dataset, self.generate, self.timer, self.distance = dataset, generate, timer, None
+        self.audio_kind = audio_kind
         self.offset_frames = Fraction(sync_offset_ms) / 1000 * hparams.fps
         self._landmarks, self._true_points = LipLandmarks(), {}
 
@@ -176,18 +180,20 @@ class ClipScorer:
         """Crops by row: what the generator makes, and the far frames that it starts from."""
         ends = {frame: self.dataset.read_crop(number, frame) for frame in set(far_ids)}
         far = np.stack([ends[frame] for frame in far_ids])
-        far_lips = self._points(number, far_ids)[:, LIPS]
-        own_audio = mel_windows(self.dataset, number, frames, self.offset_frames)
-        other_audio = mel_windows(self.dataset, *other, self.offset_frames)
+        far_points = self._points(number, far_ids)
+        windows = speech_windows if self.audio_kind == "speech" else mel_windows
+        own_audio = windows(self.dataset, number, frames, self.offset_frames)
+        other_audio = windows(self.dataset, *other, self.offset_frames)
         inputs = {
-            GENERATED: (far, own_audio, far_lips),
-            OTHER_AUDIO: (far, other_audio, far_lips),
-            TARGET_REFERENCE: (truth, own_audio, self._points(number, frames)[:, LIPS]),
+            GENERATED: (far, own_audio, far_points),
+            OTHER_AUDIO: (far, other_audio, far_points),
+            TARGET_REFERENCE: (truth, own_audio, self._points(number, frames)),
         }
         results = {}
-        for row, (reference, audio, lips) in inputs.items():
-            lips = lips.reshape(len(lips), -1).astype("float32")
-            faces = self.generate(generator_input(reference, truth), audio, lips)
+        for row, (reference, audio, points) in inputs.items():
+            lips = points[:, LIPS].reshape(len(points), -1).astype("float32")
+            rest = np.stack([rest_lips(face).ravel() for face in points])
+            faces = self.generate(generator_input(reference, truth), audio, lips, rest)
             results[row] = np.round(faces * 255).clip(0, 255).astype("uint8")
         return results | {COPIED_REFERENCE: far}
 
@@ -224,6 +230,11 @@ def other_clip(dataset, number, frames, offset_frames=0):
     inside = dataset.clips[other].inside
     inside = frames_with_audio(inside, inside, offset_frames) or inside  # too short a clip: silence at one end
     return other, [inside[i % len(inside)] for i in range(len(frames))]
+
+
+def speech_windows(dataset, number, frames, offset_frames=0):
+    """Read the speech windows of frames that lie offset_frames earlier than their audio: (N, 23, 144) float32."""
+    return np.stack([dataset.speech_window(number, frame + offset_frames) for frame in frames]).astype("float32")
 
 
 def mel_windows(dataset, number, frames, offset_frames=0):

@@ -9,17 +9,28 @@ FAMILIAR_TILT = 5.0  # degrees to the side: GRID's heads, from which our network
 
 
 def crop(frame, box, img_size):
-    """The box's content resized to (img_size, img_size, 3) uint8; past the picture's edge the edge is repeated."""
+    """Cut a box out of a frame and resize it to (img_size, img_size, 3) uint8. Raises ValueError as `cut` does."""
+    return resize_crop(cut(frame, box), img_size)
+
+
+def cut(frame, box):
+    """Cut a box out of a frame at the frame's own resolution: (h, w, 3) uint8; past its edges they are repeated.
+
+    Raises ValueError for a box that is empty or outside of the frame.
+    """
     top, bottom, left, right = (int(v) for v in box)
     height, width = frame.shape[:2]
     inside = frame[max(0, top) : max(0, bottom), max(0, left) : max(0, right)]
     if min(bottom - top, right - left) < 1 or not inside.size:
         raise ValueError(f"box {top} {bottom} {left} {right} lies outside of the picture {height} x {width}")
     edges = (max(0, -top), max(0, bottom - height), max(0, -left), max(0, right - width))
-    if any(edges):
-        inside = cv2.copyMakeBorder(inside, *edges, cv2.BORDER_REPLICATE)
-    shrinks = img_size < max(inside.shape[:2])
-    return cv2.resize(inside, (img_size, img_size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+    return cv2.copyMakeBorder(inside, *edges, cv2.BORDER_REPLICATE) if any(edges) else inside
+
+
+def resize_crop(image, img_size):
+    """Resize a crop of any size to (img_size, img_size, 3) uint8."""
+    shrinks = img_size < max(image.shape[:2])
+    return cv2.resize(image, (img_size, img_size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
 
 
 def to_crop_coords(points, boxes):

@@ -10,9 +10,14 @@ NUM_LANDMARKS = 68
 NUM_LIPS = 20  # dlib's landmarks 48 to 67: 12 of the outer lips, 8 of the inner ones
 
 
+MOUTH = (0.54, 0.94, 0.21, 0.79)  # top, bottom, left, right of the mouth in the crop, open or shut, by hparams' placing
+
+
+def mouth_slices(img_size):
+    """Return the rows and the columns of the mouth in a crop of img_size pixels, as slices."""
+    return tuple(slice(round(a * img_size), round(b * img_size)) for a, b in (MOUTH[:2], MOUTH[2:]))
+
+
 def opening(lips):
     """How far the mouth is open: between the inner lips' middles. (..., 20, 2) -> (...)."""
     return lips[..., 18, 1] - lips[..., 14, 1]
-
-
-MOUTH = (0.54, 0.94, 0.21, 0.79)  # top, bottom, left, right of the mouth in the crop, open or shut, by hparams' placing

@@ -11,9 +11,11 @@ import numpy as np
 
 from audio_hparams import hparams
 from lipgan.faces.detector import WHOLE_SIDES, Face, final_box, overlap
+from lipgan.faces.landmarks import LIPS
 
 KEYFRAME_S = 0.6  # the detector looks this often; between, landmarks are followed from frame to frame
 POINTS_SMOOTH_S = 0.2  # over which landmarks are averaged: they tremble less then, and stay with a head that moves
+LIPS_SMOOTH_S = 0.08  # lips move fast: closures last 80 ms
 CUT_LEVELS = 28.0  # mean absolute difference of two thumbnails, in grey levels, that is a cut
 
 
@@ -193,10 +195,14 @@ def _final(faces, shots, fps, pads, seen):
 
 
 def smooth_landmarks(points, fps):
-    """Average landmarks over POINTS_SMOOTH_S: the points (N, K, 2) of an unbroken stretch of frames -> the same."""
+    """Average landmarks over POINTS_SMOOTH_S, lips over LIPS_SMOOTH_S.
+
+    points: (N, 68, 2) of an unbroken stretch of frames. Returns the same.
+    """
     window, smooth = min(_odd_window(POINTS_SMOOTH_S, fps), _longest_window(len(points))), np.empty_like(points)
+    lip_window = min(_odd_window(LIPS_SMOOTH_S, fps), window)
     for k in range(points.shape[1]):  # one by one: those of a long video are large
-        smooth[:, k] = _smoothed(points[:, k], window)
+        smooth[:, k] = _smoothed(points[:, k], lip_window if k >= LIPS.start else window)
     return smooth
 
 

@@ -21,12 +21,14 @@ from lipgan import __version__
 from lipgan.faces import crop
 from lipgan.faces.detector import LipLandmarks
 from lipgan.faces.landmarks import LIPS, NUM_LIPS
+from lipgan.faces.rest_lips import rest_lips
 from lipgan.inference.audio_features import AudioFeatures, audio_features
 from lipgan.inference.blend import paste_back
 from lipgan.inference.frame import Frame
 from lipgan.inference.frame_cache import FrameCache
 from lipgan.inference.options import LipsyncOptions, RunnerOptions
 from lipgan.inference.preparation import load_audio, prepare, reported
+from lipgan.inference.render import MouthMaps, paste_mouth
 from lipgan.inference.runner import load_runner
 from lipgan.inference.silence_gate import silence_weights
 from lipgan.inference.source import open_source
@@ -62,8 +64,8 @@ class _Batch:
     indices: list  # the frames' numbers in the source; None for a frame without a face
     regions: list  # of _Region, the face and its surroundings; None for a frame without a face
     rolls: list  # degrees by which each frame's crop was rotated
+    mouths: list  # F Mouths
     faces: np.ndarray  # (F, S, S, 6) float32
-    lips: np.ndarray  # (F, 40) float32: those of the faces' references, in parts of S, or zeros
     audio: np.ndarray  # (F, ...) float32: windows of AudioFeatures
 
 
@@ -90,6 +92,15 @@ def _region(frame, box):
     )
     local = np.array([top - rows.start, bottom - rows.start, left - columns.start, right - columns.start])
     return _Region(rows, columns, frame.region(rows, columns), local)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Mouth:
+    """What is known of one frame's mouth before anything is said. Lips are (40,) float32 in parts of the crop."""
+
+    reference: np.ndarray  # (h, w, 3) BGR uint8: what the box shows, or the reference fitted there
+    lips: np.ndarray  # of the reference, upright; zeros where no generator needs them
+    rest_lips: np.ndarray  # of this person at rest, upright; as well
 
 
 @dataclasses.dataclass(frozen=True)
@@ -288,7 +299,7 @@ def _play(clip, cache_dir):
 def _batches(clip, speech, runner, cache_dir, seconds):
     """Group the frames into _Batches."""
     find_lips = LipLandmarks() if runner.needs_lips and clip.track.points is None else None
-    faces = lips = region = None
+    inputs = region = None
     with contextlib.closing(_play(clip, cache_dir)) as frames:
         for start in range(0, clip.num_frames, runner.batch_size):
             with timed(seconds, "decode"):
@@ -303,40 +314,46 @@ def _batches(clip, speech, runner, cache_dir, seconds):
                         region = _region(group[row][1], clip.track.boxes[indices[row]])
                     regions[row] = region
                 audio = [speech.window(start + row, clip.source.fps) for row in shown]
-                if faces is None or not clip.source.is_still or len(faces) != len(shown):  # an image is cropped once
+                if inputs is None or not clip.source.is_still:  # an image is cropped once
                     inputs = [_crop(clip, indices[row], regions[row], rolls[row], runner, find_lips) for row in shown]
-                    faces = np.stack([face for face, _ in inputs]) if inputs else None
-                    lips = np.stack([points for _, points in inputs]) if inputs else None
-            frames_of_group, audio = [frame for _, frame in group], np.stack(audio) if audio else None
-            yield _Batch(frames_of_group, indices, regions, rolls, faces, lips, audio)
+            used = inputs[: len(shown)]
+            faces = np.stack([face for face, _ in used]) if used else None
+            mouths, images = [mouth for _, mouth in used], [frame for _, frame in group]
+            yield _Batch(images, indices, regions, rolls, mouths, faces, np.stack(audio) if audio else None)
 
 
 def _crop(clip, index, region, roll, runner, find_lips):
-    """Return the generator's face (S, S, 6) float32 for a frame, and the lips of its reference, (40,) float32.
+    """Return the generator's face (S, S, 6) float32 for a frame, and its _Mouth.
 
-    find_lips: a LipLandmarks where lips are needed and no landmarks are known, else None: then they are zeros.
+    find_lips: a LipLandmarks where lips are needed and no landmarks are known, else None.
     """
-    reference = own = crop.rotate(crop.crop(region.pixels, region.box, runner.img_size), roll)
-    points = None if clip.track.points is None else crop.rotate_points(clip.landmarks(index), roll)
+    reference = own = crop.cut(region.pixels, region.box)
+    points = None if clip.track.points is None else clip.landmarks(index)
+    rest = clip.rest_lips(index)
     if clip.references is not None:
         reference, points = clip.references.fit(index, own, points)
-    if points is not None:
-        lips = points[LIPS].ravel()
-    else:
-        lips = find_lips(reference).ravel() if find_lips else np.zeros(2 * NUM_LIPS)
-    return crop.generator_input(reference, own), lips.astype(np.float32)
+    size = runner.img_size
+    upright = crop.rotate(crop.resize_crop(reference, size), roll)
+    pose = upright if reference is own else crop.rotate(crop.resize_crop(own, size), roll)
+    lips = rest_upright = np.zeros(2 * NUM_LIPS, np.float32)
+    if points is None and find_lips:
+        points = find_lips.face(upright).astype(np.float32)
+        rest = rest_lips(points)
+    if points is not None and runner.needs_lips:
+        lips = crop.rotate_points(points[LIPS], roll).ravel()
+        rest_upright = crop.rotate_points(rest, roll).ravel()
+    return crop.generator_input(upright, pose), _Mouth(reference, lips, rest_upright)
 
 
 def _predict(batches, runner, seconds):
-    """Yield (batch, generated crops (F, S, S, 3) BGR uint8), with as many batches under way as the runner takes."""
+    """Yield (batch, what the runner generated for each of its F faces), as many batches under way as it takes.
+
+    That is a list of crops (S, S, 3) BGR uint8, or of the flagship's MouthMaps.
+    """
 
     def work(batch):
         start = time.perf_counter()
-        if batch.faces is None:
-            return batch, [], 0.0
-        crops = np.asarray(runner.predict(batch.faces, batch.audio, batch.lips), np.float32)
-        crops = np.clip(crops * 255 + 0.5, 0, 255).astype(np.uint8)
-        return batch, crops, time.perf_counter() - start
+        return batch, _predict_batch(batch, runner) if batch.mouths else [], time.perf_counter() - start
 
     under_way = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(runner.concurrency) as pool, contextlib.closing(batches):
@@ -344,24 +361,38 @@ def _predict(batches, runner, seconds):
             if batch is not None:
                 under_way.append(pool.submit(work, batch))
             if under_way and (batch is None or len(under_way) == runner.concurrency):
-                batch, crops, taken = under_way.popleft().result()
+                batch, results, taken = under_way.popleft().result()
                 seconds["generate"] = seconds.get("generate", 0.0) + taken
-                yield batch, crops
+                yield batch, results
+
+
+def _predict_batch(batch, runner):
+    if not runner.needs_lips:
+        crops = np.asarray(runner.predict(batch.faces, batch.audio), np.float32)
+        return list(np.clip(crops * 255 + 0.5, 0, 255).astype(np.uint8))
+    lips, rest = (np.stack([getattr(mouth, name) for mouth in batch.mouths]) for name in ("lips", "rest_lips"))
+    maps = runner.predict_mouths(batch.faces, batch.audio, lips, rest)
+    return [MouthMaps(*values) for values in zip(lips, *maps, strict=True)]
 
 
 def _paste(generated, clip, seconds):
-    """Yield (Frame, has_face, the source's Frame), the generated crops pasted into the frames that have a face."""
-    points = clip.track.points
+    """Yield (Frame, has_face, the source's Frame), what was generated pasted into the frames that have a face."""
     with contextlib.closing(generated):
-        for batch, crops in generated:
-            crops = iter(crops)
+        for batch, results in generated:
+            pairs = zip(batch.mouths, results, strict=True)
             rows = zip(batch.frames, batch.indices, batch.regions, batch.rolls, strict=True)
             for source, index, region, roll in rows:
                 with timed(seconds, "paste"):
                     frame = source
                     if index is not None:
-                        landmarks = None if points is None else region.local(points[index])
-                        face = crop.rotate(next(crops), -roll)
-                        pasted = paste_back(region.pixels, face, region.box, landmarks)
+                        landmarks = None if clip.track.points is None else region.local(clip.track.points[index])
+                        pasted = _paste_one(region, landmarks, roll, *next(pairs))
                         frame = source.patched(region.rows, region.columns, pasted)
                 yield frame, index is not None, source
+
+
+def _paste_one(region, landmarks, roll, mouth, result):
+    """Return the pixels of a _Region with one generated mouth; landmarks (68, 2) in its pixels, or None."""
+    if isinstance(result, MouthMaps):
+        return paste_mouth(region.pixels, mouth.reference, result, region.box, landmarks, roll)
+    return paste_back(region.pixels, crop.rotate(result, -roll), region.box, landmarks)

@@ -11,6 +11,7 @@ import numpy as np
 from audio_hparams import hparams
 from lipgan.faces import crop, tracker
 from lipgan.faces.detector import FaceDetector, overlap
+from lipgan.faces.rest_lips import rest_shape
 from lipgan.faces.selection import SAME_PLACE, FaceChoice, placed
 from lipgan.inference.reference import References, read_references
 from lipgan.inference.source import Source
@@ -41,11 +42,18 @@ class Clip:
     num_frames: int  # of the result
     track: tracker.Track  # of the N frames of the source that are used (1 of a still image); `points` may be None
     references: References | None  # None: each frame is its own
+    rest_shapes: dict  # RestShape by shot; empty where no landmarks are known
     seconds: dict  # spent so far, by phase
 
     def landmarks(self, index):
         """Return those of the face in frame `index`, (68, 2) float32 in parts of its crop."""
         return crop.to_crop_coords(self.track.points[index], self.track.boxes[index])
+
+    def rest_lips(self, index):
+        """Return the lips of the person at rest in the crop of frame `index`, (20, 2) float32; None where unknown."""
+        if not self.rest_shapes:
+            return None
+        return self.rest_shapes[0 if self.track.shots is None else self.track.shots[index]].place(self.landmarks(index))
 
     def excess_roll(self, index):
         """Return by how many degrees the crop of frame `index` is rotated for the generator, to make it upright."""
@@ -86,7 +94,18 @@ def prepare(source, audio, options, boxes=None, cache_dir=None, progress=None) -
     if not source.is_still:
         with timed(seconds, "references"):
             references = read_references(options.reference, source, track)
-    return Clip(source, audio, num_frames, track, references, seconds)
+    return Clip(source, audio, num_frames, track, references, _rest_shapes(track), seconds)
+
+
+def _rest_shapes(track):
+    """Return the RestShape of the person in each shot of a track, by the shot's number."""
+    if track.points is None:
+        return {}
+    shots, shapes = np.zeros(len(track.found), int) if track.shots is None else track.shots, {}
+    for shot in np.unique(shots[track.found]).tolist():
+        rows = np.flatnonzero((shots == shot) & track.found)
+        shapes[shot] = rest_shape(crop.to_crop_coords(track.points[rows], track.boxes[rows]))
+    return shapes
 
 
 def find_track(source, num_frames, options, cache_dir=None, progress=None) -> tracker.Track:

@@ -20,10 +20,10 @@ from lipgan.inference.frame_cache import FrameStore
 # fitted: the frame itself with the mouth of the shot's reference frame fitted in. same: the frame itself.
 REFERENCE_MODES = ("fitted", "same")
 STILL_POINTS = [0, 1, 2, *range(14, 48)]  # of dlib's 68 landmarks: the ears' side of the jaw, brows, nose, eyes
-CROP_PX = 256  # side of the crops that are stored, one a shot
+MAX_GAIN = 4.0  # by which the reference's colours are brightened or darkened at most
 SEARCH_S = 10  # seconds of a shot in which its reference is searched
 USUAL_OPENING, USUAL_WIDTH = 0.25, 0.6  # so many of the mouths in a shot are less open, and less wide
-REACH = (0.62, 0.5)  # half width and height of what is fitted, about the lips' middle, in parts of the eyes' distance
+REACH = (0.62, 0.58)  # half width and height of what is fitted, about the lips' middle, in parts of the eyes' distance
 FEATHER = 0.35  # of that reach, from its edge inwards
 
 
@@ -31,19 +31,21 @@ FEATHER = 0.35  # of that reach, from its edge inwards
 class References:
     """The reference frames of a video. Not to be shared between threads."""
 
-    crops: FrameStore  # of K, each (CROP_PX, CROP_PX, 3) BGR uint8
+    crops: FrameStore  # of K, each on a canvas of the same size, at its upper left corner
+    shapes: list  # of K (height, width): of each crop
     points: np.ndarray  # (K, 68, 2) float32: landmarks in parts of the crop's side
     number: np.ndarray  # (N,) int: which of the K each frame refers to; -1 where there is no face
-    _last: tuple = (None, None)  # (number, side) of the crop that was read last, and that crop: often the next one too
+    _last: tuple = (None, None)  # number of the crop that was read last, and that crop: often the next one too
 
     def fit(self, index, own, points):
-        """Return the reference of frame `index`, whose own crop (S, S, 3) has landmarks `points` (68, 2).
+        """Return the reference of frame `index`, whose own crop (h, w, 3) has landmarks `points` (68, 2).
 
-        Returns its crop (S, S, 3) uint8 and its landmarks (68, 2) in parts of S.
+        Returns its crop (h, w, 3) uint8 and its landmarks (68, 2) in parts of the crop's side.
         """
-        number, size = self.number[index], own.shape[1::-1]
-        if self._last[0] != (number, size):
-            self._last = (number, size), cv2.resize(self.crops.get(number), size, interpolation=cv2.INTER_AREA)
+        number = self.number[index]
+        if self._last[0] != number:
+            height, width = self.shapes[number]
+            self._last = number, self.crops.get(number)[:height, :width]
         return fit_mouth(self._last[1], self.points[number], own, points)
 
 
@@ -58,13 +60,16 @@ def read_references(mode, source, track):
     of_frame = choose_references(track, float(source.fps))
     wanted, number = np.unique(of_frame, return_inverse=True)
     wanted, number = (wanted[1:], number - 1) if wanted[0] < 0 else (wanted, number)
-    crops, row = FrameStore(), 0
+    shapes = [(int(b[1] - b[0]), int(b[3] - b[2])) for b in track.boxes[wanted]]
+    canvas, row = np.zeros((*np.max(shapes, axis=0), 3), np.uint8), 0
+    crops = FrameStore()
     with contextlib.closing(source.frames(wanted[-1] + 1)) as frames:
         for index, frame in enumerate(frames):
             if index == wanted[row]:
-                crops.put(row, face_crop.crop(frame, track.boxes[index], CROP_PX))
+                canvas[: shapes[row][0], : shapes[row][1]] = face_crop.cut(frame, track.boxes[index])
+                crops.put(row, canvas)
                 row += 1
-    return References(crops, to_crop_coords(track.points[wanted], track.boxes[wanted]), number)
+    return References(crops, shapes, to_crop_coords(track.points[wanted], track.boxes[wanted]), number)
 
 
 def choose_references(track, fps):
@@ -96,26 +101,35 @@ def usual_frame(points, share=USUAL_OPENING):
 
 
 def fit_mouth(reference, reference_points, own, own_points):
-    """Blend the mouth of the crop `reference` into the crop `own`, both (S, S, 3) uint8.
+    """Blend the mouth of one crop into another: `reference` (H, W, 3) into `own` (h, w, 3), both uint8.
 
-    points: (68, 2) landmarks in parts of S. The mouth is moved by the affine map of the parts of the face that do not
-    speak, and takes on the brightness and colour around it. Returns the crop (S, S, 3) uint8, and its landmarks
-    (68, 2), those of the lips as they were fitted in.
+    points: (68, 2) landmarks in parts of the crop's side. The mouth is moved by the affine map of the parts of the face
+    that do not speak, and follows the light around it by a gain per channel. Returns the crop (h, w, 3) uint8, and its
+    landmarks (68, 2), those of the lips as they were fitted in.
     """
-    size = own.shape[0]
-    here, there = own_points * size - 0.5, reference_points * size - 0.5
+    size = np.array(own.shape[1::-1], np.float64)
+    here, there = own_points * size - 0.5, reference_points * np.array(reference.shape[1::-1]) - 0.5
     known = np.column_stack([there[STILL_POINTS], np.ones(len(STILL_POINTS))])
     to = np.linalg.lstsq(known, here[STILL_POINTS], rcond=None)[0].T
-    moved = cv2.warpAffine(reference, to, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     fitted = np.array(own_points)
     fitted[LIPS] = (there[LIPS] @ to[:, :2].T + to[:, 2] + 0.5) / size
-    lips = fitted[LIPS].mean(0) * size - 0.5
+    middle = fitted[LIPS].mean(0) * size - 0.5
     unit = np.linalg.norm(here[EYES[1]].mean(0) - here[EYES[0]].mean(0))
-    x, y = (np.arange(size) - middle for middle in lips)
-    distance = np.hypot(x[None] / (REACH[0] * unit), y[:, None] / (REACH[1] * unit))
-    mask = np.clip((1 - distance) / FEATHER, 0, 1)
+    reach = np.array(REACH) * unit
+    first = np.clip(np.floor(middle - reach), 0, size).astype(int)
+    last = np.clip(np.ceil(middle + reach) + 1, 0, size).astype(int)
+    if (last <= first).any():
+        return own, fitted
+    region = slice(first[1], last[1]), slice(first[0], last[0])
+    to[:, 2] -= first
+    how = {"flags": cv2.INTER_CUBIC, "borderMode": cv2.BORDER_REPLICATE}
+    moved = cv2.warpAffine(reference, to, tuple(int(n) for n in last - first), **how).astype(np.float32)
+    x, y = ((np.arange(first[i], last[i]) - middle[i]) / reach[i] for i in (0, 1))
+    mask = np.clip((1 - np.hypot(x[None], y[:, None])) / FEATHER, 0, 1)
     mask = (mask * mask * (3 - 2 * mask))[..., None].astype(np.float32)
-    edge = mask * (1 - mask)
-    difference = own.astype(np.float32) - moved
-    colour = (edge * difference).sum((0, 1)) / max(edge.sum(), 1e-6)
-    return np.clip(own - mask * (difference - colour) + 0.5, 0, 255).astype(np.uint8), fitted
+    edge, around = mask * (1 - mask), own[region].astype(np.float32)
+    light = (edge * around).sum((0, 1)) / np.maximum((edge * moved).sum((0, 1)), 1e-6)
+    moved *= np.clip(light, 1 / MAX_GAIN, MAX_GAIN)
+    result = own.copy()
+    result[region] = np.clip(around + mask * (moved - around) + 0.5, 0, 255).astype(np.uint8)
+    return result, fitted

@@ -38,10 +38,10 @@ class GeneratorRunner:
         """
         import keras
 
-        from lipgan.models.warp import has_lips
-
         self.img_size, self.batch_size, self.info, self.name = generator.input_shape[0][2], batch_size, info or {}, name
-        self.audio_kind, self.needs_lips = "mel", has_lips(generator)
+        names = [tensor.name for tensor in generator.inputs]
+        self.needs_lips = "reference_lips" in names
+        self.audio_kind = "speech" if "speech" in names else "mel"
         self._lower_half_only = generator.input_shape[0][1] != self.img_size
         self._generator, self._precision = generator, precision
         # Two calls at a time, each with half of the cores, get more done than one with all; a batch size of 1 is for
@@ -55,56 +55,71 @@ class GeneratorRunner:
         _ = self._networks  # compiled here, not in the first batch
         return self
 
-    def predict(self, faces, audio, lips=None):
+    def predict(self, faces, audio, lips=None, rest_lips=None):
         """Generate faces: (N, S, S, 3) float32 in [0, 1].
 
         faces: (N, S, S, 6) float32 of `crop.generator_input`. audio: (N, ...) windows of `AudioFeatures`. lips:
-        (N, 40) float32, x and y of the 20 lip landmarks of the references in parts of S; only where `needs_lips`.
+        (N, 40) float32, x and y of the 20 lip landmarks of the references in parts of S, and rest_lips: the same of
+        their faces at rest; only where `needs_lips`.
         """
-        if self.needs_lips and lips is None:
-            raise ValueError("this generator needs the lips of the references")
-        inputs = [faces, audio, lips] if self.needs_lips else [faces, audio]
+        return self._predict(faces, audio, lips, rest_lips)[0]
+
+    def predict_mouths(self, faces, audio, lips, rest_lips):
+        """Generate what `render.MouthMaps` holds: lips (N, 40), correction and overlay. Only where `needs_lips`.
+
+        Arguments as of `predict`.
+        """
+        return self._predict(faces, audio, lips, rest_lips)[1:]
+
+    def _predict(self, *inputs):
+        """The outputs of the network, a list of arrays (N, ...), for any number of inputs N."""
+        faces, _, lips, rest_lips = inputs
+        if self.needs_lips and (lips is None or rest_lips is None):
+            raise ValueError("this generator needs the lips of the references, and those at rest")
+        inputs = inputs if self.needs_lips else inputs[:2]
         results = []
         for start in range(0, len(faces), self.batch_size):
             batch = [values[start : start + self.batch_size] for values in inputs]
             count = len(batch[0])
             if count < self.batch_size:
                 batch = [np.concatenate([v, np.repeat(v[-1:], self.batch_size - count, axis=0)]) for v in batch]
-            results.append(self._predict_batch(*batch)[:count])
-        return results[0] if len(results) == 1 else np.concatenate(results)
+            results.append([values[:count] for values in self._predict_batch(*batch)])
+        return results[0] if len(results) == 1 else [np.concatenate(parts) for parts in zip(*results, strict=True)]
 
-    def _predict_batch(self, faces, audio, *lips):
+    def _predict_batch(self, *inputs):
         if not self._lower_half_only:
-            return self._decode(faces, audio, *lips)
-        lower = self._decode(*(np.ascontiguousarray(np.moveaxis(x, -1, 1)) for x in (faces, audio)))
+            return self._decode(*inputs)
+        faces = inputs[0]
+        (lower,) = self._decode(*(np.ascontiguousarray(np.moveaxis(x, -1, 1)) for x in inputs))
         results = faces[..., 3:].copy()
         results[:, -lower.shape[2] :] = np.moveaxis(lower, 1, -1)
-        return results
+        return [results]
 
     def _decode(self, faces, audio, *lips):
         encode, decode = self._networks
         if encode is None:
-            return decode([faces, audio, *lips])[0]
-        return decode([*self._encode_face(faces, lips), *lips, audio])[0]
+            return decode([faces, audio, *lips])
+        return decode([*self._encode_face(faces), audio])
 
-    def _encode_face(self, faces, lips):
+    def _encode_face(self, faces):
         """Return what the network computes from the still image alone, repeated over the batch."""
         with self._lock:
             if self._face_codes is None:
-                codes = self._networks[0]([faces[:1], *(points[:1] for points in lips)])
+                codes = self._networks[0]([faces[:1]])
                 self._face_codes = [np.repeat(code, self.batch_size, axis=0) for code in codes]
             return self._face_codes
 
     @property
     def _networks(self):
-        return self._still_networks if self._still else self._video_networks
+        # The flagship's renderer sees face and lips together from its first layer on: nothing is known beforehand.
+        return self._still_networks if self._still and not self.needs_lips else self._video_networks
 
     @functools.cached_property
     def _video_networks(self):
-        from lipgan.models.warp import informed
+        from lipgan.models.warp import with_maps
 
-        whole = informed(self._generator) if self.needs_lips else self._generator
-        return None, _compile(whole, self.batch_size, self.concurrency, self._precision)
+        network = with_maps(self._generator) if self.needs_lips else self._generator
+        return None, _compile(network, self.batch_size, self.concurrency, self._precision)
 
     @functools.cached_property
     def _still_networks(self):
@@ -116,24 +131,17 @@ class GeneratorRunner:
 
 
 def _split(generator):
-    """Split a generator into two keras.Models: face -> codes of the face alone; [codes, audio] -> face.
-
-    With lips, those of the face are the last input of the first, and the last but one of the second.
-    """
+    """Split a generator into two keras.Models: face -> codes of the face alone; [codes, audio] -> face."""
     import keras
 
-    from lipgan.models.warp import has_lips, seen_lips
-
     face, audio = generator.inputs
-    lips = [seen_lips(generator)] if has_lips(generator) else []
-    known = {id(tensor) for tensor in lips}
     from_audio, codes = {id(audio)}, []  # tensors that depend on the audio; those that meet it and do not
     for step in generator.operations:  # layers and bare operations, from the inputs to the output
         inputs = [] if isinstance(step, keras.layers.InputLayer) else keras.tree.flatten(step.input)
         if any(id(tensor) in from_audio for tensor in inputs):
-            codes += [t for t in inputs if id(t) not in from_audio | known and all(t is not code for code in codes)]
+            codes += [t for t in inputs if id(t) not in from_audio and all(t is not code for code in codes)]
             from_audio.update(id(tensor) for tensor in keras.tree.flatten(step.output))
-    return keras.Model([face, *lips], codes), keras.Model([*codes, *lips, audio], generator.output)
+    return keras.Model(face, codes), keras.Model([*codes, audio], generator.output)
 
 
 def _compile(model, batch_size, concurrency, precision):

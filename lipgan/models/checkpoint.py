@@ -15,10 +15,12 @@ import h5py
 import keras
 import numpy as np
 
+import generator as paper
 from audio_hparams import hparams
 from discriminator import build_discriminator
-from generator import EMBEDDING, FUSION, IMG_SIZES, PAPER_KINDS, build_generator, scaled
-from lipgan.models.metadata import ENDING, KINDS, description, json_path
+from generator import FUSION, IMG_SIZES, scaled
+from lipgan.models.metadata import ENDING, KINDS, OLDER_KIND, description, json_path
+from lipgan.models.warp import RENDERER, build_warp_generator
 from lipgan.utils.cli import UserError
 from lipgan.utils.files import atomic_write
 
@@ -26,7 +28,17 @@ from lipgan.utils.files import atomic_write
 def _build(kind, img_size, width, lower_half_nchw=False):
     if kind == "discriminator":
         return build_discriminator(img_size, width)
-    return build_generator(kind, img_size, width, lower_half_nchw=lower_half_nchw and kind in PAPER_KINDS)
+    return build_generator(kind, img_size, width, lower_half_nchw=lower_half_nchw)
+
+
+def build_generator(kind, img_size=96, width=1.0, synchronized=False, lower_half_nchw=False) -> keras.Model:
+    """Build an untrained generator of any kind of KINDS; arguments as of `generator.build_generator`.
+
+    The flagship has neither batch norm to synchronise nor a lower_half_nchw form.
+    """
+    if kind == "warp":
+        return build_warp_generator(img_size, width)
+    return paper.build_generator(kind, img_size, width, synchronized, lower_half_nchw)
 
 
 # Saving
@@ -42,7 +54,7 @@ def save_generator(path, model: keras.Model, info: dict, half: bool = False) -> 
     path = pathlib.Path(path)
     if not path.name.endswith(ENDING):
         raise UserError(f"{path}: the name of a file of weights must end in {ENDING}")
-    if scaled(512, info["width"]) != _embedding_size(model):
+    if not _has_width(model, info["width"]):
         raise ValueError(f"info says width {info['width']}, the model is of another")
     backend = keras.backend.backend()
     described = {
@@ -128,6 +140,8 @@ def _load(path, kinds, wanted, lower_half_nchw=False):
             _check_wanted(path, found, kinds, wanted)
             model = _build(*found, lower_half_nchw)
             if _shapes(model) != _counted(stored):
+                if found[0] == "warp" and _recognised(stored) == (None, None):
+                    raise UserError(OLDER_KIND.format(path=path, kind="warp"))
                 raise UserError(
                     f"{path} {_fits(_recognised(stored)[0])}, not {_named(*found)} as {json_path(path).name} beside it "
                     "says; give the two files that were saved together"
@@ -209,13 +223,13 @@ def _assign(path, model, stored):
 # Which network a file is of
 
 
-def _embedding_size(model):
-    """How many numbers a layer has that has 512 at width 1: the sound's embedding, or the last but the lips."""
+def _has_width(model, width):
+    """Whether a network has the filter counts of this width."""
+    if model.name == "warp_generator":
+        return model.get_layer(RENDERER).get_layer("cells").filters == scaled(64, width)
     if model.name == "discriminator":
-        return model.get_layer("face_to_vector").filters
-    if model.name == "warp_tdnn_generator":
-        return model.get_layer(EMBEDDING).units
-    return model.get_layer(FUSION).input[1].shape[-1]
+        return model.get_layer("face_to_vector").filters == scaled(512, width)
+    return model.get_layer(FUSION).input[1].shape[-1] == scaled(512, width)
 
 
 def _shapes(model):
@@ -234,8 +248,7 @@ def _recognised(stored, lower_half_nchw=False):
     kind, cells = next(((first[s[0], s[2]], s[3]) for s in kernels if (s[0], s[2]) in first), (None, 0))
     filters = {d.shape[0] for d in stored if d.ndim == 1 and d.shape[0] > 3}  # no gains, nor the output's
     if kind == "warp":  # its arrays are the same for every size
-        heard = any(d.ndim == 3 and d.shape[:2] == (3, hparams.num_mels) for d in stored)  # by Conv1D
-        found = ("warp_tdnn" if heard else kind, IMG_SIZES[0], cells / 64)
+        found = (kind, IMG_SIZES[0], cells / 64)
     else:
         width = _width(filters, (32, 64, 128, 256, 512) if kind == "discriminator" else (16, 32, 64, 128, 256, 512))
         if not kind or not width:

@@ -6,7 +6,11 @@ import pathlib
 from lipgan.utils.cli import UserError
 
 ENDING = ".weights.h5"
-KINDS = ("residual", "basic", "warp", "warp_tdnn")  # generators
+KINDS = ("residual", "basic", "warp")  # generators
+OLDER_KIND = (
+    "{path} is a {kind} generator of version 0.4 or older, which hears mel spectrograms; "
+    "use weights/warp.weights.h5, or train again with --model warp"
+)
 
 
 def json_path(path) -> pathlib.Path:
@@ -22,6 +26,8 @@ def description(path):
         return None
     try:
         info = json.loads(file.read_text(encoding="utf-8"))
+        if info["model"] == "warp_tdnn":
+            raise UserError(OLDER_KIND.format(path=path, kind="warp_tdnn"))
         info.update(img_size=int(info["img_size"]), width=float(info["width"]))
         if info["model"] not in (*KINDS, "discriminator") or not isinstance(info.get("hparams", {}), dict):
             raise ValueError(f"model {info['model']}")

@@ -1,12 +1,11 @@
-"""The generators that move the reference's own pixels: sound -> lips -> picture.
+"""The flagship generator, `--model warp`: speech -> lip landmarks -> an image that moves the reference's own pixels.
 
-Between the sound and the picture stand 20 landmarks of the lips. The listener says where those of the reference are
-when this sound is said; the painter moves the reference's pixels there (an appearance flow: Zhou et al., View Synthesis
-by Appearance Flow, ECCV 2016), and paints what they do not show, such as the inside of a mouth that was shut. So the
-painter can learn from true landmarks, and never learns to ignore the sound.
+Between audio and image stand 20 landmarks of the lips. `audio_to_lips` predicts their motion from the speech encoder's
+features, in a space that does not depend on the face; it is added to where this person's lips are at rest. The
+`renderer` then moves the reference's pixels there (an appearance flow: Zhou et al., ECCV 2016) and paints only what the
+reference does not show, the inside of the mouth. It learns from true landmarks, and never learns to ignore the audio.
 
-Where the reference's lips are is told by dlib (`informed`); where nobody tells, a small frozen expert reads them, which
-has only seen the faces that were trained on, and misreads others.
+Lips are (40,): x and y of dlib's landmarks 48 to 67 in parts of the crop's side.
 """
 
 import functools
@@ -15,144 +14,137 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from generator import check_size, scaled
 from lipgan.faces.landmarks import NUM_LIPS
+from lipgan.models import lip_flow, speech
 
-EXPERT, LIPS = "mouth_expert", "lips"  # layers of the generator
-SEEN_HEIGHT = 24  # rows of the lower half that the expert sees: finer ones would let it be fooled by single pixels
-UPPER_INNER, LOWER_INNER = (12, 13, 14, 15, 16), (12, 19, 18, 17, 16)  # from the left corner to the right one
+AUDIO_TO_LIPS, RENDERER = "audio_to_lips", "renderer"  # layers of the generator, each a model of its own
+MOTION = "motion"  # the last layer of audio_to_lips
 LIPS_CENTRE = (0.5, 0.73)  # (x, y) of an average mouth in the crop, as hparams place it
-LIPS_UNIT = 0.02  # of the crop's side: by about so much lips move when they speak
-PULL_RADIUS, INNER_RADIUS = 0.045, 0.03  # of the side: how far a landmark pulls the pixels about it
-PULL_FLOOR = 0.05  # how much nothing pulls
-SOFTNESS = 0.01  # of the side: of the inner mouth's border
-FARTHEST = 0.06  # of the side: by how much the painter can correct the landmarks' pull
-PATCH = 4  # pixels of a cell of the painter's finest maps
+LIPS_UNIT = 0.02  # of the crop's side: about by how much lips move in speech
+MAX_CORRECTION = 0.06  # of the side: by how much the renderer can correct the lips' flow
+
+MAX_LOGIT = 4.0  # of the overlay's opacity, either way
+CELL = 4  # pixels of a cell of the renderer's finest maps
+
+INNER = (lip_flow.UPPER_INNER, lip_flow.LOWER_INNER)
+
 float32 = {"dtype": "float32"}
 
 
-def build_expert(img_size: int) -> keras.Model:
-    """Build the network from a crop (img_size, img_size, 3) BGR in [0, 1] to its lips, (40,): x and y of 20 points.
+def build_warp_generator(img_size: int = 96, width: float = 1.0) -> keras.Model:
+    """Build the flagship generator, untrained: [face, speech, reference_lips, rest_lips] -> face.
 
-    The points are dlib's 48 to 67, in parts of the crop's side.
+    face: (S, S, 6) as `faces.crop.generator_input` makes it. speech: (23, 144), the speech encoder's feature window.
+    reference_lips: (40,), the lips in the reference crop. rest_lips: (40,), this person's lips when nothing is said.
+    Output: (S, S, 3) BGR in [0, 1], float32. width multiplies the renderer's filter counts. Raises UserError.
     """
-    crop = keras.Input((img_size, img_size, 3), name="crop", **float32)
-    x = layers.Cropping2D(((img_size // 2, 0), (0, 0)), **float32)(crop)  # (48, 96, 3)
-    x = layers.AveragePooling2D(img_size // 2 // SEEN_HEIGHT, **float32)(x)  # (24, 48, 3)
-    for filters, strides in ((32, 1), (32, 2), (64, 2), (128, 2)):  # (3, 6, 128) at last
-        x = layers.Conv2D(filters, 3, strides, "same", **float32)(x)
-        x = layers.BatchNormalization(momentum=0.9, **float32)(x)
-        x = layers.ReLU(**float32)(x)
-    x = layers.Dense(128, activation="relu", **float32)(layers.Flatten(**float32)(x))
-    return keras.Model(crop, layers.Dense(2 * NUM_LIPS, name="points", **float32)(x), name=EXPERT)
+    check_size(img_size, width)
+    face = keras.Input((img_size, img_size, 6), name="face")
+    features = keras.Input((speech.WINDOW, speech.FEATURES), name="speech")
+    reference_lips = keras.Input((2 * NUM_LIPS,), name="reference_lips")
+    rest_lips = keras.Input((2 * NUM_LIPS,), name="rest_lips")
+    motion = layers.Reshape((2 * NUM_LIPS,), **float32)(build_audio_to_lips()(features))
+    lips = rest_lips + motion  # (40,)
+    output, _, _ = build_renderer(img_size, width)([face, reference_lips, lips])
+    return keras.Model([face, features, reference_lips, rest_lips], output, name="warp_generator")
 
 
-def build_warp(face, mel_embedding, scale, meeting, apart=False):
-    """Build the network's end, from the tensors face (S, S, 6) and mel_embedding to a face (S, S, 3).
+def renderer_of(generator: keras.Model):
+    """Return the renderer inside a flagship generator; None for other kinds."""
+    return next((layer for layer in generator.layers if layer.name == RENDERER), None)
 
-    mel_embedding: (1, 1, C); apart: (40,), by how much the sound moves the lips, in LIPS_UNIT.
-    scale: gives a filter count at the width wanted. meeting: name of the layer at which face and sound are joined.
-    apart: what the sound does to the lips does not depend on the face (of `warp_tdnn`).
-    Its layer LIPS is where listener and painter meet. Sizes in the comments are those of S = 96 and width 1.
+
+def with_maps(generator: keras.Model) -> keras.Model:
+    """Return a flagship generator, with its own layers, that also gives what `inference.render` needs.
+
+    Inputs as of the generator; outputs: face (S, S, 3), lips (40,), correction (S/2, S, 2), overlay (S/2, S, 4).
     """
-    img_size, half = face.shape[1], face.shape[1] // 2
+    face, features, reference_lips, rest_lips = generator.inputs
+    motion = layers.Reshape((2 * NUM_LIPS,), **float32)(generator.get_layer(AUDIO_TO_LIPS)(features))
+    lips = rest_lips + motion
+    output, correction, overlay = generator.get_layer(RENDERER)([face, reference_lips, lips])
+    return keras.Model(generator.inputs, [output, lips, correction, overlay], name="warp_with_maps")
+
+
+def freeze_audio_to_lips(generator: keras.Model) -> None:
+    """Make the flagship's `audio_to_lips` constant: it is trained alone, on audio and landmarks."""
+    generator.get_layer(AUDIO_TO_LIPS).trainable = False
+
+
+def build_audio_to_lips(width: int = 128, dropout: float = 0.2) -> keras.Model:
+    """Build the network from speech features (T, 144), T = 23 + 2 k, to the lips' motion away from rest (k + 1, 40).
+
+    The feature window of one video frame, T = 23, gives one row; longer sequences, one for every other vector, serve
+    training. A time-delay neural network (Waibel et al., IEEE TASSP 1989).
+    """
+    features = keras.Input((None, speech.FEATURES), name="speech")
+    x = features
+    for number, (kernel, dilation, strides) in enumerate(((5, 1, 2), (4, 1, 1), (4, 2, 1))):  # T = 23: 10, 7, 1
+        x = layers.Conv1D(width, kernel, strides, dilation_rate=dilation, name=f"conv{number}", **float32)(x)
+        x = layers.Activation("gelu", **float32)(layers.LayerNormalization(**float32)(x))
+        x = layers.Dropout(dropout, **float32)(x)
+    motion = layers.Dense(2 * NUM_LIPS, kernel_initializer="zeros", name=MOTION, **float32)(x)
+    motion = layers.Rescaling(LIPS_UNIT, **float32)(motion)  # (k + 1, 40)
+    return keras.Model(features, motion, name=AUDIO_TO_LIPS)
+
+
+def build_renderer(img_size: int = 96, width: float = 1.0) -> keras.Model:
+    """Build the network [face (S, S, 6), reference_lips (40,), lips (40,)] -> [face, correction, overlay].
+
+    face: (S, S, 3), the reference with these lips. The other two are what rendering at another resolution needs (see
+    `inference.render`), both of the lower half: correction (S/2, S, 2), to be added to `lip_flow`'s, in parts of the
+    side; overlay (S/2, S, 4), BGR paint in [0, 1] and its opacity inside the mouth.
+    """
+    half, scale = img_size // 2, functools.partial(scaled, width=width)
+    face = keras.Input((img_size, img_size, 6), name="face")
+    reference_lips = keras.Input((2 * NUM_LIPS,), name="reference_lips")
+    lips = keras.Input((2 * NUM_LIPS,), name="lips")
     reference, pose = face[..., :3], face[..., 3:]
-    expert = build_expert(img_size)
-    expert.trainable = False  # it learns before it comes here, and never again
-    seen = expert(reference, training=False)  # (40,)
-    listen = _listen_apart if apart else _listen
-    lips = listen(seen, mel_embedding, scale, meeting)
-
-    picture = ops.concatenate([reference, InnerMouth(img_size, **float32)(seen)], axis=-1)  # (96, 96, 4)
-    pull = LipFlow(img_size, **float32)([seen, lips])  # (48, 96, 2)
-    move = functools.partial(Move, cubic=apart, **float32)
-    moved = move()([picture, pull])  # (48, 96, 4)
-    inner = InnerMouth(img_size, **float32)(lips)  # (96, 96, 1)
-    nothing = ops.zeros_like(inner[:, :half])
-    upper = [reference[:, :half], pose[:, :half], nothing, inner[:, :half]]
+    mouth = InnerMouth(img_size, **float32)
+    image = ops.concatenate([reference, mouth(reference_lips)], axis=-1)  # (96, 96, 4)
+    flow = LipFlow(img_size, **float32)([reference_lips, lips])  # (48, 96, 2)
+    moved = Warp(**float32)([image, flow])  # (48, 96, 4)
+    inner = mouth(lips)  # (96, 96, 1)
+    upper = [reference[:, :half], pose[:, :half], ops.zeros_like(inner[:, :half]), inner[:, :half]]
     lower = [reference[:, half:], moved, inner[:, half:]]
     x = ops.concatenate([ops.concatenate(part, axis=-1) for part in (upper, lower)], axis=1)  # (96, 96, 8)
-    maps = _look(x, _code(seen, lips, scale), scale)[:, half // PATCH :]  # (12, 24, 64)
+    maps = _unet(x, _lip_code(reference_lips, lips, scale), scale)[:, half // CELL :]  # (12, 24, 64)
 
-    # At first nothing but the landmarks' pull moves, and little is painted.
+    # At first only the lips' flow moves pixels, and little is painted.
     correction = layers.Conv2D(
-        2, 3, padding="same", activation="tanh", kernel_initializer="zeros", name="correction", **float32
+        2, 3, padding="same", activation="tanh", kernel_initializer="zeros", name="correction_cells", **float32
     )(maps)
-    correction = layers.UpSampling2D(PATCH, interpolation="bilinear", **float32)(correction)  # (48, 96, 2)
-    moved = move()([picture, pull + FARTHEST * correction])  # (48, 96, 4)
-    fine = layers.UpSampling2D(PATCH, interpolation="bilinear")(layers.Conv2D(scale(32), 1)(maps))  # (48, 96, 32)
+    correction = MAX_CORRECTION * layers.UpSampling2D(CELL, interpolation="bilinear", **float32)(correction)
+    moved = Warp(**float32)([image, flow + correction])  # (48, 96, 4)
+    fine = layers.UpSampling2D(CELL, interpolation="bilinear")(layers.Conv2D(scale(32), 1)(maps))  # (48, 96, 32)
     fine = layers.Concatenate()([fine, moved, inner[:, half:]])
-    fine = layers.ReLU()(layers.Conv2D(scale(32), 3, padding="same")(fine))
-    fine = layers.ReLU()(layers.Conv2D(scale(32), 3, padding="same")(fine))
+    fine = layers.ReLU()(layers.Conv2D(scale(48), 3, padding="same")(fine))
+    fine = layers.ReLU()(layers.Conv2D(scale(48), 3, padding="same")(fine))
     paint = layers.Conv2D(3, 3, padding="same", activation="sigmoid", name="paint", **float32)(fine)  # (48, 96, 3)
-    share = layers.Conv2D(
-        1, 3, padding="same", activation="sigmoid", bias_initializer=keras.initializers.Constant(-2.0), name="share",
-        **float32,
-    )(fine)  # (48, 96, 1) of paint  # fmt: skip
-    made = moved[..., :3] + share * (paint - moved[..., :3])
-    return ops.concatenate([pose[:, :half], made], axis=1)
-
-
-def listener(generator: keras.Model) -> keras.Model:
-    """The part [mel, lips of the reference (40,)] -> lips (40,); its layers are the generator's own.
-
-    Lips are x and y of 20 points (dlib's 48 to 67) in parts of the crop's side.
-    """
-    return keras.Model([generator.inputs[1], seen_lips(generator)], generator.get_layer(LIPS).output, name="listener")
-
-
-def painter(generator: keras.Model) -> keras.Model:
-    """The part [face, lips of the reference (40,), lips (40,)] -> face; its layers are the generator's own."""
-    lips = seen_lips(generator), generator.get_layer(LIPS).output
-    return keras.Model([generator.inputs[0], *lips], generator.output, name="painter")
-
-
-def informed(generator: keras.Model) -> keras.Model:
-    """The generator with the reference's lips as a third input: [face, mel, lips (40,)] -> face, its own layers."""
-    return keras.Model([*generator.inputs, seen_lips(generator)], generator.output, name=f"{generator.name}_informed")
-
-
-def has_lips(generator: keras.Model) -> bool:
-    """Whether this generator goes through lips, and can be `informed`."""
-    return any(layer.name == LIPS for layer in generator.layers)
-
-
-def seen_lips(generator):
-    """The tensor of the reference's lips."""
-    return generator.get_layer(LIPS).input[0]
-
-
-def _listen(seen, mel_embedding, scale, meeting):
-    """Where the lips are when this sound is said: those of the reference, moved."""
-    face_code = layers.Dense(scale(64), activation="relu")(_standard(seen))
-    x = layers.Concatenate(name=meeting)([face_code, layers.Flatten()(mel_embedding)])
-    for _ in range(2):
-        x = layers.Dense(scale(512), activation="relu")(x)
-    movement = layers.Dense(2 * NUM_LIPS, kernel_initializer="zeros", name="movement", **float32)(x)
-    return layers.Add(name=LIPS, **float32)([seen, LIPS_UNIT * movement])
-
-
-def _listen_apart(seen, said, scale, meeting):
-    """As `_listen`, but the sound says by how much lips are off their middle, and the face how far off they were."""
-    shown = layers.Dense(scale(64), activation="relu")(_standard(seen))
-    shown = layers.Dense(2 * NUM_LIPS, kernel_initializer="zeros", **float32)(shown)
-    movement = layers.Add(name=meeting, **float32)([shown, layers.Flatten(**float32)(said)])
-    return layers.Add(name=LIPS, **float32)([seen, LIPS_UNIT * movement])
+    opacity = layers.Conv2D(1, 3, padding="same", activation="tanh", name="opacity", **float32)(fine)
+    opacity = ops.sigmoid(MAX_LOGIT * opacity)  # bounded, so that it always learns
+    inside = InnerMouth(img_size, overlay=True, **float32)(lips)[:, half:]  # lips and skin stay the reference's
+    lower = moved[..., :3] + inside * opacity * (paint - moved[..., :3])
+    output = ops.concatenate([pose[:, :half], lower], axis=1)
+    overlay = ops.concatenate([paint, opacity], axis=-1)
+    return keras.Model([face, reference_lips, lips], [output, correction, overlay], name=RENDERER)
 
 
 def _standard(lips):
-    """Lips (40,) as numbers of about the size of 1."""
+    """Lips (40,) as numbers of about unit size."""
     return (lips - np.tile(np.float32(LIPS_CENTRE), NUM_LIPS)) / (5 * LIPS_UNIT)
 
 
-def _code(seen, lips, scale):
-    both = layers.Concatenate(**float32)([_standard(lips), (lips - seen) / LIPS_UNIT])
+def _lip_code(reference_lips, lips, scale):
+    both = layers.Concatenate(**float32)([_standard(lips), (lips - reference_lips) / LIPS_UNIT])
     return layers.Dense(scale(128), activation="relu")(both)
 
 
-def _look(x, code, scale):
-    """A U-net over cells of PATCH pixels, whose every block is scaled and shifted by the code of the lips.
+def _unet(x, code, scale):
+    """A U-Net over cells of CELL pixels, whose every block is scaled and shifted by the lips' code: (24, 24, 64).
 
-    (Perez et al., FiLM: Visual Reasoning with a General Conditioning Layer, AAAI 2018.) Returns (24, 24, 64).
+    (Perez et al., FiLM: Visual Reasoning with a General Conditioning Layer, AAAI 2018.)
     """
 
     def block(x):
@@ -162,109 +154,113 @@ def _look(x, code, scale):
         y = layers.ReLU()(y * (1 + change[..., :channels]) + change[..., channels:])
         return x + layers.Conv2D(channels, 3, padding="same", kernel_initializer="zeros")(y)
 
-    def narrowed(x, filters):
+    def down(x, filters):
         return layers.Conv2D(scale(filters), 3, 2, padding="same")(x)
 
-    def widened(x, skip):
+    def up(x, skip):
         return skip + layers.Conv2D(skip.shape[-1], 3, padding="same")(layers.UpSampling2D(2)(x))
 
-    a = block(block(layers.Conv2D(scale(64), PATCH, PATCH, name="cells")(x)))  # (24, 24, 64)
-    b = block(block(narrowed(a, 128)))  # (12, 12, 128)
-    c = block(block(narrowed(b, 256)))  # (6, 6, 256)
-    return block(widened(block(widened(c, b)), a))
+    a = block(block(layers.Conv2D(scale(64), CELL, CELL, name="cells")(x)))  # (24, 24, 64)
+    b = block(block(down(a, 128)))  # (12, 12, 128)
+    c = block(block(down(b, 256)))  # (6, 6, 256)
+    return block(up(block(up(c, b)), a))
 
 
-# Geometry -------------------------------------------------------------------------------------------------------------
+# Geometry: `lip_flow`'s formulas as layers, and sampling --------------------------------------------------------------
 
 
 class InnerMouth(layers.Layer):
-    """A soft mask of the inside of the mouth: lips (B, 40) -> (B, S, S, 1) in [0, 1], 0.25 where lips touch."""
+    """`lip_flow.inner_mouth` of a whole crop, or its `overlay_mask`: lips (B, 40) -> (B, S, S, 1) in [0, 1]."""
 
-    def __init__(self, img_size, **kwargs):
+    def __init__(self, img_size, overlay=False, **kwargs):
         super().__init__(**kwargs)
-        self.img_size = img_size
+        self.img_size, self.overlay = img_size, overlay
 
     def call(self, lips):
         points, pixels = ops.reshape(lips, (-1, NUM_LIPS, 2)), _pixels(self.img_size)
         upper, lower = (
-            self._curve(ops.stack([points[:, k] for k in of], axis=1), pixels) for of in (UPPER_INNER, LOWER_INNER)
+            _curve(_points(points, inner), pixels) for inner in (lip_flow.UPPER_INNER, lip_flow.LOWER_INNER)
         )
         rows = pixels[None, :, None]
-        return (ops.sigmoid((rows - upper) / SOFTNESS) * ops.sigmoid((lower - rows) / SOFTNESS))[..., None]
-
-    def _curve(self, points, columns):
-        """The height of the curve through points (B, 5, 2) at each column: (B, 1, S)."""
-        near = ops.exp(-ops.square(columns - points[..., :1]) / (2 * INNER_RADIUS**2)) + 1e-6  # (B, 5, S)
-        return ops.sum(near * points[..., 1:], axis=1, keepdims=True) / ops.sum(near, axis=1, keepdims=True)
+        margin = lip_flow.OVERLAY_MARGIN if self.overlay else 0.0
+        below_upper = ops.sigmoid((rows - upper + margin) / lip_flow.EDGE_SOFTNESS)
+        mask = below_upper * ops.sigmoid((lower - rows + margin) / lip_flow.EDGE_SOFTNESS)
+        if self.overlay:
+            mask *= ops.clip((lower - upper) / lip_flow.OVERLAY_GAP, 0.0, 1.0)
+        return mask[..., None]
 
 
 class LipFlow(layers.Layer):
-    """From where in the reference the pixels of the lower half come, if lips move and draw along what is near.
-
-    call: [lips of the reference (B, 40), lips wanted (B, 40)] -> (B, S/2, S, 2), as (y, x) in parts of S.
-    """
+    """`lip_flow.lip_flow` of the lower half: [reference lips (B, 40), lips (B, 40)] -> (B, S/2, S, 2), (y, x)."""
 
     def __init__(self, img_size, **kwargs):
         super().__init__(**kwargs)
         self.img_size = img_size
 
     def call(self, inputs):
-        seen, wanted = (ops.reshape(lips, (-1, NUM_LIPS, 2)) for lips in inputs)
-        pixels = _pixels(self.img_size)
-        # A Gaussian about each point wanted; it has one factor for rows and one for columns.
-        x, y = (ops.exp(-ops.square(pixels - wanted[..., i : i + 1]) / (2 * PULL_RADIUS**2)) for i in (0, 1))
-        y = ops.transpose(y[..., self.img_size // 2 :], (0, 2, 1))  # (B, S/2, 20)
-        pull = seen - wanted  # (B, 20, 2)
-        sums = [ops.matmul(y, x * pull[..., i : i + 1]) for i in (1, 0)]  # (B, S/2, S)
-        return ops.stack(sums, axis=-1) / (ops.matmul(y, x) + PULL_FLOOR)[..., None]
+        reference, target = (ops.reshape(lips, (-1, NUM_LIPS, 2)) for lips in inputs)
+        reference = self._sealed(reference, target)
+        columns = _pixels(self.img_size)
+        rows = columns[self.img_size // 2 :]
+        upper, lower = (
+            self._pull(_points(reference, lip), _points(target, lip), rows, columns)
+            for lip in (lip_flow.UPPER_LIP, lip_flow.LOWER_LIP)
+        )
+        middle = sum(_curve(_points(target, inner), columns) for inner in INNER) / 2  # (B, 1, S)
+        above = ops.sigmoid((middle - rows[None, :, None]) / lip_flow.SEAM_SOFTNESS)[..., None]
+        return lower + above * (upper - lower)
+
+    @staticmethod
+    def _sealed(reference, target):
+        up, low = lip_flow.FACING
+        gap, new_gap = (_points(p, low)[..., 1] - _points(p, up)[..., 1] for p in (reference, target))  # (B, 3)
+        shift = lip_flow.SEAL * ops.clip((gap - new_gap) / ops.maximum(gap, lip_flow.SEAL_GAP), 0.0, 1.0)
+        signs = np.zeros((2, 3, NUM_LIPS), np.float32)  # which landmark each shift moves, up or down
+        for n, (upper, lower) in enumerate(zip(up, low, strict=True)):
+            signs[0, n, upper], signs[1, n, lower] = -1, 1
+        return reference + ops.stack([ops.zeros_like(reference[..., 0]), ops.matmul(shift, signs.sum(0))], axis=-1)
+
+    @staticmethod
+    def _pull(reference, target, rows, columns):
+        x = ops.exp(-ops.square(columns - target[..., :1]) / (2 * lip_flow.PULL_RADIUS**2))  # (B, K, S)
+        y = ops.exp(-ops.square(rows - target[..., 1:]) / (2 * lip_flow.PULL_RADIUS**2))  # (B, K, S/2)
+        y, offsets = ops.transpose(y, (0, 2, 1)), reference - target
+        sums = [ops.matmul(y, x * offsets[..., i : i + 1]) for i in (1, 0)]  # (B, S/2, S)
+        return ops.stack(sums, axis=-1) / (ops.matmul(y, x) + lip_flow.PULL_FLOOR)[..., None]
 
 
-class Move(layers.Layer):
-    """The lower half of a picture, each pixel fetched from where the flow says.
-
-    call: [picture (B, S, S, C) in [0, 1], flow (B, S/2, S, 2) as (y, x) in parts of S] -> (B, S/2, S, C).
-    cubic: sample as `warp_cubic` does, which keeps it sharper.
-    """
-
-    def __init__(self, cubic=False, **kwargs):
-        super().__init__(**kwargs)
-        self.cubic = cubic
+class Warp(layers.Layer):
+    """Sample the lower half of an image where a flow points: [(B, S, S, C), (B, S/2, S, 2)] -> (B, S/2, S, C)."""
 
     def call(self, inputs):
-        picture, flow = inputs
-        sample = warp_cubic if self.cubic else warp
-        return sample(picture, picture.shape[1] * flow, top=picture.shape[1] // 2)
+        image, flow = inputs
+        return warp_cubic(image, image.shape[1] * flow, top=image.shape[1] // 2)
 
 
-def _places(flow, top, height, width, rows):
-    """Where the flow fetches from: the pixel above and to the left, and how far below and to the right of it.
+def warp_cubic(image, flow, top=0):
+    """Sample an image at each pixel's place plus a flow, by cubic convolution (Keys, IEEE TASSP 1981, a = -1/2).
 
-    flow, top: as of `warp`. rows: of each picture, height or more, in an array of all pixels of the batch, in which the
-    pixel's place is (B, h, W) int32. How far: (B, h, W, 1) each, in [0, 1), through which the gradient goes.
+    image: (B, H, W, C) in [0, 1]. flow: (B, h, W, 2), in pixels (y, x), of the h rows from `top` on. Past its edges the
+    image is mirrored. Returns (B, h, W, C), clipped to [0, 1]. The gradient reaches the flow, not the image.
     """
+    height, width, channels = image.shape[1:]
     y = ops.arange(top, top + flow.shape[1], dtype="float32")[None, :, None]
     y = ops.clip(y + flow[..., 0], 0.0, height - 1.001)
     x = ops.clip(ops.arange(width, dtype="float32")[None, None] + flow[..., 1], 0.0, width - 1.001)
     above, left = ops.floor(ops.stop_gradient(y)), ops.floor(ops.stop_gradient(x))  # (B, h, W)
-    first = ops.reshape(ops.arange(ops.shape(flow)[0], dtype="int32") * rows * width, (-1, 1, 1))
+    first = ops.reshape(ops.arange(ops.shape(flow)[0], dtype="int32") * ((height + 3) * width), (-1, 1, 1))
     corner = first + ops.cast(above, "int32") * width + ops.cast(left, "int32")
-    return corner, (y - above)[..., None], (x - left)[..., None]
-
-
-def warp_cubic(picture, flow, top=0):
-    """As `warp`, but with the cubic convolution of Keys (IEEE TASSP 1981, a = -1/2), clipped to [0, 1]."""
-    height, width, channels = picture.shape[1:]
-    corner, down, right = _places(flow, top, height, width, rows=height + 3)
-    padded = ops.pad(ops.stop_gradient(picture), ((0, 0), (1, 2), (1, 2), (0, 0)), mode="symmetric")
+    padded = ops.pad(ops.stop_gradient(image), ((0, 0), (1, 2), (1, 2), (0, 0)), mode="symmetric")
     four = ops.concatenate([padded[:, :, k : k + width] for k in range(4)], axis=-1)  # columns x - 1 to x + 2
     pixels = ops.reshape(four, (-1, 4 * channels))
-    column = sum(share * ops.take(pixels, corner + k * width, 0) for k, share in enumerate(_keys(down)))
+    down, right = (_keys(offset[..., None]) for offset in (y - above, x - left))
+    column = sum(weight * ops.take(pixels, corner + k * width, 0) for k, weight in enumerate(down))
     column = ops.split(column, 4, axis=-1)  # (B, h, W, C) each
-    return ops.clip(sum(share * part for share, part in zip(_keys(right), column, strict=True)), 0.0, 1.0)
+    return ops.clip(sum(weight * part for weight, part in zip(right, column, strict=True)), 0.0, 1.0)
 
 
 def _keys(t):
-    """The shares of four neighbours, the second and the third t and 1 - t away: each of t's shape."""
+    """The weights of four neighbours of which the second and the third are t and 1 - t away; each of t's shape."""
     square, cube = t * t, t * t * t
     return (
         (-cube + 2 * square - t) / 2,
@@ -274,20 +270,16 @@ def _keys(t):
     )
 
 
-def _pixels(img_size):
+def _points(points, indices):
+    return ops.stack([points[:, k] for k in indices], axis=1)
+
+
+def _curve(points, columns):
+    """The height of the curve through points (B, 5, 2) at each column: (B, 1, S)."""
+    near = ops.exp(-ops.square(columns - points[..., :1]) / (2 * lip_flow.INNER_RADIUS**2)) + 1e-6  # (B, 5, S)
+    return ops.sum(near * points[..., 1:], axis=1, keepdims=True) / ops.sum(near, axis=1, keepdims=True)
+
+
+def _pixels(size):
     """The pixels' centres in parts of the side, as landmarks count: (S,) float32."""
-    return (ops.arange(img_size, dtype="float32") + 0.5) / img_size
-
-
-def warp(picture, flow, top=0):
-    """The picture (B, H, W, C) sampled bilinearly at each pixel's place plus flow (B, h, W, 2), in pixels (y, x).
-
-    The flow is that of the h rows from `top` on. Past the edges the edge is repeated. The gradient reaches the flow,
-    not the picture's pixels.
-    """
-    height, width, channels = picture.shape[1:]
-    corner, down, right = _places(flow, top, height, width, rows=height)
-    pixels = ops.reshape(ops.stop_gradient(picture), (-1, channels))
-    upper = (1 - right) * ops.take(pixels, corner, 0) + right * ops.take(pixels, corner + 1, 0)
-    lower = (1 - right) * ops.take(pixels, corner + width, 0) + right * ops.take(pixels, corner + width + 1, 0)
-    return (1 - down) * upper + down * lower
+    return (ops.arange(size, dtype="float32") + 0.5) / size

@@ -16,7 +16,6 @@ from keras import ops
 
 from lipgan.evaluation.metrics import area_under_curve
 from lipgan.models.checkpoint import ENDING, save_discriminator, save_generator
-from lipgan.models.warp import has_lips, informed
 from lipgan.training.config import STATE_ATTRIBUTE, STATE_NAME, STATS_NAME
 from lipgan.training.devices import alone
 from lipgan.training.event_log import EventLog
@@ -68,7 +67,6 @@ class EpochReport(keras.callbacks.Callback):
         rate: the learning rate's schedule. leads: whether this is the process that reports.
         """
         super().__init__()
-        self._informed = None, None
         self.folder, self.users, self.position, self.rate, self.leads = folder, users, position, rate, leads
         self.events = EventLog(folder / "tensorboard", position["batches"]) if leads else None
         # The same samples every time; they are small enough to keep.
@@ -107,17 +105,14 @@ class EpochReport(keras.callbacks.Callback):
         if not self.batches:
             return {}
         generator, discriminator = self.users(epoch)
-        by_lips = has_lips(generator)
-        if by_lips:
-            if self._informed[0] is not generator:  # it is compiled once
-                self._informed = generator, informed(generator)
-            generator = self._informed[1]
         errors, other_errors, distances, other_distances = [], [], [], []
         for number, batch in enumerate(self.batches):
             x, y = as_inputs(batch)
-            seen = [x["reference_lips"]] if by_lips else []
-            result = generator.predict_on_batch([x["face"], x["mel"], *seen])
-            other = generator.predict_on_batch([x["face"], x["wrong_mel"], *seen])
+            wrong = x | {name: x[f"wrong_{name}"] for name in ("mel", "speech") if name in x}
+            result, other = (
+                generator.predict_on_batch([inputs[tensor.name] for tensor in generator.inputs])
+                for inputs in (x, wrong)
+            )
             errors.append(_errors(result, y))
             other_errors.append(_errors(other, y))
             if discriminator:

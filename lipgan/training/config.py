@@ -15,12 +15,14 @@ IMG_SIZES = range(96, 257, 32)
 # A recipe is a named set of defaults; options given on the command line override it.
 RECIPES = {
     "reference": {},  # the paper's
-    "lips": {  # the one of the comparison in docs/experiments.md
-        "model": "warp_tdnn",
+    "warp": {  # of the shipped weights, see docs/experiments.md
+        "model": "warp",
         "width": 0.5,
-        "pretrain_audio": 1500,
-        "mouth_weight": 1.0,
-        "landmark_weight": 0.1,
+        "lr": 1e-3,
+        "lr_decay_steps": 6000,
+        "steps": 6000,
+        "steps_per_epoch": 500,
+        "batch_size": 8,
         "balance": True,
         "augment": True,
     },
@@ -112,7 +114,7 @@ class TrainConfig:
         "reference",
         group="run",
         choices=RECIPES,
-        help=f"defaults of other options: the paper's ('reference'), or 'lips': {_describe_recipe('lips')}",
+        help=f"defaults of other options: the paper's ('reference'), or those of 'warp': {_describe_recipe('warp')}",
     )
     resume: str | None = _option(
         group="run",
@@ -174,6 +176,12 @@ class TrainConfig:
     )
     landmark_weight: float = _option(
         0.0, non_negative_float, group="losses", help="weight of the lip landmark loss, measured by a frozen network"
+    )
+    audio_steps: int = _option(
+        400,
+        positive_int,
+        group="losses",
+        help="batches of 32 sequences on which audio_to_lips of --model warp is trained",
     )
     pretrain_audio: int = _option(
         0, non_negative_int, group="losses", help="batches of pre-training of the audio encoder on lip landmarks"

@@ -18,7 +18,7 @@ from generator import FUSION
 from lipgan.data.augment import draw_deformation
 from lipgan.data.lip_landmarks import LipLandmarks
 from lipgan.faces.landmarks import NUM_LIPS, opening
-from lipgan.models.warp import LIPS_UNIT, build_expert
+from lipgan.models.warp import LIPS_UNIT, float32
 from lipgan.training.callbacks import KeepsMemory
 from lipgan.utils.cli import UserError
 from lipgan.utils.files import atomic_write
@@ -26,6 +26,24 @@ from lipgan.utils.files import atomic_write
 NUM_CROPS = 8_000  # crops with dlib's landmarks that the expert learns from
 BATCH_SIZE = 64
 STEPS = 2_000
+EXPERT = "mouth_expert"  # the network's name
+SEEN_HEIGHT = 24  # rows of the lower half that the expert sees: finer ones would let it be fooled by single pixels
+
+
+def build_expert(img_size: int) -> keras.Model:
+    """Build the network from a crop (img_size, img_size, 3) BGR in [0, 1] to its lips, (40,): x and y of 20 points.
+
+    The points are dlib's 48 to 67, in parts of the crop's side.
+    """
+    crop = keras.Input((img_size, img_size, 3), name="crop", **float32)
+    x = layers.Cropping2D(((img_size // 2, 0), (0, 0)), **float32)(crop)  # (48, 96, 3)
+    x = layers.AveragePooling2D(img_size // 2 // SEEN_HEIGHT, **float32)(x)  # (24, 48, 3)
+    for filters, strides in ((32, 1), (32, 2), (64, 2), (128, 2)):  # (3, 6, 128) at last
+        x = layers.Conv2D(filters, 3, strides, "same", **float32)(x)
+        x = layers.BatchNormalization(momentum=0.9, **float32)(x)
+        x = layers.ReLU(**float32)(x)
+    x = layers.Dense(128, activation="relu", **float32)(layers.Flatten(**float32)(x))
+    return keras.Model(crop, layers.Dense(2 * NUM_LIPS, name="points", **float32)(x), name=EXPERT)
 
 
 def prepare_expert(dataset, path, seed=0):

@@ -7,6 +7,7 @@ import numpy as np
 
 from lipgan.data.augment import LIPS_NAMES
 from lipgan.faces.crop import generator_input, generator_input_uint8
+from lipgan.faces.rest_lips import rest_lips
 
 
 class Feed(typing.NamedTuple):
@@ -50,7 +51,8 @@ class Batches(keras.utils.PyDataset):
 def as_inputs(batch):
     """A batch of `FaceDataset` as the step takes it: ({face, mel, wrong_mel}, target), float32, pictures in [0, 1].
 
-    With lips, the first also has reference_lips and target_lips.
+    With landmarks, the first also has reference_lips and target_lips (B, 40); with speech features, also speech,
+    wrong_speech (B, 23, 144) and rest_lips (B, 40).
     """
     face = generator_input(batch["reference"], batch["target"])
     target = batch["target"].astype("float32") / np.float32(255)
@@ -64,5 +66,9 @@ def as_bytes(batch):
 
 
 def _inputs(batch, face):
-    inputs = {"face": face, "mel": batch["mel"], "wrong_mel": batch["wrong_mel"]}
-    return inputs | {name: batch[name] for name in LIPS_NAMES if name in batch}
+    names = ("mel", "wrong_mel", "speech", "wrong_speech", *LIPS_NAMES)
+    inputs = {"face": face} | {name: batch[name] for name in names if name in batch}
+    if "speech" in inputs:
+        points = batch["reference_landmarks"].reshape(len(face), -1, 2)
+        inputs["rest_lips"] = np.stack([rest_lips(p).ravel() for p in points])
+    return inputs

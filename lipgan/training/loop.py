@@ -13,27 +13,28 @@ import keras
 
 from audio_hparams import hparams
 from discriminator import build_discriminator
-from generator import WARP_KINDS, build_generator
 from lipgan.data.clip_folder import read_settings, setting_differences
 from lipgan.data.dataset import FaceDataset
 from lipgan.data.filelists import find_clips
 from lipgan.data.index import open_index
 from lipgan.data.lip_landmarks import read_landmarks
+from lipgan.data.speech_features import read_closures, read_features
 from lipgan.models import backend
-from lipgan.models.checkpoint import ENDING, load_discriminator, load_generator
-from lipgan.models.warp import EXPERT, build_expert
+from lipgan.models.checkpoint import ENDING, build_generator, load_discriminator, load_generator
 from lipgan.training import devices
+from lipgan.training.audio_to_lips import LipMotionConfig, train_audio_to_lips
 from lipgan.training.callbacks import Checkpoints, EpochReport, KeepsMemory, Progress, Stopped
 from lipgan.training.config import STATE_NAME, TrainConfig, read_state, state_architecture
-from lipgan.training.lip_expert import prepare_expert, pretrain_audio_encoder
+from lipgan.training.lip_expert import build_expert, prepare_expert, pretrain_audio_encoder
 from lipgan.training.loader import Feed
-from lipgan.training.losses import MouthLoss, TrainingStep, settle_statistics
+from lipgan.training.losses import MouthLoss, TrainingStep, recalibrate_batch_norm
 from lipgan.training.machines import find_machines
 from lipgan.training.optimizer import UsersNetworks, build_optimizer, learning_rate
 from lipgan.training.run_dir import open_folder, write_record
 from lipgan.utils.cli import UserError
 
 SETTLING_BATCHES = 120  # over which batch norm's statistics are taken for the users' weights
+VOICES = 8  # versions of each clip's speech that --augment keeps: its own and augmented ones
 RESUME_ME = 75  # exit status of a run that was stopped and can be resumed (EX_TEMPFAIL)
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 EPOCHS = 100  # where neither --epochs nor --steps says how many
@@ -131,8 +132,10 @@ def read_datasets(config):
         split: find_clips(config.data_root, split, config.filelists, index, config.leave_out)
         for split in ("train", "val")
     }
-    needs_landmarks = config.model in WARP_KINDS or (config.pretrain_audio and config.starts_fresh)
-    landmarks = read_landmarks(index) if needs_landmarks else None
+    needs_landmarks = config.model == "warp" or (config.pretrain_audio and config.starts_fresh)
+    arrays = {"landmarks": read_landmarks(index)} if needs_landmarks else {}
+    if config.model == "warp":
+        arrays |= {"speech": read_features(index, VOICES if config.augment else 1), "closures": read_closures(index)}
     datasets = {}
     for split, (clips, notes) in lists.items():
         print("\n".join(notes), end="\n" if notes else "")
@@ -141,7 +144,7 @@ def read_datasets(config):
             datasets[split] = None
             continue
         sampling = {"balance": config.balance, "augment": config.augment} if split == "train" else {}
-        dataset = datasets[split] = FaceDataset(clips, config.img_size, index=index, landmarks=landmarks, **sampling)
+        dataset = datasets[split] = FaceDataset(clips, config.img_size, index=index, **arrays, **sampling)
         skipped = "".join(f"; {count} excluded: {reason}" for reason, count in dataset.skipped.items())
         print(f"{split}: {len(dataset.clips)} clips, {len(dataset)} frames{skipped}", flush=True)
     return Datasets(**datasets)
@@ -153,23 +156,18 @@ def expert_path(dataset, data_root):
     return pathlib.Path(data_root) / f"lips_expert_{dataset.img_size}_{zlib.crc32(names.encode()):08x}{ENDING}"
 
 
-def _mouth_expert(config, datasets, generator):
-    """The mouth expert of these training clips, stored in data_root.
-
-    A generator with an expert inside keeps that one when it is resumed, so that it is trained by the same losses; a new
-    generator gets the stored one, in place.
-    """
-    own = next((layer for layer in generator.layers if layer.name == EXPERT), None)
-    if own and not config.starts_fresh:
-        return own
-    expert = prepare_expert(datasets.train, expert_path(datasets.train, config.data_root))
-    if own:
-        own.set_weights(expert.get_weights())
-    return expert
+def _mouth_expert(config, datasets):
+    """The mouth expert of these training clips, stored in data_root."""
+    return prepare_expert(datasets.train, expert_path(datasets.train, config.data_root))
 
 
 def _pretrain_audio(config, datasets, generator):
     pretrain_audio_encoder(generator, datasets.train, datasets.val, config.pretrain_audio, config.seed)
+
+
+def _train_audio_to_lips(config, datasets, generator):
+    settings = LipMotionConfig(steps=config.audio_steps, seed=config.seed)
+    train_audio_to_lips(generator, datasets.train, datasets.val, settings, [KeepsMemory()])
 
 
 def pretraining_stages(config):
@@ -179,6 +177,8 @@ def pretraining_stages(config):
     main process, and only for a generator that starts from random weights.
     """
     stages = []
+    if config.model == "warp":
+        return [_train_audio_to_lips]
     if config.pretrain_audio:
         stages.append(_pretrain_audio)
     return stages
@@ -197,12 +197,8 @@ def train(config: TrainConfig) -> int:
         state = _read_resumed_state(config)
         networks = build_networks(config, state)
         expert = None
-        if config.model in WARP_KINDS or config.landmark_weight:
-            expert = (
-                _mouth_expert(config, datasets, networks.generator)
-                if placement.leads
-                else build_expert(config.img_size)
-            )
+        if config.landmark_weight:
+            expert = _mouth_expert(config, datasets) if placement.leads else build_expert(config.img_size)
         for stage in pretraining_stages(config) if config.starts_fresh and placement.leads else ():
             stage(config, datasets, networks.generator)
         step, exported = _build_step(config, placement, networks, expert, state)
@@ -305,7 +301,7 @@ def _run_to_end(step, feed, checkpoints, users, callbacks, steps):
             return 0
         # The state keeps the statistics as they are, so that it can be resumed exactly.
         generator, discriminator = users(checkpoints.position["epoch"])
-        settle_statistics(generator, feed.few(checkpoints.position["epoch"], SETTLING_BATCHES))
+        recalibrate_batch_norm(generator, feed.few(checkpoints.position["epoch"], SETTLING_BATCHES))
         checkpoints.save_for_users((generator, discriminator))
     except Stopped as e:
         print(e)

@@ -3,46 +3,47 @@
 import keras
 from keras import ops
 
-from lipgan.faces.landmarks import MOUTH
-from lipgan.models.warp import LIPS, LIPS_UNIT, has_lips, listener, painter
+from lipgan.faces.landmarks import mouth_slices
+from lipgan.models.warp import LIPS_UNIT, InnerMouth, freeze_audio_to_lips, renderer_of
 
 
 class TrainingStep(keras.Model):
     """The generator, and with it the discriminator where there is one, as one model that `fit()` trains.
 
-    x: {"face": (B, S, S, 6), "mel": (B, 80, 27, 1), "wrong_mel": the same}; y: (B, S, S, 3). Pictures are float32 in
-    [0, 1], or uint8, which are scaled here, on the device. For a generator that goes through lips, x also has
-    "reference_lips" and "target_lips": (B, 40).
-    The losses are K R et al. 2019's, section 4; they keep their names in the bar, in stats.jsonl and in the README.
+    x: the generator's inputs by name, as `loader.as_inputs` makes them, and "wrong_mel". y: (B, S, S, 3).
+    Images are float32 in [0, 1], or uint8, which are scaled here, on the device. Of the flagship only the renderer is
+    trained here, with the true lips x["target_lips"] (B, 40); `audio_to_lips` has learned before and is frozen.
+    The losses are K R et al. 2019's, section 4; they have the same names in the bar, in stats.jsonl and in the docs.
     """
 
     def __init__(self, generator, discriminator=None, adversarial_weight=0.01, mouth=None, num_replicas=1):
-        """mouth: a `mouth.MouthLoss`, or None for the paper's losses alone."""
+        """mouth: a MouthLoss, or None for the paper's losses alone."""
         super().__init__()
         self.generator, self.discriminator = generator, discriminator
         self.adversarial_weight, self.num_replicas = adversarial_weight, num_replicas
         self._mouth = mouth
         names = ["mae", *(mouth.names if mouth else [])]
-        self._listener = self._painter = None
-        if has_lips(generator):
-            names.append(LIPS)
-            self._listener, self._painter = listener(generator), painter(generator)
+        self._renderer = renderer_of(generator)
+        if self._renderer:
+            freeze_audio_to_lips(generator)
+            names += RendererLoss.names
+            self._renderer_loss = RendererLoss(self._renderer.output_shape[0][1])
         names += ["adversarial", "disc_real", "disc_wrong", "disc_fake"] if discriminator else []
         self.means = {name: keras.metrics.Mean(name) for name in names}
         self.built = True  # both networks come with their variables: weights can be loaded before the first batch
 
     def call(self, x, training=None):
-        """The face; of a generator with a listener, only the lips (B, 40): its painter waits for the true ones."""
-        if self._listener:
-            return self._listener([x["mel"], x["reference_lips"]], training=training)
-        return self.generator([unit(x["face"]), x["mel"]], training=training)
+        """Generate faces (B, S, S, 3); of the flagship the renderer's three outputs, for the true lips."""
+        if self._renderer:
+            return self._renderer([to_unit(x["face"]), x["reference_lips"], x["target_lips"]], training=training)
+        return self.generator([to_unit(x["face"]), x["mel"]], training=training)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        losses, total, y = {}, 0.0, unit(y)
-        if self._listener:  # one learns what lips a sound has, the other to paint a face with given lips
-            losses[LIPS] = ops.mean(ops.abs(x["target_lips"] - y_pred)) / LIPS_UNIT
-            total += losses[LIPS]
-            y_pred = self._painter([unit(x["face"]), x["reference_lips"], x["target_lips"]], training=training)
+        losses, total, y = {}, 0.0, to_unit(y)
+        if self._renderer:
+            y_pred, _, overlay = y_pred
+            losses |= self._renderer_loss(y, y_pred, overlay, x["target_lips"])
+            total += sum(RendererLoss.weights[name] * loss for name, loss in losses.items())
         losses["mae"] = ops.mean(ops.abs(y - y_pred))
         total += losses["mae"]
         if self._mouth:
@@ -75,11 +76,11 @@ class TrainingStep(keras.Model):
         }
 
 
-def unit(pictures):
-    """Pictures as float32 in [0, 1]: uint8 ones are scaled, others are so already."""
-    if keras.backend.standardize_dtype(pictures.dtype) != "uint8":
-        return pictures
-    return ops.cast(pictures, "float32") / 255.0
+def to_unit(images):
+    """Scale uint8 images to float32 in [0, 1]; float32 ones already are."""
+    if keras.backend.standardize_dtype(images.dtype) != "uint8":
+        return images
+    return ops.cast(images, "float32") / 255.0
 
 
 def in_sync_loss(distance):
@@ -92,20 +93,50 @@ def out_of_sync_loss(distance):
     return ops.mean(ops.square(ops.relu(1.0 - distance)))
 
 
-def settle_statistics(generator, batches):
+def recalibrate_batch_norm(generator, batches):
     """Set batch norm's statistics to their mean over these batches of `as_inputs` or `as_bytes`, in place.
 
     With momentum 0.8 they are those of the last handful of batches, and a result made with them is noisier than it need
-    be: on GRID, at batches of 16, the error of validation falls by a tenth. For the users' weights at the end of a run.
+    be: on GRID, at batches of 16, the error of validation falls by a tenth. For the exported weights at the end.
     """
     norms = [layer for layer in generator.layers if isinstance(layer, keras.layers.BatchNormalization)]
     momenta = [layer.momentum for layer in norms]
-    for number, (x, _) in enumerate(batches):
+    for number, (x, _) in enumerate(batches if norms else ()):
         for layer in norms:
             layer.momentum = number / (number + 1)  # so that the moving average is a plain one
-        generator([unit(ops.convert_to_tensor(x["face"])), ops.convert_to_tensor(x["mel"])], training=True)
+        generator([to_unit(ops.convert_to_tensor(x["face"])), ops.convert_to_tensor(x["mel"])], training=True)
     for layer, momentum in zip(norms, momenta, strict=True):
         layer.momentum = momentum
+
+
+class RendererLoss:
+    """Losses of the flagship's renderer beside `mae`: the mouth, its edges, and the paint inside it."""
+
+    weights = {"mouth_l1": 1.0, "mouth_edges": 0.3, "paint": 0.1}  # noqa: RUF012 (a constant)
+    names = tuple(weights)
+
+    def __init__(self, img_size):
+        self._rows, self._columns = mouth_slices(img_size)
+        self._inner_mouth = InnerMouth(img_size, overlay=True)
+        self._half = img_size // 2
+
+    def __call__(self, truth, generated, overlay, lips):
+        """Compute the losses by name. truth, generated: (B, S, S, 3). overlay: (B, S/2, S, 4). lips: (B, 40)."""
+        truth_mouth, mouth = (faces[:, self._rows, self._columns] for faces in (truth, generated))
+        # The paint learns where nothing of it is shown yet, too: else it would never be worth showing.
+        inside = self._inner_mouth(lips)[:, self._half :]
+        paint_error = ops.mean(ops.abs(overlay[..., :3] - truth[:, self._half :]), axis=-1, keepdims=True)
+        return {
+            "mouth_l1": ops.mean(ops.abs(truth_mouth - mouth)),
+            "mouth_edges": ops.mean(ops.abs(_laplacian(truth_mouth) - _laplacian(mouth))),
+            "paint": ops.sum(inside * paint_error) / ops.maximum(ops.sum(inside), 1.0),
+        }
+
+
+def _laplacian(images):
+    """The discrete Laplacian of images (B, H, W, C), without their borders."""
+    middle = images[:, 1:-1, 1:-1]
+    return 4 * middle - images[:, :-2, 1:-1] - images[:, 2:, 1:-1] - images[:, 1:-1, :-2] - images[:, 1:-1, 2:]
 
 
 class MouthLoss:
@@ -118,9 +149,7 @@ class MouthLoss:
         self.weights = {"mouth_mae": mouth_weight, "landmarks": landmark_weight}
         self.names = [name for name, weight in self.weights.items() if weight]
         self._expert = expert
-        self._rows, self._columns = (
-            slice(round(begin * img_size), round(end * img_size)) for begin, end in (MOUTH[:2], MOUTH[2:])
-        )
+        self._rows, self._columns = mouth_slices(img_size)
 
     def __call__(self, truth, generated):
         """Crops (B, S, S, 3) float32 in [0, 1]. Returns the losses by name; landmarks are in LIPS_UNIT."""

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from lipgan.training.losses import settle_statistics
+from lipgan.training.losses import recalibrate_batch_norm
 
 
 class AveragingAdam(keras.optimizers.Adam):
@@ -86,5 +86,5 @@ class UsersNetworks:
         for network, original in zip(self.networks, originals, strict=True):
             for mine, its in zip(network.variables, original.variables, strict=True) if network else ():
                 mine.assign(ops.convert_to_numpy(average_of.get(id(its), its)))
-        settle_statistics(self.networks[0], self.batches(epoch, count))
+        recalibrate_batch_norm(self.networks[0], self.batches(epoch, count))
         return self.networks

@@ -77,7 +77,7 @@ def audio_drawer(place=13):
     place: the mel frame of the window that it draws; 13 is the frame's own, one less is 12.5 ms earlier.
     """
 
-    def generate(faces, mels, lips):
+    def generate(faces, mels, lips, rest_lips):
         levels = np.clip((mels[:, 40, place, 0] + 3) / 6, 0, 1)
         return np.stack([face(level) for level in levels]).astype("float32") / 255
 

@@ -13,6 +13,6 @@ class FunctionRunner:
         """As of GeneratorRunner."""
         return self
 
-    def predict(self, faces, audio, lips=None):
+    def predict(self, faces, audio, lips=None, rest_lips=None):
         """As of GeneratorRunner."""
         return self.function(faces, audio)

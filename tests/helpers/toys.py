@@ -22,20 +22,18 @@ ROOT = pathlib.Path(__file__).parents[2]
 def toy_generator(kind="basic", img_size=96, width=1.0, synchronized=False):
     """A generator of a few layers, batch norm among them; [face, mel] -> face as `generator.build_generator`.
 
-    Of kind "warp" all that comes after the audio encoder is `warp.py`'s own, as narrow as it goes.
+    Of kind "warp" it is the product's own, as narrow as it goes.
     """
     import keras
     from keras import layers
 
     from generator import FUSION
-    from lipgan.models.warp import build_warp
+    from lipgan.models.warp import build_warp_generator
 
     synchronized = synchronized and keras.backend.backend() == "tensorflow"
-    face, mel = keras.Input((img_size, img_size, 6), name="face"), keras.Input((80, 27, 1), name="mel")
     if kind == "warp":
-        heard = layers.Conv2D(8, (80, 27), use_bias=False)(mel)
-        heard = layers.ReLU()(layers.BatchNormalization(momentum=0.8, synchronized=synchronized)(heard))
-        return keras.Model([face, mel], build_warp(face, heard, lambda filters: 8, FUSION), name="warp_generator")
+        return build_warp_generator(img_size, 1 / 64)
+    face, mel = keras.Input((img_size, img_size, 6), name="face"), keras.Input((80, 27, 1), name="mel")
     x = layers.Conv2D(4, 8, 8, use_bias=False)(face)  # before batch norm a bias learns nothing but rounding errors
     x = layers.ReLU()(layers.BatchNormalization(momentum=0.8, synchronized=synchronized)(x))
     seen = layers.GlobalAveragePooling2D(keepdims=True)(x)
@@ -75,7 +73,7 @@ def write_expert(data):
     import keras
 
     from lipgan.data.dataset import FaceDataset
-    from lipgan.models.warp import build_expert
+    from lipgan.training.lip_expert import build_expert
     from lipgan.training.loop import expert_path
 
     keras.utils.set_random_seed(0)

@@ -224,7 +224,7 @@ def test_positive_sync_offset_uses_later_audio(tmp_path):
         assert int(np.argmax(frames)) == flash
 
 
-@pytest.mark.parametrize("kind", ["residual", "basic", "warp", "warp_tdnn"])
+@pytest.mark.parametrize("kind", ["residual", "basic"])
 def test_still_image_is_encoded_once_and_gives_what_the_whole_network_gives(kind):
     import keras  # loaded for this test only
 
@@ -237,14 +237,11 @@ def test_still_image_is_encoded_once_and_gives_what_the_whole_network_gives(kind
     model = build_generator(kind, width=1 / 64)
     for weights in model.weights:
         if weights.path.endswith("kernel"):
-            weights.assign(1.4 * weights)  # as it is made, the sound hardly changes its picture ...
-        if weights.path.startswith("movement"):
-            weights.assign(keras.random.normal(weights.shape))  # ... or not at all
+            weights.assign(1.4 * weights)  # as it is made, the sound hardly changes its picture
     runner = GeneratorRunner(model, batch_size=4)
     faces = np.repeat(np.random.default_rng(0).random((1, 96, 96, 6), dtype="float32"), 6, axis=0)
     audio = np.random.default_rng(1).uniform(-4, 4, (6, 80, 27, 1)).astype("float32")
-    lips = np.full((6, 40), 0.7, "float32")
-    whole, once = (runner.reset(still).predict(faces, audio, lips) for still in (False, True))
+    whole, once = (runner.reset(still).predict(faces, audio) for still in (False, True))
     np.testing.assert_allclose(once, whole, atol=1e-5)
     assert np.abs(once[0] - once[5]).max() > 5e-5  # untrained, the audio hardly changes the image
     assert whole.shape == (6, 96, 96, 3)  # of batches of 4

@@ -1,13 +1,11 @@
 """The networks: their sizes, their outputs, their kinds of numbers."""
 
-import cv2
 import keras
 import numpy as np
 import pytest
 
 from discriminator import SampleNormalization, UnitLength, build_discriminator, embeddings
 from generator import FUSION, IMG_SIZES, build_generator, scaled
-from lipgan.models.warp import EXPERT, informed, listener, painter, warp, warp_cubic
 from lipgan.utils.cli import UserError
 
 WIDTH = 1 / 8
@@ -65,11 +63,6 @@ def test_outputs_are_float32_under_every_policy(name, policy):
     assert {keras.backend.standardize_dtype(o.dtype) for o in embeddings(discriminator).outputs} == {"float32"}
 
 
-def test_only_the_paper_s_generators_have_a_lower_half_nchw_form():
-    with pytest.raises(ValueError, match="warp has no lower_half_nchw form"):
-        build_generator("warp", lower_half_nchw=True)
-
-
 def test_filter_counts_are_multiples_of_8_and_at_least_8():
     assert [scaled(512, w) for w in (1, 0.5, 0.33, 0.001)] == [512, 256, 168, 8]
     assert [scaled(16, w) for w in (1, 0.5, 0.75, 1.5)] == [16, 8, 16, 24]  # halves go up
@@ -124,49 +117,7 @@ def test_what_cannot_be_built_is_refused_with_the_option_to_change(arguments, me
         build_generator(**arguments)
 
 
-def test_warp_fetches_every_pixel_from_where_the_flow_says():
-    rng = np.random.default_rng(0)
-    picture, flow = rng.random((2, 24, 32, 3), "float32"), rng.normal(0, 5, (2, 24, 32, 2)).astype("float32")
-    y, x = np.mgrid[:24, :32].astype("float32")
-    expected = [
-        cv2.remap(p, x + f[..., 1], y + f[..., 0], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        for p, f in zip(picture, flow, strict=True)
-    ]
-    found = warp(keras.ops.convert_to_tensor(picture), keras.ops.convert_to_tensor(flow))
-    np.testing.assert_allclose(keras.ops.convert_to_numpy(found), expected, atol=0.02)  # cv2 rounds to 1/32 of a pixel
-
-
-def test_cubic_sampling_moves_whole_pixels_as_they_are_and_smooth_pictures_better_than_bilinear_does():
-    rows, columns = np.mgrid[:24, :32]
-
-    def picture(y, x):
-        return (0.5 + 0.4 * np.sin(y / 2) * np.cos(x / 2.5))[None, ..., None].astype("float32")
-
-    flow = np.tile(np.float32([2, -3]), (1, 24, 32, 1))
-    whole = keras.ops.convert_to_numpy(warp_cubic(picture(rows, columns), flow))
-    np.testing.assert_allclose(whole[:, 2:20, 5:28], picture(rows + 2, columns - 3)[:, 2:20, 5:28], atol=1e-5)
-    flow = np.random.default_rng(0).uniform(-3, 3, flow.shape).astype("float32")
-    true = picture(rows + flow[0, ..., 0], columns + flow[0, ..., 1])[:, 5:19, 5:27]
-    errors = [
-        np.abs(keras.ops.convert_to_numpy(sample(picture(rows, columns), flow))[:, 5:19, 5:27] - true).mean()
-        for sample in (warp, warp_cubic)
-    ]
-    assert errors[1] < errors[0] / 5
-
-
-@pytest.mark.parametrize("kind", ["warp", "warp_tdnn"])
-def test_warp_is_its_listener_and_then_its_painter(kind):
-    generator, given = build_generator(kind, width=WIDTH), inputs(96, 6)
-    seen = generator.get_layer(EXPERT).predict_on_batch(given[0][..., :3])
-    lips = listener(generator).predict_on_batch([given[1], seen])
-    painted = painter(generator).predict_on_batch([given[0], seen, lips])
-    assert lips.shape == (len(seen), 40)
-    np.testing.assert_allclose(painted, output(generator, 6), atol=1e-5)
-    np.testing.assert_allclose(informed(generator).predict_on_batch([*given, seen]), painted, atol=1e-5)
-    np.testing.assert_array_equal(painted[:, :48], given[0][:, :48, :, 3:])  # the upper half is the frame's own
-
-
-@pytest.mark.parametrize("kind", ["residual", "basic", "warp", "warp_tdnn"])
+@pytest.mark.parametrize("kind", ["residual", "basic"])
 def test_face_and_audio_are_fused_in_one_layer(kind):
     generator = build_generator(kind, width=WIDTH)
     face, sound = (keras.Model(generator.inputs, tensor) for tensor in generator.get_layer(FUSION).input)

@@ -16,7 +16,7 @@ from lipgan.data.index import open_index
 from lipgan.data.lip_landmarks import read_landmarks
 from lipgan.training import lip_expert
 from lipgan.training.loader import as_bytes, as_inputs
-from lipgan.training.losses import MouthLoss, TrainingStep, in_sync_loss, out_of_sync_loss, settle_statistics
+from lipgan.training.losses import MouthLoss, TrainingStep, in_sync_loss, out_of_sync_loss, recalibrate_batch_norm
 
 TINY = 0.02  # every layer has its least number of filters, 8
 
@@ -109,14 +109,13 @@ def test_the_mouth_expert_is_used_but_never_trained():
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(variable), old)
 
 
-@pytest.mark.parametrize("kind", ["basic", "warp_tdnn"])
-def test_before_it_meets_a_face_only_the_audio_encoder_learns(data, capsys, kind):
+def test_before_it_meets_a_face_only_the_audio_encoder_learns(data, capsys):
     clips = [data / "main" / "speaker" / f"{number:05d}" for number in range(4)]
     index = open_index(data)
     train_set, val_set = (
         FaceDataset(part, index=index, landmarks=read_landmarks(index)) for part in (clips[:3], clips[3:])
     )
-    generator = build_generator(kind, width=TINY)
+    generator = build_generator("basic", width=TINY)
     before = {v.path: keras.ops.convert_to_numpy(v).copy() for v in generator.trainable_variables}
     lip_expert.pretrain_audio_encoder(generator, train_set, val_set, 3)
     assert -1 <= float(capsys.readouterr().out.split()[-1]) <= 1
@@ -140,7 +139,7 @@ def test_settled_statistics_are_those_of_all_batches():
     generator = build_generator("basic", width=TINY)
     batches = [random_batch(np.random.default_rng(number), 4) for number in range(3)]
     kernels = [keras.ops.convert_to_numpy(v).copy() for v in generator.trainable_variables]
-    settle_statistics(generator, batches)
+    recalibrate_batch_norm(generator, batches)
     first = next(layer for layer in generator.layers if isinstance(layer, keras.layers.Conv2D))
     norm = next(layer for layer in generator.layers if isinstance(layer, keras.layers.BatchNormalization))
     source = "face" if first.input.shape[-1] == 6 else "mel"

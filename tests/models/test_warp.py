@@ -1,0 +1,122 @@
+"""The flagship generator: its parts, the flow of the lips in NumPy and in the network, and sampling."""
+
+import cv2
+import keras
+import numpy as np
+import pytest
+
+from lipgan.models import lip_flow, warp
+from lipgan.models.checkpoint import load_generator, save_generator
+from lipgan.utils.cli import UserError
+
+WIDTH = 1 / 16
+PIXELS = lip_flow.pixel_centres(96)
+
+
+def lips(opening=0.03, width=0.26):
+    """Lips (20, 2) float32 of a mouth at its usual place."""
+    angles = np.arange(12) / 12 * 2 * np.pi + np.pi
+    outer = np.stack([np.cos(angles) * width / 2, np.sin(angles) * (0.035 + opening / 2)], axis=1)
+    angles = np.arange(8) / 8 * 2 * np.pi + np.pi
+    inner = np.stack([np.cos(angles) * width / 2.4, np.sin(angles) * opening / 2], axis=1)
+    return np.add(np.concatenate([outer, inner]), (0.5, 0.75)).astype("float32")
+
+
+def inputs(size=2):
+    rng = np.random.default_rng(0)
+    faces = rng.random((size, 96, 96, 6), dtype="float32")
+    speech = rng.normal(size=(size, 23, 144)).astype("float32")
+    shown, rest = lips(0.05).ravel(), lips(0.0).ravel()
+    return [faces, speech, np.tile(shown, (size, 1)), np.tile(rest, (size, 1))]
+
+
+def to_numpy(tensor):
+    return keras.ops.convert_to_numpy(tensor)
+
+
+@pytest.fixture(scope="module")
+def generator():
+    keras.utils.set_random_seed(0)
+    network = warp.build_warp_generator(width=WIDTH)
+    motion = network.get_layer(warp.AUDIO_TO_LIPS).get_layer(warp.MOTION)  # zero when untrained
+    motion.set_weights([np.random.default_rng(1).normal(0, 0.1, w.shape) for w in motion.get_weights()])
+    return network
+
+
+def test_generator_is_audio_to_lips_then_renderer(generator):
+    faces, speech, shown, rest = given = inputs()
+    motion = generator.get_layer(warp.AUDIO_TO_LIPS).predict_on_batch(speech)[:, 0]
+    face, _, _ = generator.get_layer(warp.RENDERER).predict_on_batch([faces, shown, rest + motion])
+    result = generator.predict_on_batch(given)
+    np.testing.assert_allclose(result, face, atol=1e-5)
+    np.testing.assert_array_equal(result[:, :48], faces[:, :48, :, 3:])  # the upper half is the frame's own
+    assert np.abs(motion).max() > 0.001
+
+
+def test_maps_come_with_the_same_face(generator):
+    given = inputs()
+    face, moved, correction, overlay = warp.with_maps(generator).predict_on_batch(given)
+    np.testing.assert_allclose(face, generator.predict_on_batch(given), atol=1e-5)
+    assert (moved.shape, correction.shape, overlay.shape) == ((2, 40), (2, 48, 96, 2), (2, 48, 96, 4))
+
+
+def test_longer_sequences_give_a_row_for_every_other_vector(generator):
+    network, speech = generator.get_layer(warp.AUDIO_TO_LIPS), np.random.default_rng(0).normal(size=(1, 23 + 6, 144))
+    speech = speech.astype("float32")
+    whole = network.predict_on_batch(speech)
+    assert whole.shape == (1, 4, 40)
+    np.testing.assert_allclose(whole[:, 2], network.predict_on_batch(speech[:, 4:27])[:, 0], atol=1e-5)
+
+
+def test_layers_equal_the_numpy_formulas():
+    shown, target = lips(0.06).ravel()[None], lips(0.01, 0.22).ravel()[None]
+    flow = to_numpy(warp.LipFlow(96)([shown, target]))[0]
+    np.testing.assert_allclose(flow, lip_flow.lip_flow(shown[0], target[0], PIXELS[48:], PIXELS), atol=1e-5)
+    for overlay, formula in ((False, lip_flow.inner_mouth), (True, lip_flow.overlay_mask)):
+        mask = to_numpy(warp.InnerMouth(96, overlay=overlay)(target))[0, ..., 0]
+        np.testing.assert_allclose(mask, formula(target[0], PIXELS, PIXELS), atol=1e-4)
+
+
+def test_lips_that_stay_move_no_pixel():
+    assert np.abs(lip_flow.lip_flow(lips(), lips(), PIXELS, PIXELS)).max() < 1e-6
+
+
+def test_lips_that_close_fetch_lips_and_not_what_is_between_them():
+    shown, closed = lips(0.08), lips(0.0)
+    flow = lip_flow.lip_flow(shown, closed, PIXELS, PIXELS)
+    seam, column = round(0.75 * 96), 48
+    above, below = PIXELS[seam - 2] + flow[seam - 2, column, 0], PIXELS[seam + 1] + flow[seam + 1, column, 0]
+    assert above < 0.75 - 0.03 and below > 0.75 + 0.03  # the inside of the mouth lies between
+
+
+def test_nothing_is_painted_where_lips_touch():
+    assert lip_flow.overlay_mask(lips(0.0), PIXELS, PIXELS).max() < 0.02
+    assert lip_flow.overlay_mask(lips(0.08), PIXELS, PIXELS).max() > 0.9
+
+
+def test_cubic_sampling_equals_opencv():
+    rng = np.random.default_rng(0)
+    image = cv2.GaussianBlur(rng.random((24, 32, 3), dtype="float32"), (0, 0), 2)[None]
+    flow = rng.uniform(-3, 3, (1, 24, 32, 2)).astype("float32")
+    y, x = np.mgrid[:24, :32].astype("float32")
+    expected = cv2.remap(image[0], x + flow[0, ..., 1], y + flow[0, ..., 0], cv2.INTER_CUBIC)
+    result = to_numpy(warp.warp_cubic(image, flow))[0]
+    np.testing.assert_allclose(result[5:19, 5:27], expected[5:19, 5:27], atol=0.02)  # cv2: a = -3/4, 1/32 of a pixel
+
+
+def test_checkpoint_is_loaded_again(generator, tmp_path):
+    save_generator(tmp_path / "w.weights.h5", generator, {"width": WIDTH}, half=True)
+    loaded, info = load_generator(tmp_path / "w.weights.h5")
+    assert info["model"] == "warp"
+    np.testing.assert_allclose(loaded.predict_on_batch(inputs()), generator.predict_on_batch(inputs()), atol=0.01)
+
+
+@pytest.mark.parametrize("kind", ["warp", "warp_tdnn"])
+def test_checkpoints_of_older_kinds_are_refused_in_one_line(tmp_path, generator, kind):
+    path = tmp_path / "w.weights.h5"
+    save_generator(path, generator, {"width": WIDTH, "model": kind})
+    if kind == "warp":  # as it was: other arrays
+        keras.Model(inp := keras.Input((80,)), keras.layers.Dense(3)(inp)).save_weights(path, overwrite=True)
+    with pytest.raises(UserError, match=r"version 0\.4 or older") as error:
+        load_generator(path)
+    assert "\n" not in str(error.value)
