@@ -7,6 +7,7 @@ Frames and crops are BGR uint8.
 import bz2
 import hashlib
 import importlib.util
+import itertools
 import pathlib
 import tempfile
 import typing
@@ -24,6 +25,9 @@ from lipgan.utils.files import atomic_write
 DETECTORS = ("cnn", "hog")
 FACE_PX = 95  # dlib's CNN sees best at this size, and is blind under 80
 WHOLE_SIDES = (320, 640, 1280, 1920)  # longer sides at which a whole picture is searched, until a face is found
+
+TILE_SCALES = (1.0, 1.5)  # at which tiles of a large frame are searched for small faces, from 60 px on
+TILE_PX, TILE_OVERLAP_PX = 1_280, 240  # as searched; a face in the overlap is whole in one of two tiles
 
 
 class Face(typing.NamedTuple):
@@ -72,6 +76,8 @@ class FaceDetector:
         if kind not in DETECTORS:
             raise UserError(f"--detector {kind}: choose one of {', '.join(DETECTORS)}")
         self.kind = self.name = kind
+        self.search_small = False  # whether `detect_whole` and `detect_all` end with `detect_small`, which is slow
+        self._small = None, None  # the frame that `detect_small` searched last, and its boxes
         if kind == "cnn":
             path = _unpacked(checkpoint) if checkpoint else model_file("mmod_human_face_detector.dat")
             self.name = f"cnn {path.name} {path.stat().st_size}"
@@ -100,14 +106,32 @@ class FaceDetector:
             boxes = self.detect(frame, scale)
             if len(boxes):
                 return boxes
-        return np.zeros((0, 4))
+        return self.detect_small(frame) if self.search_small and twice else np.zeros((0, 4))
+
+    def detect_small(self, frame):
+        """Faces of down to 60 px, searched in overlapping tiles at full size and larger: seconds for a frame in 4K."""
+        if frame is self._small[0]:  # a still image is searched again
+            return self._small[1]
+        boxes = []
+        for scale in TILE_SCALES:
+            tile, step = (round(pixels / scale) for pixels in (TILE_PX, TILE_PX - TILE_OVERLAP_PX))
+            for top, left in itertools.product(
+                *(range(0, max(1, side - tile + step), step) for side in frame.shape[:2])
+            ):
+                part = frame[top : top + tile, left : left + tile]
+                boxes = _distinct(boxes, self.detect(part, scale) + np.array([top, top, left, left]))
+            if boxes:
+                break
+        self._small = frame, np.array(sorted(boxes, key=lambda b: -_area(b))).reshape(-1, 4)
+        return self._small[1]
 
     def detect_all(self, frame):
         """All faces of a picture, small ones beside large ones too, each once. (N, 4) float64, largest first."""
         longer, found = max(frame.shape[:2]), []
         for side in [side for side in WHOLE_SIDES if side < longer] + [min(longer, max(WHOLE_SIDES))]:
-            boxes = self.detect(frame, side / longer)
-            found += [box for box in boxes if all(overlap(box, other) < 0.3 for other in found)]
+            found = _distinct(found, self.detect(frame, side / longer))
+        if self.search_small:
+            found = _distinct(found, self.detect_small(frame))
         return np.array(sorted(found, key=lambda b: -_area(b))).reshape(-1, 4)
 
     def detect_near(self, frame, box):
@@ -171,6 +195,11 @@ class LipLandmarks:
         large = cv2.resize(crop, (side, side), interpolation=cv2.INTER_CUBIC)
         square = (0, side / (1 + hparams.crop_lengthen), 0, side)
         return self._detector.landmarks(large, square) / side
+
+
+def _distinct(boxes, others):
+    """Return the list `boxes` with those of `others` that overlap none of them."""
+    return boxes + [box for box in others if all(overlap(box, known) < 0.3 for known in boxes)]
 
 
 def _area(box):

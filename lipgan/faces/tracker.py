@@ -144,7 +144,7 @@ def follow_face(frames, fps, detector, pads=(0, 0, 0, 0), bridge=0, choice=None)
         if cut:
             end_shot()
             shots.append(n)
-            last, lost_at = tracker.first(frame, twice=not searched), None
+            last, lost_at = tracker.first(frame, twice=not searched or detector.search_small), None
             searched = True
             found.append(last)
         elif len(pending) + 1 < step:

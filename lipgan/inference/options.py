@@ -13,6 +13,7 @@ import pathlib
 
 from lipgan.inference.reference import REFERENCE_MODES
 from lipgan.media import video
+from lipgan.media.container import check_file
 from lipgan.models.backend import BACKENDS, PRECISIONS
 from lipgan.models.metadata import KINDS
 from lipgan.utils.cli import UserError
@@ -317,11 +318,13 @@ def _read_cell(field, text):
 
 
 def check_inputs(**paths):
-    """Raise UserError for files, by the names of their options, that do not exist (None: not given)."""
+    """Raise UserError for paths, by the names of their options, that are not readable files (None: not given)."""
     for name, path in paths.items():
-        if path is not None and not path.is_file():
-            found = "is a folder" if path.is_dir() else "does not exist"
-            raise UserError(f"--{name} {path} {found}; give the path of a file")
+        if path is not None:
+            try:
+                check_file(path)
+            except UserError as e:
+                raise UserError(f"--{name} {e}") from None
 
 
 def check_result(path, inputs, overwrite, option="outfile", ending=".mp4"):

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
 import pathlib
 from fractions import Fraction
 
@@ -21,6 +22,7 @@ from lipgan.media.image import read_image
 from lipgan.utils.cli import UserError, warn
 from lipgan.utils.parallel import prefetch, timed
 
+SMALL_FACE_FRAMES = 3  # frames that are searched for small faces, where no other face is found
 BRIDGE = 5  # frames without a face that are taken to have one, between others that do
 
 
@@ -120,13 +122,32 @@ def find_track(source, num_frames, options, cache_dir=None, progress=None) -> tr
         if (track := load_track(cached, num_frames)) is not None:
             return track
     total = min(num_frames, source.num_frames)
-    with contextlib.closing(prefetch(source.frames(total), 8)) as frames:
-        frames = reported(frames, total, "faces", progress)
-        track = tracker.follow_face(frames, source.fps, detector, options.pads, BRIDGE, selection)
+    track = _followed(source, total, detector, selection, options, progress)
+    if not track.found.any() and _has_small_face(source, total, detector):
+        detector.search_small = True
+        try:
+            track = _followed(source, total, detector, selection, options, progress)
+        finally:
+            detector.search_small = False
     if cached:
         count = len(track.found)
         save_track(cached, track, whole=count < num_frames or count == source.num_frames)
     return track
+
+
+def _followed(source, count, detector, selection, options, progress):
+    """Return the track of the selected face through the first `count` frames."""
+    with contextlib.closing(prefetch(source.frames(count), 8)) as frames:
+        frames = reported(frames, count, "faces", progress)
+        return tracker.follow_face(frames, source.fps, detector, options.pads, BRIDGE, selection)
+
+
+def _has_small_face(source, count, detector):
+    """Return whether one of a few frames shows a face that only a search in tiles finds: seconds for each frame."""
+    warn(f"no face found in {source.path} at once; small ones are searched for, which takes longer")
+    with contextlib.closing(source.frames(count)) as frames:
+        sample = itertools.islice(frames, 0, None, max(1, -(-count // SMALL_FACE_FRAMES)))
+        return any(len(detector.detect_small(frame)) for frame in sample)
 
 
 _load_detector = functools.lru_cache(maxsize=2)(FaceDetector)  # of a list of jobs, once

@@ -135,7 +135,7 @@ def _to_bgr(image):
     alpha = None
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        alpha = np.asarray(image.getchannel("A")) / 255
+        alpha = np.asarray(image.getchannel("A"))
     elif image.mode not in ("L", "CMYK"):
         image = image.convert("RGB")
     return on_white(np.ascontiguousarray(np.asarray(_to_srgb(image, profile))[:, :, ::-1]), alpha)
@@ -154,10 +154,15 @@ def _to_srgb(image, profile):
 
 
 def on_white(image, alpha):
-    """Lay BGR uint8 (H, W, 3) on white where alpha (H, W), 0 to 1, is not 1; None is 1 everywhere."""
-    if alpha is None or (alpha == 1).all():
+    """Lay BGR uint8 (H, W, 3) on white by alpha (H, W), float from 0 to 1 or uint8; None is opaque."""
+    opaque = 255 if alpha is not None and alpha.dtype == np.uint8 else 1
+    if alpha is None or (alpha == opaque).all():
         return image
-    return np.round(255 - (255.0 - image) * alpha[:, :, None]).astype(np.uint8)
+    flat = np.empty_like(image)
+    for top in range(0, len(image), 64):  # a large photo in floats would take gigabytes
+        rows = slice(top, top + 64)
+        flat[rows] = np.round(255 - (255.0 - image[rows]) * (alpha[rows, :, None] / opaque))
+    return flat
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from av.video.reformatter import Interpolation
 from audio_hparams import hparams
 from lipgan.media import audio
 from lipgan.media.container import (
+    MAX_GAP_S,
     DecodeCounts,
     check_file,
     decode_stream,
@@ -180,7 +181,7 @@ def _open_video(path):
 
 def _timed(container, stream, counts=None):
     """Decode as (seconds since the first frame, seconds shown, av.VideoFrame), in order of time."""
-    step_s = 1 / float(stream.average_rate or stream.guessed_rate or hparams.fps)
+    step_s = _usual_step(stream)
     longest_s = longest_jump(container)
     start_s = last_s = None
     for frame in _deinterlaced(decode_stream(container, stream, counts)):
@@ -196,6 +197,12 @@ def _timed(container, stream, counts=None):
         last_s = time_s
         shown_s = float((frame.duration or 0) * frame.time_base)
         yield time_s - start_s, shown_s if 0 < shown_s < longest_s else step_s, frame
+
+
+def _usual_step(stream):
+    """Return the seconds between frames that a stream states; those of 25 per second where it states none or years."""
+    rate = stream.average_rate or stream.guessed_rate
+    return float(1 / rate) if rate and rate * MAX_GAP_S > 1 else 1 / hparams.fps
 
 
 def _at_rate(timed, fps):
@@ -289,15 +296,17 @@ def _survey(container, stream, convert):
     timed = sorted(stamp for stamp in stamps if stamp[0] is not None)
     times = np.array([pts for pts, _ in timed], np.float64) * float(stream.time_base)
     last_s = float(timed[-1][1] * stream.time_base) if timed else 0.0
-    return _Survey(_without_jumps(times, longest_jump(container)), len(stamps), last_s, shapes, any(interlaced))
+    last_s = last_s if last_s < longest_jump(container) else 0.0
+    times = _without_jumps(times, longest_jump(container), _usual_step(stream))
+    return _Survey(times, len(stamps), last_s, shapes, any(interlaced))
 
 
-def _without_jumps(times, longest_s):
-    """Return sorted times (N,) whose steps of more than longest_s are as long as the usual one: the clock was reset."""
+def _without_jumps(times, longest_s, step_s):
+    """Return sorted times (N,) with steps of step_s in place of those over longest_s: there the clock was reset."""
     steps = np.diff(times)
     if not (steps > longest_s).any():
         return times
-    return times[0] + np.cumsum([0, *np.where(steps > longest_s, np.median(steps), steps)])
+    return times[0] + np.cumsum([0, *np.where(steps > longest_s, step_s, steps)])
 
 
 def _frame_rate(said, times, complete):

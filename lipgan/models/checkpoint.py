@@ -128,7 +128,8 @@ def load_discriminator(path, img_size: int | None = None, width: float | None = 
 
 def _load(path, kinds, wanted, lower_half_nchw=False):
     with _opened(path) as file:
-        legacy = _legacy_group(file) is not None
+        with _readable(path):
+            legacy = _legacy_group(file) is not None
         if not legacy and not path.name.endswith(ENDING):
             raise UserError(
                 f"{path} holds no Keras 2 weights; if they are of Keras 3, rename it to {path.stem}{ENDING}"
@@ -168,7 +169,7 @@ def _load(path, kinds, wanted, lower_half_nchw=False):
 def _readable(path):
     try:
         yield
-    except (OSError, KeyError, ValueError, RuntimeError) as e:
+    except (OSError, LookupError, ValueError, RuntimeError, TypeError, AttributeError, MemoryError) as e:
         reason = str(e).strip().split("\n")[0]
         raise UserError(f"{path} cannot be read whole ({reason}); copy or download it again") from e
 

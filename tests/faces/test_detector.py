@@ -153,3 +153,14 @@ def test_smoothing_keeps_a_straight_movement_and_averages_over_the_window():
     smooth = tracker._smoothed(noisy, 15)
     np.testing.assert_allclose(smooth[20], noisy[13:28].mean(0))
     assert np.abs(smooth - line).max() < 0.2
+
+
+@pytest.mark.slow
+def test_a_face_that_is_small_in_a_large_frame_is_found_in_tiles(astronaut):
+    detector = FaceDetector("cnn")
+    frame = np.full((1500, 2400, 3), 90, np.uint8)
+    frame[700:860, 1300:1460] = cv2.resize(astronaut, (160, 160), interpolation=cv2.INTER_AREA)  # a face of 60 px
+    assert not len(detector.detect_whole(frame))
+    detector.search_small = True
+    [box] = detector.detect_whole(frame)
+    assert 700 < box[0] < box[1] < 860 and 1300 < box[2] < box[3] < 1460
