@@ -1,8 +1,8 @@
-"""A generated mouth pasted back into its frame, so that no edge, no other colour and no other sharpness shows.
+"""Blending: pastes a generated mouth into its frame without a visible edge, colour step or change of sharpness.
 
-What is coarser than the generator's pixels comes from the generator, but for what differs little far from the lips.
-What is finer it cannot draw: pores, stubble and grain are the frame's own, as far as the face under them is still the
-same. Boxes are (top, bottom, left, right) in pixels, as of `faces`. Frames and crops are BGR uint8.
+Detail coarser than the generator's pixels comes from the generator, except where it differs little far from the lips.
+Finer detail (pores, stubble, grain) stays the frame's own, as far as the face under it has not moved. Boxes are (top,
+bottom, left, right) in pixels. Frames and crops are BGR uint8.
 """
 
 import cv2
@@ -13,23 +13,23 @@ from lipgan.faces.landmarks import LIPS
 
 JAW = slice(0, 17)  # of dlib's 68 landmarks, from ear to ear by the chin
 # (x, y) of the jaw in parts of the crop where no landmarks are known: the mean of nine people, from ear to ear.
-USUAL_JAW = (0.02, 0.28), (0.04, 0.5), (0.11, 0.7), (0.27, 0.86), (0.5, 0.93), (0.73, 0.86), (0.88, 0.7), (0.94, 0.5)
+MEAN_JAW = (0.02, 0.28), (0.04, 0.5), (0.11, 0.7), (0.27, 0.86), (0.5, 0.93), (0.73, 0.86), (0.88, 0.7), (0.94, 0.5)
 FEATHER = 0.045  # half the width of the mask's edge, in parts of the crop
 BESIDE, BELOW = 0.01, 0.08  # how far past the jaw the mask reaches: a mouth that opens wider moves the chin down
 UPPER_EDGE = 0.08  # rows in which the mask rises from the crop's middle
-MOST_COLOUR = 24.0  # grey levels by which colours are corrected at most
+MAX_SHIFT = 24.0  # grey levels by which colours are corrected at most
 INSIDE = 0.2  # weight of the skin inside the mask, against the mask's edge, when colours are corrected
 SAME_FACE = 10.0  # grey levels of difference, smoothed, at which the frame's fine texture has faded to a third
-MOST_SHARPENING = 1.0  # of an unsharp mask: more would draw outlines
+MAX_SHARPENING = 1.0  # of an unsharp mask: more would draw outlines
 
 
 def paste_mask(img_size, box=None, landmarks=None):
-    """What of a crop is pasted back: 1 inside, 0 outside, feathered along the jaw and below the crop's middle row.
+    """Return the weight of the generated crop: 1 inside, 0 outside, feathered along the jaw and below the middle row.
 
     box, landmarks: the crop's box and dlib's 68 points (68, 2) of the frame's face, in the frame's pixels; without
-    them (or with nan in them) a usual jaw. Returns (S, S) float32 in [0, 1]; 0 in the upper half and at the edges.
+    them (or with nan in them) the mean jaw. Returns (S, S) float32 in [0, 1]; 0 in the upper half and at the edges.
     """
-    jaw = np.array(USUAL_JAW)
+    jaw = np.array(MEAN_JAW)
     if landmarks is not None and np.isfinite(landmarks[JAW]).all():
         jaw = to_crop_coords(landmarks[JAW], box).astype(np.float64)
     outward = jaw - (jaw[:, 0].mean(), 0.5)
@@ -51,26 +51,26 @@ def paste_mask(img_size, box=None, landmarks=None):
 
 
 def frame_mask(shape, box, img_size, landmarks=None):
-    """`paste_mask` where it lies in a frame of this shape (H, W, ...): (H, W) float32; `paste_back` changes no more."""
+    """Return `paste_mask` in a frame of this shape (H, W, ...): (H, W) float32; `paste_back` changes nothing else."""
     top, bottom, left, right = (int(v) for v in box)
     small = np.dstack([np.zeros((img_size, img_size, 6), np.float32), *[paste_mask(img_size, box, landmarks)] * 2])
-    rows, columns = _seen(shape, box)
+    rows, columns = _visible_lower_half(shape, box)
     mask = np.zeros(shape[:2], np.float32)
     if rows.start < rows.stop and columns.start < columns.stop:
-        maps = _stretched(small, 0, img_size, (bottom - top, right - left), rows, columns)
+        maps = _interpolate(small, 0, img_size, (bottom - top, right - left), rows, columns)
         mask[top + rows.start : top + rows.stop, left + columns.start : left + columns.stop] = maps[..., 6]
     return mask
 
 
-def _seen(shape, box):
-    """The rows and columns of the box that lie in a picture of this shape and in the box's lower half, as slices."""
+def _visible_lower_half(shape, box):
+    """Return the rows and columns of the box's lower half that lie in a frame of this shape, as slices of the box."""
     top, bottom, left, right = (int(v) for v in box)
     rows = slice(max(0, -top, (bottom - top) // 2 - 1), min(bottom, shape[0]) - top)
     return rows, slice(max(0, -left), min(right, shape[1]) - left)
 
 
 def paste_back(frame, generated, box, landmarks=None):
-    """A copy of the frame in which the generated crop's lower half lies in the box: feathered, as bright, as sharp.
+    """Return a copy of the frame with the generated crop's lower half in the box: feathered, as bright, as sharp.
 
     generated: (S, S, 3) uint8. landmarks: (68, 2) of the frame's face in the frame's pixels, or None.
     Pixels where `paste_mask` is 0 stay as they are.
@@ -78,7 +78,7 @@ def paste_back(frame, generated, box, landmarks=None):
     top, bottom, left, right = (int(v) for v in box)
     height, width, size = bottom - top, right - left, generated.shape[0]
     result = frame.copy()
-    rows, columns = _seen(frame.shape, box)
+    rows, columns = _visible_lower_half(frame.shape, box)
     if rows.start >= rows.stop or columns.start >= columns.stop:
         return result
     edges = (max(0, -top), max(0, bottom - frame.shape[0]), max(0, -left), max(0, right - frame.shape[1]))
@@ -90,18 +90,18 @@ def paste_back(frame, generated, box, landmarks=None):
     mask = paste_mask(size, box, landmarks)
     half = slice(size // 2 - 2, size)  # what the mask needs, and two rows for the interpolation
     old, new, mask = coarse[half].astype(np.float32), generated[half].astype(np.float32), mask[half]
-    new += _seam_colour(old - new, mask)
-    new = _sharpened(new, old)
+    new += _colour_correction(old - new, mask)
+    new = _match_sharpness(new, old)
     same = _sameness(new - old)
-    moved = mask * (1 - same * _far_from_mouth(size, box, landmarks)[half])
+    moved = mask * (1 - same * _distance_weight(size, box, landmarks)[half])
     change = np.dstack([moved[..., None] * (new - old), old, mask, mask * (1 - same)])  # (S/2, S, 8)
-    change = _stretched(change, half.start, size, (height, width), rows, columns)
+    change = _interpolate(change, half.start, size, (height, width), rows, columns)
 
     here = np.ascontiguousarray(source[rows, columns])
     blend = here + change[..., :3]
     if min(height, width) > size:
         fine = here - change[..., 3:6]
-        blend -= change[..., 7:] * (fine - _grain(fine, change[..., 6]))
+        blend -= change[..., 7:] * (fine - _limit_to_grain(fine, change[..., 6]))
     changed = (change[..., 6] > 0)[..., None]
     blend = np.clip(blend + 0.5, 0, 255, out=blend).astype(np.uint8)
     within = slice(top + rows.start, top + rows.stop), slice(left + columns.start, left + columns.stop)
@@ -109,8 +109,8 @@ def paste_back(frame, generated, box, landmarks=None):
     return result
 
 
-def _stretched(maps, first_row, size, shape, rows, columns):
-    """The rows and columns of a crop's box, of shape (height, width), that a crop's maps from first_row on fill."""
+def _interpolate(maps, first_row, size, shape, rows, columns):
+    """Interpolate a crop's maps, from first_row on, at rows and columns of its box of shape (height, width)."""
     across, down = shape[1] / size, shape[0] / size
     # Pixel centres of the box to those of the maps
     to = np.array([[1 / across, 0, (columns.start + 0.5) / across - 0.5]])
@@ -123,8 +123,8 @@ def _stretched(maps, first_row, size, shape, rows, columns):
     return np.concatenate([*colours, masks], axis=-1)
 
 
-def _far_from_mouth(size, box, landmarks):
-    """1 on cheeks and beside the face, 0 on and round the lips: (S, S). What differs little there is no speech."""
+def _distance_weight(size, box, landmarks):
+    """Return 1 on cheeks and beside the face, 0 on and around the lips: (S, S). Small changes there are not speech."""
     centre, radii = np.array([0.5, 0.69]), np.array([0.24, 0.22])
     if landmarks is not None and np.isfinite(landmarks[LIPS]).all():
         lips = to_crop_coords(landmarks[LIPS], box)
@@ -136,32 +136,33 @@ def _far_from_mouth(size, box, landmarks):
 
 
 def _sameness(difference):
-    """Where the face under the paste is still the frame's, so that its fine texture fits: 1 there, 0 where it moved."""
+    """Return 1 where the face under the paste has not moved, so that its fine texture fits, 0 where it has."""
     level = cv2.GaussianBlur(np.abs(difference).mean(axis=-1), (0, 0), 1.5)
     return np.exp(-((level / SAME_FACE) ** 2))
 
 
-def _grain(fine, mask):
-    """The fine texture cut to the frame's grain: what a mouth that moved may keep of it without its old outlines."""
+def _limit_to_grain(fine, mask):
+    """Limit the fine texture to the frame's grain: what a mouth that moved may keep of it without its old outlines."""
     level = 2.0 * np.median(np.abs(fine[mask > 0.02])) if (mask > 0.02).any() else 0.0
     return np.clip(fine, -level, level)
 
 
-def _sharpened(new, old):
-    """The generated picture with as much of its finest detail as the frame has there, never less than it had."""
-    fine = [picture - cv2.GaussianBlur(picture, (0, 0), 1.0) for picture in (new, old)]
+def _match_sharpness(new, old):
+    """Sharpen the generated image to the frame's level of fine detail there; it is never blurred."""
+    fine = [image - cv2.GaussianBlur(image, (0, 0), 1.0) for image in (new, old)]
     generated, true = (np.abs(f).mean() for f in fine)
-    amount = np.clip(true / max(generated, 1e-6) - 1, 0, MOST_SHARPENING)
+    amount = np.clip(true / max(generated, 1e-6) - 1, 0, MAX_SHARPENING)
     return new + amount * fine[0].mean(axis=-1, keepdims=True)  # of the brightness alone: no coloured fringes
 
 
-def _seam_colour(difference, mask):
-    """The smooth colour correction that makes new agree with old, at most MOST_COLOUR: difference = old - new.
+def _colour_correction(difference, mask):
+    """Return the smooth colour correction that makes new agree with old, at most MAX_SHIFT.
 
-    Along the mask's edge above all, a little on the skin inside; what differs much is a mouth or a chin that moved.
+    difference: old - new. Weighted along the mask's edge above all, a little on the skin inside; what differs much is
+    a mouth or a chin that moved.
     """
     weight = 4 * mask * (1 - mask) + INSIDE * mask  # about 1 in the middle of the feathered edge
-    weight = weight * np.exp(-((np.abs(difference).mean(axis=-1) / MOST_COLOUR) ** 2)) + 1e-4
+    weight = weight * np.exp(-((np.abs(difference).mean(axis=-1) / MAX_SHIFT) ** 2)) + 1e-4
     sigma = 0.15 * mask.shape[1]
     small = max(1, round(sigma / 4))  # the field is smooth: a coarse grid of it is enough
     size = (max(2, mask.shape[1] // small), max(2, mask.shape[0] // small))
@@ -169,4 +170,4 @@ def _seam_colour(difference, mask):
     weight = cv2.resize(weight, size, interpolation=cv2.INTER_AREA)
     blur = {"ksize": (0, 0), "sigmaX": sigma / small, "borderType": cv2.BORDER_REPLICATE}
     field = cv2.GaussianBlur(weighted, **blur) / cv2.GaussianBlur(weight, **blur)[..., None]
-    return cv2.resize(np.clip(field, -MOST_COLOUR, MOST_COLOUR), mask.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    return cv2.resize(np.clip(field, -MAX_SHIFT, MAX_SHIFT), mask.shape[::-1], interpolation=cv2.INTER_LINEAR)

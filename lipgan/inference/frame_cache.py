@@ -65,8 +65,8 @@ class FrameStore:
             self.format = "bgr24" if frame.ndim == 3 else "yuv420p"
             self.encoder = self._codec(frame, "w")
             self.encoder.open()
-        picture = av.VideoFrame.from_ndarray(frame, format=self.format).reformat(format=self.encoder.pix_fmt)
-        (packet,) = self.encoder.encode(picture)
+        image = av.VideoFrame.from_ndarray(frame, format=self.format).reformat(format=self.encoder.pix_fmt)
+        (packet,) = self.encoder.encode(image)
         self.places[index] = (self.file.seek(0, os.SEEK_END), self.file.write(bytes(packet)))
         if self.decoder is None:
             self.decoder = self._codec(frame, "r")
@@ -76,8 +76,8 @@ class FrameStore:
         """Return the frame that was stored under this number."""
         start, size = self.places[index]
         self.file.seek(start)
-        (picture,) = self.decoder.decode(av.Packet(self.file.read(size)))
-        return picture.to_ndarray(format=self.format)
+        (image,) = self.decoder.decode(av.Packet(self.file.read(size)))
+        return image.to_ndarray(format=self.format)
 
     def _codec(self, frame, mode):
         codec = av.CodecContext.create("magicyuv", mode)  # every packet is one whole frame

@@ -220,7 +220,7 @@ def _assumptions(clip, options):
 
 
 class _Preview:
-    """A picture of PREVIEW_MOMENTS frames, in two rows."""
+    """An image of PREVIEW_MOMENTS frames, in two rows."""
 
     def __init__(self, num_frames):
         self._moments = np.linspace(0, num_frames - 1, PREVIEW_MOMENTS).round().tolist()

@@ -11,14 +11,14 @@ from lipgan.inference.blend import JAW, frame_mask, paste_back, paste_mask
 BOX = (75, 193, 78, 180)  # of the photo's face
 
 
-def placed(picture, hog):
-    (box,), _ = find_boxes([picture], 25, hog)
-    return box, hog.landmarks(picture, (box[0], box[0] + (box[1] - box[0]) / 1.15, box[2], box[3]))
+def placed(image, hog):
+    (box,), _ = find_boxes([image], 25, hog)
+    return box, hog.landmarks(image, (box[0], box[0] + (box[1] - box[0]) / 1.15, box[2], box[3]))
 
 
-def fine(picture):
+def fine(image):
     """What is finer than a generator's pixel in a crop of 300 pixels."""
-    return picture.astype(np.float32) - cv2.GaussianBlur(picture.astype(np.float32), (0, 0), 2)
+    return image.astype(np.float32) - cv2.GaussianBlur(image.astype(np.float32), (0, 0), 2)
 
 
 def test_paste_back_changes_the_lower_half_inside_the_mask_only(astronaut):
@@ -44,11 +44,11 @@ def test_the_mask_follows_the_jaw(astronaut, hog):
     assert mask[tuple(landmarks[57].round().astype(int)[::-1])] == 1  # the lower lip
 
 
-def test_without_landmarks_the_mask_is_a_usual_jaws(astronaut):
+def test_without_landmarks_the_mask_is_that_of_the_mean_jaw(astronaut):
     np.testing.assert_array_equal(paste_mask(96), paste_mask(96, BOX, np.full((68, 2), np.nan)))
 
 
-def test_where_the_face_is_the_same_the_frame_stays_sharp(astronaut, hog):
+def test_unchanged_face_stays_sharp(astronaut, hog):
     large = cv2.resize(astronaut, None, fx=3, fy=3, interpolation=cv2.INTER_CUBIC)
     large = np.clip(large + np.random.default_rng(0).normal(0, 4, large.shape), 0, 255).astype(np.uint8)
     box, landmarks = placed(large, hog)
@@ -58,7 +58,7 @@ def test_where_the_face_is_the_same_the_frame_stays_sharp(astronaut, hog):
     assert np.abs(result.astype(int) - large)[inside].mean() < 1
 
 
-def test_a_blurred_frame_is_not_sharpened(astronaut, hog):
+def test_blurred_frame_is_not_sharpened(astronaut, hog):
     blurred = cv2.GaussianBlur(cv2.resize(astronaut, None, fx=3, fy=3), (0, 0), 8)
     box, landmarks = placed(blurred, hog)
     generated = cv2.GaussianBlur(crop(astronaut, [v // 3 for v in box], 96), (0, 0), 1)
@@ -69,7 +69,7 @@ def test_a_blurred_frame_is_not_sharpened(astronaut, hog):
     assert fine(paste_back(blurred, generated, box, landmarks))[inside].std() <= fine(plain)[inside].std() + 0.2
 
 
-def test_a_chin_that_moves_is_there_once():
+def test_moved_chin_is_not_doubled():
     def chin(row, size, width):  # skin with a dark line, as under a chin
         rows = np.arange(size, dtype=np.float32)[:, None, None] / size
         return np.broadcast_to(160 - 90 * np.exp(-(((rows - row) / width) ** 2)), (size, size, 3)).astype(np.uint8)
@@ -79,7 +79,7 @@ def test_a_chin_that_moves_is_there_once():
     assert result[round(0.80 * 300) : round(0.88 * 300)].min() > 140
 
 
-def test_paste_back_of_the_same_face_in_other_colours_leaves_no_step(astronaut, hog):
+def test_colour_shift_leaves_no_step(astronaut, hog):
     (box,), _ = find_boxes([astronaut], 25, hog)
     same = crop(astronaut, box, 96)
     result = paste_back(astronaut, np.clip(same.astype(int) + np.array([12, -9, 7]), 0, 255).astype(np.uint8), box)
@@ -88,7 +88,7 @@ def test_paste_back_of_the_same_face_in_other_colours_leaves_no_step(astronaut, 
     assert np.abs(difference).max() < 12
 
 
-def test_paste_back_works_at_the_edges_of_the_picture(astronaut):
+def test_paste_back_at_the_edges_of_the_frame(astronaut):
     generated = np.full((96, 96, 3), 128, np.uint8)
     for box in ((-40, 90, -30, 100), (180, 300, 170, 290), (-10, 300, -10, 300)):
         assert paste_back(astronaut, generated, box).shape == astronaut.shape

@@ -80,9 +80,9 @@ def test_list_loads_the_weights_once_and_continues_after_a_failure_and_a_rerun(t
     (tmp_path / "list.csv").write_text("\n".join(["face,audio,outfile,fps,face_box", *lines]))
     command = ["--checkpoint_path", str(weights), "--jobs", str(tmp_path / "list.csv")]
     assert batch_inference.main(command) == 1
-    told = capsys.readouterr().out
-    assert "2 of 4 videos exist, 2 failed" in told
-    assert "none.png does not exist" in told and "--fps 1000 is out of range" in told
+    printed = capsys.readouterr().out
+    assert "2 of 4 videos exist, 2 failed" in printed
+    assert "none.png does not exist" in printed and "--fps 1000 is out of range" in printed
     assert len(loaded) == 1
     assert [probe(tmp_path / f"{n}.mp4").fps for n in (1, 3)] == [25, 50]
     times = [(tmp_path / f"{n}.mp4").stat().st_mtime_ns for n in (1, 3)]
