@@ -41,10 +41,11 @@ def render_mouth(crop, maps: MouthMaps, rows: slice, columns: slice, roll: float
         overlay, inside = smooth[..., 2:], lip_flow.overlay_mask(maps.lips, y, x)
     grid_y, grid_x = (np.arange(s.start, s.stop, dtype=np.float32) for s in (rows, columns))
     map_x, map_y = grid_x[None] + width * flow[..., 1], grid_y[:, None] + height * flow[..., 0]
-    moved = cv2.remap(
-        crop, map_x.astype(np.float32), map_y.astype(np.float32), cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
-    ).astype(np.float32)
-    opacity = (overlay[..., 3] * inside)[..., None]
+    source = map_x.astype(np.float32), map_y.astype(np.float32)
+    moved = cv2.remap(crop, *source, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
+    # Where the reference shows the inside of its own mouth, that is better than paint.
+    shown = cv2.remap(_reference_mouth(maps, height, width, roll), *source, cv2.INTER_LINEAR)
+    opacity = (overlay[..., 3] * inside * (1 - lip_flow.OVERLAY_KEEP * shown))[..., None]
     return moved + opacity * (255 * overlay[..., :3] - moved)
 
 
@@ -75,6 +76,16 @@ def paste_mouth(frame, crop, maps: MouthMaps, box, landmarks=None, roll: float =
     region = result[top + rows.start : top + rows.stop, left + columns.start : left + columns.stop]
     region[...] = np.clip(region + mask * (mouth - region) + 0.5, 0, 255).astype(np.uint8)
     return result
+
+
+def _reference_mouth(maps, height, width, roll):
+    """The inside of the reference's mouth in its crop: (H, W) float32 in [0, 1]."""
+    lips = maps.reference_lips.reshape(-1, 2)
+    if roll:
+        to = cv2.getRotationMatrix2D((0.5, 0.5), -float(roll), 1)
+        lips = lips @ to[:, :2].T + to[:, 2]
+    mask = lip_flow.inner_mouth(lips, lip_flow.pixel_centres(height), lip_flow.pixel_centres(width))
+    return mask.astype(np.float32)
 
 
 def _stretch(maps, y, x):

@@ -125,6 +125,7 @@ def build_renderer(img_size: int = 96, width: float = 1.0) -> keras.Model:
     opacity = layers.Conv2D(1, 3, padding="same", activation="tanh", name="opacity", **float32)(fine)
     opacity = ops.sigmoid(MAX_LOGIT * opacity)  # bounded, so that it always learns
     inside = InnerMouth(img_size, overlay=True, **float32)(lips)[:, half:]  # lips and skin stay the reference's
+    inside *= 1 - lip_flow.OVERLAY_KEEP * moved[..., 3:]  # the reference's own teeth are better than painted ones
     lower = moved[..., :3] + inside * opacity * (paint - moved[..., :3])
     output = ops.concatenate([pose[:, :half], lower], axis=1)
     overlay = ops.concatenate([paint, opacity], axis=-1)
