@@ -23,7 +23,7 @@ INNER_RADIUS = 0.03  # of the side: smoothing of the inner lips' curves
 SEAM_SOFTNESS = 0.004  # of the side: width of the change from the upper to the lower lip's field
 EDGE_SOFTNESS = 0.01  # of the side: width of the border of the inner mouth
 OVERLAY_MARGIN = 0.012  # of the side: how far past the inner lips the renderer may paint
-OVERLAY_KEEP = 0.85  # share of the inside of the reference's own mouth that is kept, where it shows
+OVERLAY_KEEP = 0.6  # share of the inside of the reference's own mouth that is kept, where it shows
 OVERLAY_GAP = 0.02  # of the side: from this gap on it may paint fully, and not at all where lips touch
 
 
