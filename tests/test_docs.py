@@ -20,7 +20,7 @@ def options_of(script, capsys):
     """Return the options in a script's --help, without dashes."""
     with pytest.raises(SystemExit):
         script.main(["--help"])
-    return set(re.findall(r"(?<![\w-])--([a-z]\w+)", capsys.readouterr().out)) - {"help"}
+    return set(re.findall(r"(?<![\w-])--(?!no-)([a-z]\w+)", capsys.readouterr().out)) - {"help"}
 
 
 def test_every_option_of_inference_is_documented(capsys):
