@@ -15,11 +15,12 @@ from lipgan.utils.cli import UserError
 # Those of Pillow's that begin in a way of their own and run no other program (as EPS does).
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "PSD", "QOI", "SUN", "TIFF", "WEBP")
 ANIMATED = ("AVIF", "GIF", "PNG", "WEBP")  # a phone's MPO and a TIFF of several pages are still images
-# What OpenCV reads where Pillow does not: floats in TIFF, PFM and HDR, and the rest of a JPEG or PNG that is cut off.
-OPENCV_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"II*\0", b"MM\0*", b"PF\n", b"Pf\n", b"#?RADIANCE", b"#?RGBE")
+# What OpenCV reads where Pillow does not: floats in TIFF, PFM and HDR.
+OPENCV_STARTS = (b"II*\0", b"MM\0*", b"PF\n", b"Pf\n", b"#?RADIANCE", b"#?RGBE")
 DAMAGE = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError, ArithmeticError,
           MemoryError, RuntimeError)  # fmt: skip
 MAX_PIXELS = 110_000_000  # the largest phone cameras but one; such an image takes 1.2 GB while it is read
+IMAGE_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8")  # and WebP: damaged where Pillow does not know them
 OTHERS = {  # how files begin that hold an image of a kind that cannot be read
     b"%PDF": "PDF",
     b"<svg": "SVG",
@@ -46,7 +47,7 @@ def read_image(path) -> np.ndarray | None:
     except DAMAGE:
         if head.startswith(OPENCV_STARTS):
             return _read_with_opencv(path)
-        if is_known or head.startswith(b"GIF8") or head[8:12] == b"WEBP":
+        if is_known or head.startswith(IMAGE_STARTS) or head[8:12] == b"WEBP":
             raise _damaged(path) from None
     if kind := _other_kind(head):
         raise UserError(f"{path} is an image of the kind {kind}, which cannot be read; save it as PNG or JPEG")

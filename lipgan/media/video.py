@@ -319,6 +319,8 @@ def _frame_rate(said, times, complete):
         usual = steps[np.abs(steps / np.median(steps) - 1) < 0.25]
         usual = usual if len(usual) >= 0.9 * len(steps) else steps
         measured = len(usual) / usual.sum()
+        if measured < SLOWEST:
+            return Fraction(hparams.fps)
         likely = [*said, min(STANDARD_RATES, key=lambda rate: abs(float(rate) - measured))]
         fitting = (rate for rate in likely if abs(float(rate) * usual.sum() - len(usual)) < 0.5)
         rate = as_rate(next(fitting, None) or Fraction(measured).limit_denominator(1001))
