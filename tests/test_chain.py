@@ -2,6 +2,7 @@
 
 import json
 
+import keras  # noqa: F401 (on the default backend, before inference can choose another)
 import pytest
 from helpers.videos import face_frames, write_video
 
