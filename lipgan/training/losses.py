@@ -112,7 +112,7 @@ def recalibrate_batch_norm(generator, batches):
 class RendererLoss:
     """Losses of the flagship's renderer beside `mae`: the mouth, its edges, and the paint inside it."""
 
-    weights = {"mouth_l1": 1.0, "mouth_edges": 0.3, "paint": 0.1}  # noqa: RUF012 (a constant)
+    weights = {"mouth_l1": 1.0, "mouth_edges": 0.3, "paint": 5.0}  # noqa: RUF012 (a constant)
     names = tuple(weights)
 
     def __init__(self, img_size):
@@ -129,7 +129,7 @@ class RendererLoss:
         return {
             "mouth_l1": ops.mean(ops.abs(truth_mouth - mouth)),
             "mouth_edges": ops.mean(ops.abs(_laplacian(truth_mouth) - _laplacian(mouth))),
-            "paint": ops.sum(inside * paint_error) / ops.maximum(ops.sum(inside), 1.0),
+            "paint": ops.mean(inside * paint_error),
         }
 
 
