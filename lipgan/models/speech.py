@@ -79,7 +79,7 @@ def encode_speech(wav: np.ndarray, phonemes: bool = False) -> Encoding:
     gain, total = np.float32(speech_gain(wav)), num_vectors(len(wav))
     features = np.zeros((total, FEATURES), np.float32)
     log_probs = np.zeros((total, SYMBOLS), np.float32) if phonemes else None
-    for chunk in _chunks(len(wav)):
+    for chunk in _chunks(len(wav)) if total else ():
         results = _run(log_mel(_clean(wav[chunk.heard]) * gain), phonemes)
         features[chunk.kept] = results[0][chunk.within]
         if phonemes:

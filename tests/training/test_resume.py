@@ -231,8 +231,8 @@ def test_what_a_state_was_not_made_with_is_refused_or_given_anew(data, whole, ca
 
 def test_a_recipe_gives_defaults_that_options_override():
     plain = vars(train.parse_args(["--data_root", "x"]))
-    args = vars(train.parse_args(["--data_root", "x", "--recipe", "lips", "--width", "0.25", "--no-balance"]))
+    args = vars(train.parse_args(["--data_root", "x", "--recipe", "warp", "--width", "0.25", "--no-balance"]))
     changed = {name: value for name, value in args.items() if value != plain[name]}
-    expected = RECIPES["lips"] | {"recipe": "lips", "width": 0.25}
+    expected = RECIPES["warp"] | {"recipe": "warp", "width": 0.25}
     del expected["balance"]  # it is as without a recipe
     assert changed == expected
