@@ -86,10 +86,10 @@ def measured(way, data_root, seconds):
     """Samples a second, and a second of processor time, of one way."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from lipgan.training.callbacks import keep_memory
+    from lipgan.training.callbacks import keep_freed_memory
 
     if way not in REFERENCE[:2]:
-        keep_memory()
+        keep_freed_memory()
     folders, _ = find_clips(data_root, "train", data_root)
     if "reference" in way:
         batches = reference_batches(folders)
@@ -155,8 +155,8 @@ def waiting(data_root, width, rounds, batch_size=16, steps=20):
 
     from generator import build_generator
     from lipgan.models import backend
-    from lipgan.training.callbacks import KeepsMemory
-    from lipgan.training.loader import Feed
+    from lipgan.training.callbacks import KeepFreedMemory
+    from lipgan.training.loader import BatchLoader
     from lipgan.training.losses import TrainingStep
 
     class Kept(keras.utils.PyDataset):
@@ -186,12 +186,12 @@ def waiting(data_root, width, rounds, batch_size=16, steps=20):
     faces, seconds = FaceDataset(folders, index=index.open_index(data_root)), {"read": [], "kept": []}
     step = TrainingStep(build_generator(width=width))
     step.compile(optimizer=keras.optimizers.Adam(1e-4))
-    feed = Feed(faces, batch_size, 0, 2, steps)
+    feed = BatchLoader(faces, batch_size, 0, 2, steps)
     for number in range(rounds):
-        read = feed.part(number, 0, steps)
+        read = feed.batches(number, 0, steps)
         for name, batches in (("read", read), ("kept", Kept(read))):
             clock = Clock()
-            step.fit(batches, shuffle=False, verbose=0, callbacks=[KeepsMemory(), clock])
+            step.fit(batches, shuffle=False, verbose=0, callbacks=[KeepFreedMemory(), clock])
             seconds[name] += np.diff(clock.ends[3:]).tolist()
     begun = time.thread_time()
     for number in range(10):

@@ -73,11 +73,11 @@ def measure(args, batch_size):
     from discriminator import build_discriminator
     from generator import build_generator
     from lipgan.data.dataset import FaceDataset
-    from lipgan.training import devices
-    from lipgan.training.callbacks import KeepsMemory
+    from lipgan.training.callbacks import KeepFreedMemory
+    from lipgan.training.distributed import find_devices
     from lipgan.training.losses import TrainingStep
 
-    found = devices.find()
+    found = find_devices()
     keras.utils.set_random_seed(0)
     keras.config.set_dtype_policy(args.precision)
     discriminator = build_discriminator(96, args.width) if args.gan else None
@@ -86,15 +86,15 @@ def measure(args, batch_size):
     sources = {"at hand": _at_hand(batch_size, args.steps)}
     if args.data_root:
         from lipgan.data.filelists import find_clips
-        from lipgan.training.loader import Feed
+        from lipgan.training.loader import BatchLoader
 
         dataset = FaceDataset(find_clips(args.data_root, "train", args.filelists)[0])
-        feed = Feed(dataset, batch_size, 0, args.workers, WARM_UP + args.steps)
-        sources["read"] = feed.part(0, 0, feed.per_epoch)
+        loader = BatchLoader(dataset, batch_size, 0, args.workers, WARM_UP + args.steps)
+        sources["read"] = loader.batches(0, 0, loader.per_epoch)
     result = {"device": str(found), "kind": found.kind, "model": found.model}
     for name, batches in sources.items():
         clock = _clock()
-        step.fit(batches, shuffle=False, verbose=0, callbacks=[KeepsMemory(), clock])
+        step.fit(batches, shuffle=False, verbose=0, callbacks=[KeepFreedMemory(), clock])
         ends = clock.ends[WARM_UP - 1 :]
         result[name] = statistics.median(b - a for a, b in itertools.pairwise(ends))
         result[f"{name}, mean"] = (ends[-1] - ends[0]) / (len(ends) - 1)

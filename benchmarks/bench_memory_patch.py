@@ -1,4 +1,4 @@
-"""Seconds a training step takes with and without memory.KeepsMemory, each in a process of its own, and their ratio.
+"""Seconds per training step with and without callbacks.KeepFreedMemory, each in its own process, and their ratio.
 
 python benchmarks/bench_memory_patch.py --width 0.25 --batch_size 16 --steps 20
 """
@@ -34,11 +34,11 @@ def measure(width, batch_size, steps, keep):
     import numpy as np
 
     from generator import build_generator
-    from lipgan.training.callbacks import KeepsMemory
+    from lipgan.training.callbacks import KeepFreedMemory
     from lipgan.training.losses import TrainingStep
 
     class Noise(keras.utils.PyDataset):
-        """Batches as batches.Batches gives them."""
+        """Batches as loader.Batches gives them."""
 
         def __len__(self):
             return WARM_UP + steps
@@ -61,7 +61,7 @@ def measure(width, batch_size, steps, keep):
 
     step, clock = TrainingStep(build_generator(width=width)), Clock()
     step.compile(optimizer=keras.optimizers.Adam(1e-4))
-    step.fit(Noise(workers=1), shuffle=False, verbose=0, callbacks=[*([KeepsMemory()] if keep else []), clock])
+    step.fit(Noise(workers=1), shuffle=False, verbose=0, callbacks=[*([KeepFreedMemory()] if keep else []), clock])
     first, last = clock.used[WARM_UP - 1], clock.used[-1]
     return {
         "s/step": statistics.median(
@@ -84,7 +84,7 @@ def main(argv=None):
         done = subprocess.run([*command, "--keep", keep], capture_output=True, text=True, check=True)
         found[keep] = json.loads(done.stdout.splitlines()[-1])
         numbers = ", ".join(f"{name} {value:.3g}" for name, value in found[keep].items())
-        print(f"{'with' if keep == 'yes' else 'without'} KeepsMemory: {numbers}", flush=True)
+        print(f"{'with' if keep == 'yes' else 'without'} KeepFreedMemory: {numbers}", flush=True)
     print(f"ratio: {found['no']['s/step'] / found['yes']['s/step']:.2f}")
     return 0
 

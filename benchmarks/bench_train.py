@@ -44,7 +44,7 @@ def parse_args(argv=None):
 
 
 def noise(batch_size):
-    """A batch as `batches.as_bytes` makes them."""
+    """A batch as `loader.as_bytes` makes them."""
     rng = np.random.default_rng(0)
     x = {"face": rng.integers(0, 256, (batch_size, 96, 96, 6), "uint8")}
     x |= {name: rng.uniform(-4, 4, (batch_size, 80, 27, 1)).astype("float32") for name in ("mel", "wrong_mel")}
@@ -55,10 +55,10 @@ def batches(data_root, batch_size, seed, count):
     """Yield so many batches of the training clips of a preprocessed folder."""
     from lipgan.data.dataset import FaceDataset
     from lipgan.data.filelists import find_clips
-    from lipgan.training.loader import Feed
+    from lipgan.training.loader import BatchLoader
 
     clips, _ = find_clips(data_root, "train", data_root / "filelists")
-    return Feed(FaceDataset(clips), batch_size, seed, 1, count).few(0, count)
+    return BatchLoader(FaceDataset(clips), batch_size, seed, 1, count).first_batches(0, count)
 
 
 def reference_step(model, width):

@@ -19,7 +19,7 @@ from lipgan.data.augment import draw_deformation
 from lipgan.data.lip_landmarks import LipLandmarks
 from lipgan.faces.landmarks import NUM_LIPS, opening
 from lipgan.models.warp import LIPS_UNIT, float32
-from lipgan.training.callbacks import KeepsMemory
+from lipgan.training.callbacks import KeepFreedMemory
 from lipgan.utils.cli import UserError
 from lipgan.utils.files import atomic_write
 
@@ -63,7 +63,7 @@ def prepare_expert(dataset, path, seed=0):
     mean, deviation = lips[shown].mean(0), lips[shown].std(0) + 1e-6
     expert.compile(optimizer=keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(1e-3, STEPS)), loss="mae")
     batches = _Augmented(crops[shown], lips[shown], (mean, deviation), seed)
-    expert.fit(batches, epochs=1, shuffle=False, verbose=0, callbacks=[KeepsMemory()])
+    expert.fit(batches, epochs=1, shuffle=False, verbose=0, callbacks=[KeepFreedMemory()])
     last = expert.get_layer("points")  # it learned standardised points
     last.set_weights([last.get_weights()[0] * deviation, last.get_weights()[1] * deviation + mean])
     rest = ~shown if held_out else shown
@@ -115,7 +115,7 @@ def pretrain_audio_encoder(generator, dataset, val_set, steps, seed=0):
     listener = keras.Model(generator.inputs[1], heard)
     listener.compile(optimizer=keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(1e-3, steps)), loss="mae")
     batches = _Listening(dataset, _lips_of_clips(dataset), steps, seed)
-    listener.fit(batches, epochs=1, shuffle=False, verbose=0, callbacks=[KeepsMemory()])
+    listener.fit(batches, epochs=1, shuffle=False, verbose=0, callbacks=[KeepFreedMemory()])
     if val_set is None:
         return []
     scores = []

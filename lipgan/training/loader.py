@@ -1,57 +1,56 @@
-"""Batches of samples as `fit()` and the training step take them."""
+"""Batches of samples as the training step takes them, read in threads for `fit()`."""
 
-import typing
+import dataclasses
 
 import keras
 import numpy as np
 
 from lipgan.data.augment import LIPS_NAMES
+from lipgan.data.dataset import FaceDataset
 from lipgan.faces.crop import generator_input, generator_input_uint8
 from lipgan.faces.rest_lips import rest_lips
 
 
-class Feed(typing.NamedTuple):
-    """Where the batches of a run come from."""
+@dataclasses.dataclass(frozen=True)
+class BatchLoader:
+    """The source of a run's batches. A batch is a pure function of (seed, epoch, number)."""
 
-    dataset: typing.Any  # a `dataset.FaceDataset`
+    dataset: FaceDataset
     batch_size: int
     seed: int
-    workers: int  # threads that read
+    workers: int  # reading threads
     per_epoch: int  # batches
-    rows: slice = slice(None)  # of each batch, that this process reads for `fit()`
+    rows: slice = dataclasses.field(default_factory=lambda: slice(None))  # of a batch, that this process reads
 
-    def part(self, epoch, begin, end):
-        """The batches from `begin` to `end` of an epoch, for `fit()`."""
+    def batches(self, epoch, begin, end):
+        """Return batches `begin` to before `end` of an epoch, for `fit()`."""
         return Batches(self, epoch, begin, end)
 
-    def few(self, epoch, count):
-        """Yield the first `count` batches of an epoch (at most all of them), whole."""
-        batches = self._replace(rows=slice(None)).part(epoch, 0, min(count, self.per_epoch))
+    def first_batches(self, epoch, count):
+        """Yield the first `count` batches of an epoch (at most all), with all their rows."""
+        batches = dataclasses.replace(self, rows=slice(None)).batches(epoch, 0, min(count, self.per_epoch))
         yield from (batches[number] for number in range(len(batches)))
 
 
 class Batches(keras.utils.PyDataset):
-    """The batches of an epoch for `fit()`, from `first` to before `last`: as from `as_bytes`.
+    """Consecutive batches of an epoch for `fit()`, in the form of `as_bytes`."""
 
-    The batch is a pure function of (seed, epoch, number), so an epoch can be taken up anywhere.
-    """
-
-    def __init__(self, feed, epoch, first, last):
-        super().__init__(workers=feed.workers, use_multiprocessing=False, max_queue_size=8)
-        self.feed, self.epoch, self.first, self.last = feed, epoch, first, last
+    def __init__(self, loader, epoch, begin, end):
+        super().__init__(workers=loader.workers, use_multiprocessing=False, max_queue_size=8)
+        self._loader, self._epoch, self._begin, self._end = loader, epoch, begin, end
 
     def __len__(self):
-        return self.last - self.first
+        return self._end - self._begin
 
     def __getitem__(self, index):
-        key = (self.feed.seed, self.epoch, self.first + index)
-        return as_bytes(self.feed.dataset.batch(key, self.feed.batch_size, self.feed.rows))
+        key = (self._loader.seed, self._epoch, self._begin + index)
+        return as_bytes(self._loader.dataset.batch(key, self._loader.batch_size, self._loader.rows))
 
 
 def as_inputs(batch):
-    """A batch of `FaceDataset` as the step takes it: ({face, mel, wrong_mel}, target), float32, pictures in [0, 1].
+    """Return a batch of `FaceDataset` for the step: ({face, mel, wrong_mel}, target), float32, images in [0, 1].
 
-    With landmarks, the first also has reference_lips and target_lips (B, 40); with speech features, also speech,
+    A dataset with landmarks adds reference_lips and target_lips (B, 40); with speech features, also speech,
     wrong_speech (B, 23, 144) and rest_lips (B, 40).
     """
     face = generator_input(batch["reference"], batch["target"])
@@ -60,7 +59,7 @@ def as_inputs(batch):
 
 
 def as_bytes(batch):
-    """As `as_inputs`, but face and target are uint8: a quarter of what must be copied. TrainingStep scales them."""
+    """Return the same as `as_inputs` with images in uint8, a quarter of the bytes; TrainingStep scales them."""
     face = generator_input_uint8(batch["reference"], batch["target"])
     return _inputs(batch, face), batch["target"]
 

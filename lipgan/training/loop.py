@@ -1,4 +1,4 @@
-"""What train_unet.py and train.py share: the networks to start from, the data, the step, and the loop."""
+"""The training run of train_unet.py and train.py: networks, data, pre-training stages, main loop, final weights."""
 
 import contextlib
 import dataclasses
@@ -21,23 +21,32 @@ from lipgan.data.lip_landmarks import read_landmarks
 from lipgan.data.speech_features import read_closures, read_features
 from lipgan.models import backend
 from lipgan.models.checkpoint import ENDING, build_generator, load_discriminator, load_generator
-from lipgan.training import devices
+from lipgan.training import distributed
 from lipgan.training.audio_to_lips import LipMotionConfig, train_audio_to_lips
-from lipgan.training.callbacks import Checkpoints, EpochReport, KeepsMemory, Progress, Stopped
-from lipgan.training.config import STATE_NAME, TrainConfig, read_state, state_architecture
+from lipgan.training.callbacks import Checkpoints, EpochReport, KeepFreedMemory, LossWatch, Progress, ProgressBar
+from lipgan.training.config import TrainConfig, read_state, state_architecture
 from lipgan.training.lip_expert import build_expert, prepare_expert, pretrain_audio_encoder
-from lipgan.training.loader import Feed
+from lipgan.training.loader import BatchLoader
 from lipgan.training.losses import MouthLoss, TrainingStep, recalibrate_batch_norm
-from lipgan.training.machines import find_machines
-from lipgan.training.optimizer import UsersNetworks, build_optimizer, learning_rate
+from lipgan.training.optimizer import ExportedNetworks, build_optimizer, learning_rate
 from lipgan.training.run_dir import open_folder, write_record
 from lipgan.utils.cli import UserError
 
-SETTLING_BATCHES = 120  # over which batch norm's statistics are taken for the users' weights
+RECALIBRATION_BATCHES = 120  # for batch norm's statistics in the final weights
 VOICES = 8  # versions of each clip's speech that --augment keeps: its own and augmented ones
-RESUME_ME = 75  # exit status of a run that was stopped and can be resumed (EX_TEMPFAIL)
+EXIT_RESUMABLE = 75  # exit status of a run that stopped and can be resumed (EX_TEMPFAIL)
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-EPOCHS = 100  # where neither --epochs nor --steps says how many
+EPOCHS = 100  # if neither --epochs nor --steps is given
+
+
+class Stopped(Exception):
+    """A signal ended the run, and its state is saved."""
+
+
+class FullDisk(Exception):
+    """A full disk ended the run."""
+
+    exit_status = EXIT_RESUMABLE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,14 +160,9 @@ def read_datasets(config):
 
 
 def expert_path(dataset, data_root):
-    """Where the mouth expert of these training clips is kept: other clips have another one."""
+    """Return the file of the mouth expert that was trained on these clips."""
     names = "\n".join("/".join(clip.folder.parts[-2:]) for clip in dataset.clips)
     return pathlib.Path(data_root) / f"lips_expert_{dataset.img_size}_{zlib.crc32(names.encode()):08x}{ENDING}"
-
-
-def _mouth_expert(config, datasets):
-    """The mouth expert of these training clips, stored in data_root."""
-    return prepare_expert(datasets.train, expert_path(datasets.train, config.data_root))
 
 
 def _pretrain_audio(config, datasets, generator):
@@ -167,7 +171,7 @@ def _pretrain_audio(config, datasets, generator):
 
 def _train_audio_to_lips(config, datasets, generator):
     settings = LipMotionConfig(steps=config.audio_steps, seed=config.seed)
-    train_audio_to_lips(generator, datasets.train, datasets.val, settings, [KeepsMemory()])
+    train_audio_to_lips(generator, datasets.train, datasets.val, settings, [KeepFreedMemory()])
 
 
 def pretraining_stages(config):
@@ -176,40 +180,60 @@ def pretraining_stages(config):
     Each is a function (config, datasets, generator) -> None that changes the generator in place. They run once, in the
     main process, and only for a generator that starts from random weights.
     """
-    stages = []
     if config.model == "warp":
         return [_train_audio_to_lips]
-    if config.pretrain_audio:
-        stages.append(_pretrain_audio)
-    return stages
+    return [_pretrain_audio] if config.pretrain_audio else []
 
 
 def train(config: TrainConfig) -> int:
-    """Train as `config` says. Returns the exit status: 0, or 75 when stopped by a signal and resumable."""
-    joined = find_machines(config.coordinator, config.num_processes, config.process_id)
-    with devices.placed(config.n_gpu, joined) as placement:
-        config = _fill_in_defaults(config, placement)
-        print(f"{keras.backend.backend()} on {placement.described}, {config.precision}, batches of {config.batch_size}")
-        with placement.first_alone():  # the main process writes the index and the lips that the others read
-            datasets = read_datasets(config)
-        keras.utils.set_random_seed(config.seed)
-        keras.config.set_dtype_policy(config.precision)
-        state = _read_resumed_state(config)
-        networks = build_networks(config, state)
-        expert = None
-        if config.landmark_weight:
-            expert = _mouth_expert(config, datasets) if placement.leads else build_expert(config.img_size)
-        for stage in pretraining_stages(config) if config.starts_fresh and placement.leads else ():
-            stage(config, datasets, networks.generator)
-        step, exported = _build_step(config, placement, networks, expert, state)
-        return _run(config, placement, datasets, step, exported, state)
+    """Train as `config` says. Returns the exit status: 0, or 75 when stopped by a signal or a full disk."""
+    try:
+        with distributed.launch(config) as placement:
+            return _train(config, placement)
+    except FullDisk as e:
+        print(e)
+        return EXIT_RESUMABLE
+
+
+def _train(config, placement):
+    config = _fill_in_defaults(config, placement)
+    print(f"{keras.backend.backend()} on {placement}, {config.precision}, batches of {config.batch_size}")
+    state = _read_resumed_state(config)
+    with placement.main_process_first():  # it writes the index and the landmarks that the others read
+        datasets = read_datasets(config)
+    keras.utils.set_random_seed(config.seed)
+    keras.config.set_dtype_policy(config.precision)
+    networks = build_networks(config, state)
+    expert = None
+    if config.landmark_weight:
+        if placement.is_main_process:
+            expert = prepare_expert(datasets.train, expert_path(datasets.train, config.data_root))
+        else:
+            expert = build_expert(config.img_size)  # gets the main process's weights in `_build_step`
+    for stage in pretraining_stages(config) if config.starts_fresh and placement.is_main_process else ():
+        stage(config, datasets, networks.generator)
+    step, exported = _build_step(config, placement, networks, expert, state)
+    loop = _build_loop(config, placement, datasets, step, exported, state)
+    try:
+        loop.run()
+        if placement.is_main_process:
+            loop.export_final_weights()
+            print(loop.checkpoints.weights_path)
+    except Stopped as e:
+        print(e)
+        return EXIT_RESUMABLE
+    except OSError as e:
+        if e.errno not in FULL_DISK:
+            raise
+        raise FullDisk(_describe_full_disk(loop, e)) from e
+    return 0
 
 
 def _fill_in_defaults(config, placement):
     """Choose batch size and precision by device where the user did not, and check what depends on the device."""
-    batch_size = config.batch_size or (16 if placement.found.kind == "CPU" else 96)
-    devices.check_batch_size(batch_size, placement.num_devices)
-    supported = "mixed_bfloat16" if backend.has_bfloat16(placement.found.kind) else "float32"
+    batch_size = config.batch_size or (16 if placement.devices.kind == "CPU" else 96)
+    distributed.check_batch_size(batch_size, placement.num_devices)
+    supported = "mixed_bfloat16" if backend.has_bfloat16(placement.devices.kind) else "float32"
     if config.lr_decay_steps and (config.warmup_steps or 0) >= config.lr_decay_steps:
         raise UserError(
             f"--warmup_steps {config.warmup_steps} is not below --lr_decay_steps {config.lr_decay_steps}; lower it"
@@ -223,20 +247,22 @@ def _build_step(config, placement, networks, expert, state):
     Returns it and the Networks on one device that are validated and exported: the step's own where they can be.
     """
     architecture = config.architecture
-    generator = placement.spread(
+    generator = placement.replicate(
         networks.generator, lambda: build_generator(*architecture.generator, synchronized=True)
     )
-    discriminator = placement.spread(networks.discriminator, lambda: build_discriminator(*architecture.discriminator))
+    discriminator = placement.replicate(
+        networks.discriminator, lambda: build_discriminator(*architecture.discriminator)
+    )
     mouth_loss = None
     if config.mouth_weight or config.landmark_weight:
-        judge = placement.spread(expert, lambda: build_expert(config.img_size))
+        judge = placement.replicate(expert, lambda: build_expert(config.img_size))
         mouth_loss = MouthLoss(judge, config.img_size, config.mouth_weight, config.landmark_weight)
     exported = networks
     if config.ema is not None and networks.generator is generator:  # averages need networks that are not trained
         copy = build_discriminator(*architecture.discriminator) if discriminator else None
         exported = Networks(build_generator(*architecture.generator), copy)
     rate = learning_rate(config.lr, config.warmup_steps, config.lr_decay_steps)
-    with placement.building():
+    with placement.build_scope():
         step = TrainingStep(generator, discriminator, mouth=mouth_loss, num_replicas=placement.num_replicas)
         step.compile(optimizer=build_optimizer(rate, config.accumulate, config.ema))
         step.optimizer.build(step.trainable_variables)  # Keras silently skips the state of an unbuilt optimizer
@@ -253,92 +279,140 @@ def _describe(config):
     return description | {name: settings[name] for name in ("detector", "pads") if name in settings}
 
 
-def _run(config, placement, datasets, step, exported, state):
-    """Open the run folder, train to the last batch, and write the final weights. Returns the exit status."""
+def _build_loop(config, placement, datasets, step, exported, state):
+    """Open the run folder, and build the main loop with everything that reports and saves."""
     folder = pathlib.Path(config.logdir)
-    if placement.leads:
+    if placement.is_main_process:
         folder = open_folder(config.logdir, state)
         write_record(folder, config.as_dict(), state)
     print(f"run folder: {folder}", flush=True)
     per_epoch = min(datasets.train.num_batches(config.batch_size), config.steps_per_epoch or sys.maxsize)
     epochs = config.epochs or (sys.maxsize if config.steps else EPOCHS)
-    steps = min(config.steps or sys.maxsize, per_epoch * epochs)
-    part = placement.part(config.batch_size)
-    feed = Feed(datasets.train, config.batch_size, config.seed, config.workers, per_epoch, part)
-    users = UsersNetworks(step, (exported.generator, exported.discriminator), placement, feed.few)
+    progress = Progress.resume(min(config.steps or sys.maxsize, per_epoch * epochs), state)
+    rows = placement.rows(config.batch_size)
+    loader = BatchLoader(datasets.train, config.batch_size, config.seed, config.workers, per_epoch, rows)
+    exported = ExportedNetworks(step, (exported.generator, exported.discriminator), loader.first_batches)
     name = config.checkpoint_name.removesuffix(".h5").removesuffix(".weights")
-    checkpoints = Checkpoints(folder, name, _describe(config), config.checkpoint_freq, users, state, placement)
-    position = checkpoints.position
-    rate = learning_rate(config.lr, config.warmup_steps, config.lr_decay_steps)
-    report = EpochReport(
-        folder, datasets.val, config.batch_size, config.val_samples, users, position, rate, placement.leads
-    )
-    callbacks = [checkpoints, report, Progress(position, steps), KeepsMemory()]
-    checkpoints.set_model(step)
-    if not state and placement.leads:
-        with devices.alone():
-            checkpoints.save_state()
-    return _run_to_end(step, feed, checkpoints, users, callbacks, steps)
+    checkpoints = Checkpoints(folder, name, _describe(config), exported, progress)
+    report = None
+    if placement.is_main_process:
+        validation = datasets.val.validation_batches(config.batch_size, config.val_samples) if datasets.val else ()
+        rate = learning_rate(config.lr, config.warmup_steps, config.lr_decay_steps)
+        report = EpochReport(folder, list(validation), exported, progress, rate)
+        if not state:
+            with distributed.single_device():
+                checkpoints.save_state(step)
+    loop = TrainingLoop(loader, progress, checkpoints, report, placement, config.checkpoint_freq)
+    loop.set_model(step)
+    return loop
 
 
-def _full_disk(checkpoints, error):
-    """Save the state where that still goes, tell what happened, and return the exit status."""
-    with contextlib.suppress(OSError):
-        checkpoints.save_state()
-    path = checkpoints.folder / STATE_NAME
-    state = read_state(path)
-    print(f"{os.strerror(error.errno)}: {checkpoints.folder}; {path} is of batch {state['batches']} in all")
-    print(f"make room, and go on with --resume {path}")
-    return RESUME_ME
+class TrainingLoop(keras.callbacks.Callback):
+    """The main loop: an epoch is one `fit()`, and this callback does in order what follows each batch.
 
+    fit() and not train_on_batch(): under tf.distribute only fit() divides a batch among the devices (of 8 samples, two
+    replicas get 4 each; train_on_batch() gives both all 8). On JAX train_on_batch() attaches the state to the model
+    after every step, which fit() avoids as "a big performance bottleneck". And fit() reads while the device computes.
+    """
 
-def _run_to_end(step, feed, checkpoints, users, callbacks, steps):
-    """Train until batch `steps`, and write the last weights for users. Returns the exit status."""
-    try:
-        with _signals(checkpoints), checkpoints.placement.fitting():
-            _loop(step, feed, checkpoints, callbacks, steps)
-        if not checkpoints.placement.leads:
-            return 0
-        # The state keeps the statistics as they are, so that it can be resumed exactly.
-        generator, discriminator = users(checkpoints.position["epoch"])
-        recalibrate_batch_norm(generator, feed.few(checkpoints.position["epoch"], SETTLING_BATCHES))
-        checkpoints.save_for_users((generator, discriminator))
-    except Stopped as e:
-        print(e)
-        return RESUME_ME
-    except OSError as e:
-        if e.errno not in FULL_DISK:
-            raise
-        return _full_disk(checkpoints, e)
-    print(checkpoints.folder / f"{checkpoints.name}{ENDING}")
-    return 0
+    def __init__(self, loader, progress, checkpoints, report, placement, checkpoint_freq):
+        """report: an EpochReport, in the main process; None in others. checkpoint_freq: batches."""
+        super().__init__()
+        self.loader, self.progress, self.checkpoints, self.report = loader, progress, checkpoints, report
+        self._placement, self._checkpoint_freq = placement, checkpoint_freq
+        self._loss_watch, self._bar = LossWatch(), ProgressBar(progress)
+        self._signal, self._save_is_due = None, False
 
+    def run(self):
+        """Train to the last batch. Raises Stopped after SIGINT or SIGTERM, when the state is saved."""
+        with self._catch_signals(), self._placement.fit_scope():
+            for epoch in range(self.progress.epoch, -(-self.progress.total // self.loader.per_epoch)):
+                self._train_epoch(epoch)
+        self._bar.close()
 
-def _loop(step, feed, checkpoints, callbacks, steps):
-    """One `fit()` an epoch, so that an epoch can be taken up in its middle. Raises Stopped after a signal."""
-    position = checkpoints.position
-    for epoch in range(position["epoch"], -(-steps // feed.per_epoch)):
-        begin, end = position["batch"], min(feed.per_epoch, steps - epoch * feed.per_epoch)
+    def _train_epoch(self, epoch):
+        """Train the rest of an epoch; report and save it."""
+        begin = self.progress.batch
+        end = min(self.loader.per_epoch, self.progress.total - epoch * self.loader.per_epoch)
         if begin < end:
-            batches = feed.part(epoch, begin, end)
-            step.fit(batches, initial_epoch=epoch, epochs=epoch + 1, shuffle=False, callbacks=callbacks, verbose=0)
-        if end == feed.per_epoch:
-            position |= {"epoch": epoch + 1, "batch": 0}
-        checkpoints.save()
-        if position["batches"] < steps:
-            checkpoints.stop_if_asked()
+            batches = self.loader.batches(epoch, begin, end)
+            callbacks = [self, KeepFreedMemory()]
+            history = self.model.fit(
+                batches, initial_epoch=epoch, epochs=epoch + 1, shuffle=False, callbacks=callbacks, verbose=0
+            )
+            if self.report:
+                self.report.add_epoch(epoch, {name: values[-1] for name, values in history.history.items()})
+        if end == self.loader.per_epoch:
+            self.progress.end_epoch()
+        self._save()
+        if self.progress.batches < self.progress.total:
+            self._stop_if_requested()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Continue the running means of a resumed epoch."""
+        sums, self.progress.metric_sums = self.progress.metric_sums, None
+        self._loss_watch.begin_epoch(self.progress.batch if sums else 0)
+        for variable, value in zip(self.model.metrics_variables, sums or (), strict=False):
+            variable.assign(value)
+        if self.report:
+            self.report.begin_epoch()
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Count the batch, look at its losses, and save or stop where that is due."""
+        self.progress.advance()
+        if problem := self._loss_watch.check(logs):
+            raise self.checkpoints.failure(problem)
+        if self.report:
+            self.report.add_batch(logs)
+        self._bar.update(logs)
+        if batch + 1 == self.params["steps"]:
+            return  # the epoch is reported first, then saved
+        self._stop_if_requested()
+        self._save_is_due = self._save_is_due or self.progress.batches % self._checkpoint_freq == 0
+        if self._save_is_due and not self._loss_watch.is_spike():
+            self._save()
+
+    def _save(self):
+        self._save_is_due = False
+        if self._placement.is_main_process:
+            self.checkpoints.save(self.model)
+
+    def _stop_if_requested(self):
+        """Save and raise Stopped if any process got a signal; all processes call this after the same batches."""
+        if self._placement.any_process(self._signal is not None):
+            self._save()
+            name = self._signal or "to another process"
+            raise Stopped(f"stopped by signal {name}; continue with --resume {self.checkpoints.state_path}")
+
+    @contextlib.contextmanager
+    def _catch_signals(self):
+        """Context in which SIGINT and SIGTERM are noted for `_stop_if_requested`."""
+
+        def note(number, frame):
+            self._signal = signal.Signals(number).name
+
+        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def export_final_weights(self):
+        """Write the weights for users with recalibrated batch norm; the state keeps its own, to be resumed exactly."""
+        epoch = self.progress.epoch
+        generator, discriminator = self.checkpoints.exported.update(epoch)
+        recalibrate_batch_norm(generator, self.loader.first_batches(epoch, RECALIBRATION_BATCHES))
+        self.checkpoints.export((generator, discriminator))
 
 
-@contextlib.contextmanager
-def _signals(checkpoints):
-    """While training, SIGINT and SIGTERM save the state before they end it."""
-
-    def remember(number, frame):
-        checkpoints.signal = signal.Signals(number).name
-
-    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _describe_full_disk(loop, error):
+    """Save the state if that is still possible, and return the message for the user."""
+    path = loop.checkpoints.state_path
+    with contextlib.suppress(OSError):
+        loop.checkpoints.save_state(loop.model)
+    batches = read_state(path)["batches"]
+    return (
+        f"{os.strerror(error.errno)}: {loop.checkpoints.folder}; {path} holds batch {batches}\n"
+        f"make room, and continue with --resume {path}"
+    )

@@ -1,4 +1,4 @@
-"""The optimizer: how fast it learns, how many batches make an update, and the averaged weights that users get."""
+"""The optimizer: learning-rate schedule, gradient accumulation, averaged weights (EMA) and their export."""
 
 import keras
 from keras import ops
@@ -7,16 +7,16 @@ from lipgan.training.losses import recalibrate_batch_norm
 
 
 class AveragingAdam(keras.optimizers.Adam):
-    """Adam that can keep an average of the weights beside the weights (`use_ema`), and leaves both alone.
+    """Adam with an exponential moving average of the weights (`use_ema`) that never overwrites the weights.
 
-    Keras' own puts the average in the weights' place whenever `fit()` ends, and remembers the first weights for a
-    thousand updates. Here the average looks back over the last tenth of the updates at most, and over 1 / (1 - the
-    momentum asked for).
+    Keras' own optimizer overwrites the weights with the average at the end of every `fit()`, and the initial weights
+    stay in the average for a thousand updates. Here the momentum grows with the updates, so that the average covers at
+    most the last tenth of them.
     """
 
     @property
     def ema_momentum(self):
-        """The share of the average that stays at a batch."""
+        """The share of the average that a batch keeps."""
         updates = ops.cast(self.iterations, "float32")
         momentum = ops.minimum(self._largest_momentum, (1.0 + updates) / (10.0 + updates))
         return momentum ** (1.0 / (self.gradient_accumulation_steps or 1))
@@ -26,20 +26,20 @@ class AveragingAdam(keras.optimizers.Adam):
         self._largest_momentum = value
 
     def finalize_variable_values(self, var_list):
-        """Nothing: called at the end of every `fit()`, and there is one an epoch."""
+        """Do nothing; Keras calls this at the end of every `fit()`, which is every epoch."""
 
     def averages(self):
-        """[(trainable variable, its average), ...]; empty where none are kept."""
+        """Return [(trainable variable, its average), ...]; empty without EMA."""
         if not self.use_ema:
             return []
         return list(zip(self._trainable_variables, self._model_variables_moving_average, strict=True))
 
 
 def build_optimizer(rate, accumulate=1, ema=None):
-    """The optimizer of one or both networks (Adam works on each parameter by itself, so one is as good as two).
+    """Build the optimizer of one or both networks (Adam is per parameter, so one equals two).
 
-    rate: of `learning_rate`. accumulate: batches whose mean gradient makes an update. ema: the average's momentum, an
-    update; None for no average.
+    rate: from `learning_rate`. accumulate: batches per update, whose mean gradient it uses. ema: the average's momentum
+    per update; None for no average.
     """
     return AveragingAdam(
         rate,
@@ -50,10 +50,10 @@ def build_optimizer(rate, accumulate=1, ema=None):
 
 
 def learning_rate(lr, warmup_steps=None, decay_steps=None):
-    """A schedule that rises to `lr` over the first `warmup_steps` batches, and falls to 0 along a cosine.
+    """Return a schedule: linear warm-up to `lr` over `warmup_steps` batches, then cosine decay to 0 at `decay_steps`.
 
-    It is at 0 at batch `decay_steps`; None: it stays at `lr`. (A plain number would be part of the state, and --lr not
-    count on resuming.)
+    decay_steps None: constant after the warm-up. (Always a schedule: a plain number would be restored with the
+    optimizer's state, and --lr ignored on resuming.)
     """
     warmup, decay = warmup_steps or 0, decay_steps
     schedules, first = keras.optimizers.schedules, lr / max(warmup, 1)
@@ -64,27 +64,30 @@ def learning_rate(lr, warmup_steps=None, decay_steps=None):
     return schedules.CosineDecay(first, decay - warmup, warmup_target=lr, warmup_steps=warmup)
 
 
-class UsersNetworks:
-    """The networks of a `TrainingStep` as users get them, on one device: as they are, or with averaged weights."""
+class ExportedNetworks:
+    """The networks of a TrainingStep as they are validated and exported: on one device, averaged if there is an EMA."""
 
-    def __init__(self, step, networks, placement, batches):
-        """networks: (generator, discriminator or None) on one device, of the step's architecture; where averages are
-        kept not the step's own. batches: (epoch, count) -> batches of `as_bytes`, for batch norm's statistics."""
-        self.step, self.networks, self.placement, self.batches = step, networks, placement, batches
+    def __init__(self, step, networks, first_batches):
+        """networks: (generator, discriminator or None) on one device: the step's own, or copies for averaged weights.
 
-    def __call__(self, epoch, count=30):
-        """(generator, discriminator or None) as of now.
-
-        An average knows nothing of batch norm's statistics: they are taken anew, from `count` batches of the epoch.
+        first_batches: (epoch, count) -> batches of `as_bytes`, to recalibrate batch norm.
         """
-        originals = self.step.generator, self.step.discriminator
-        optimizer = getattr(self.step.optimizer, "inner_optimizer", self.step.optimizer)  # float16's losses are scaled
+        self._step, self._networks, self._first_batches = step, networks, first_batches
+
+    def update(self, epoch, num_batches=30):
+        """Return (generator, discriminator or None) with the current weights.
+
+        The average does not cover batch norm's statistics: they are recalibrated on `num_batches` of the epoch.
+        """
+        originals = self._step.generator, self._step.discriminator
+        optimizer = getattr(self._step.optimizer, "inner_optimizer", self._step.optimizer)  # float16's loss scaling
         average_of = {id(variable): average for variable, average in optimizer.averages()}
-        if not average_of:
-            self.placement.gather(self.networks, originals)
-            return self.networks
-        for network, original in zip(self.networks, originals, strict=True):
-            for mine, its in zip(network.variables, original.variables, strict=True) if network else ():
-                mine.assign(ops.convert_to_numpy(average_of.get(id(its), its)))
-        recalibrate_batch_norm(self.networks[0], self.batches(epoch, count))
-        return self.networks
+        for network, original in zip(self._networks, originals, strict=True):
+            if average_of:
+                for mine, its in zip(network.variables, original.variables, strict=True) if network else ():
+                    mine.assign(ops.convert_to_numpy(average_of.get(id(its), its)))
+            elif network is not original:
+                network.set_weights(original.get_weights())
+        if average_of:
+            recalibrate_batch_norm(self._networks[0], self._first_batches(epoch, num_batches))
+        return self._networks

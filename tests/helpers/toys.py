@@ -3,7 +3,7 @@
     python toys.py train --n_gpu 2 ... + --n_gpu 1 ...
 
 makes two runs, one after the other. In the environment: KERAS_BACKEND, SIMULATED_DEVICES, and SIGNAL_AT=5:SIGTERM for a
-signal to itself at the end of the fifth batch.
+signal to itself at the end of the fifth batch (5:UserError for an exception).
 """
 
 import importlib
@@ -122,8 +122,9 @@ def arrays(path):
     return found
 
 
-def signals_itself(callback, number, name):
-    """The class of a callback that, after so many batches, sends this process that signal."""
+def signals_itself(callback, number, event):
+    """Return a subclass of a callback that, after `number` batches, sends its process a signal or raises UserError."""
+    from lipgan.utils.cli import UserError
 
     class SignalsItself(callback):
         batches = 0
@@ -131,8 +132,10 @@ def signals_itself(callback, number, name):
         def on_train_batch_end(self, batch, logs=None):
             super().on_train_batch_end(batch, logs)
             SignalsItself.batches += 1
+            if SignalsItself.batches == number and event == "UserError":
+                raise UserError("an error of this process alone")
             if SignalsItself.batches == number:
-                os.kill(os.getpid(), signal.Signals[name])
+                os.kill(os.getpid(), signal.Signals[event])
 
     return SignalsItself
 
@@ -158,7 +161,7 @@ def main(script, runs):
     loop.build_generator, loop.build_discriminator = toy_generator, toy_discriminator
     if "SIGNAL_AT" in os.environ:
         number, name = os.environ["SIGNAL_AT"].split(":")
-        loop.KeepsMemory = signals_itself(loop.KeepsMemory, int(number), name)
+        loop.KeepFreedMemory = signals_itself(loop.KeepFreedMemory, int(number), name)
     status = 0
     for line in runs:
         status = status or importlib.import_module(script).main(line)

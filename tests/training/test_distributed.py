@@ -1,4 +1,4 @@
-"""Training on several devices and in several processes: here on CPUs that were divided into two, on toy networks."""
+"""Training on several devices and in several processes, simulated on the CPU with toy networks."""
 
 import importlib.util
 import signal
@@ -11,7 +11,7 @@ from helpers import toys
 
 from lipgan.data.dataset import FaceDataset
 from lipgan.training.config import STATE_NAME, read_state
-from lipgan.training.devices import check_batch_size
+from lipgan.training.distributed import check_batch_size
 from lipgan.utils.cli import UserError
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
@@ -31,7 +31,7 @@ def data(tmp_path_factory):
 
 
 def run(script, runs, backend):
-    """Run a script on two simulated devices, once for each list of options, in one process. Returns what it wrote."""
+    """Run a script on two simulated devices, once per list of options, in one process. Returns its stdout."""
     line = [word for options in runs for word in ("+", *options)][1:]
     process = toys.start(script, *line, backend=backend, simulated_devices=2)
     try:
@@ -44,7 +44,7 @@ def run(script, runs, backend):
 
 @pytest.fixture(scope="module")
 def on_one(data, tmp_path_factory):
-    """A function: a backend's run on one device, beside which parts/ was made in turn on two devices, one and two."""
+    """A function that returns a backend's run on one device; parts/ beside it ran on two devices, one and two."""
     kept = {}
 
     def folder_of(backend):
@@ -64,7 +64,7 @@ def on_one(data, tmp_path_factory):
 
 
 def assert_same_losses(found, expected, names=frozenset({"mae", "mouth_mae", "disc_wrong", "val_auc"})):
-    """Every number of the lines of two stats.jsonl, `names` among them."""
+    """Compare every number of two stats.jsonl, `names` among them."""
     for ours, theirs in zip(toys.stats(found), toys.stats(expected), strict=True):
         assert ours.keys() == theirs.keys() and names <= ours.keys()
         for key in ours:
@@ -72,15 +72,17 @@ def assert_same_losses(found, expected, names=frozenset({"mae", "mouth_mae", "di
 
 
 def assert_same_arrays(found, expected):
-    """All weights, and all that a state holds."""
+    """Compare all arrays of two HDF5 files."""
     found, expected = toys.arrays(found), toys.arrays(expected)
     assert found.keys() == expected.keys()
     for key, value in found.items():
         np.testing.assert_allclose(value, expected[key], rtol=1e-3, atol=1e-5, err_msg=key)
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_two_devices_train_as_one_does_and_go_on_from_each_other_s_states(on_one, backend):
+def test_two_devices_equal_one_and_resume_each_other_s_states(on_one, backend):
     one = on_one(backend)
     parts = one.with_name("parts")
     assert_same_losses(parts, one)
@@ -88,8 +90,10 @@ def test_two_devices_train_as_one_does_and_go_on_from_each_other_s_states(on_one
         assert_same_arrays(parts / name, one / name)
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_two_devices_train_the_warp_generator_and_average_its_weights_as_one_does(data, tmp_path, backend):
+def test_two_devices_equal_one_for_the_warp_generator_with_ema(data, tmp_path, backend):
     one, two = tmp_path / "one", tmp_path / "two"
     # In a process of their own: after other networks, TensorFlow takes their sums over devices for its own.
     lines = [toys.options_for(data, folder, *WARP) for folder in (one, two)]
@@ -100,61 +104,73 @@ def test_two_devices_train_the_warp_generator_and_average_its_weights_as_one_doe
 
 
 def free_port():
-    """A port of this machine that nobody uses now."""
+    """Return an unused port of this machine."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return server.getsockname()[1]
 
 
-def run_two(line, signalled, signal_at):
-    """Two processes that train together, one of which gets a signal: (status, stdout, stderr) of each."""
+def run_two(line, process_id, signal_at):
+    """Train in two processes, one of which signals itself. Returns (status, stdout, stderr) of each."""
     line = [*line, "--num_processes", 2, "--coordinator", f"127.0.0.1:{free_port()}"]
     processes = []
     for number in range(2):
-        signals = {"SIGNAL_AT": signal_at} if number == signalled else {}
+        signals = {"SIGNAL_AT": signal_at} if number == process_id else {}
         processes.append(toys.start("train", *line, "--process_id", number, backend="jax", **signals))
     try:
-        written = [process.communicate(timeout=600) for process in processes]
+        outputs = [process.communicate(timeout=600) for process in processes]
     finally:
         for process in processes:
             process.kill()
-    return [(process.returncode, *texts) for process, texts in zip(processes, written, strict=True)]
+    return [(process.returncode, *texts) for process, texts in zip(processes, outputs, strict=True)]
 
 
+def assert_explains_the_end(process_id, err):
+    """One line of our own, between what JAX prints."""
+    lines = [text for text in err.splitlines() if text.startswith(f"train.py: process {process_id} of 2 failed")]
+    assert len(lines) == 1 and "if another process failed first" in lines[0] and "with --resume" in lines[0], err
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
 @pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed")
-def test_two_processes_train_as_one_stop_together_go_on_and_end_when_one_dies(data, on_one, tmp_path):
+def test_two_processes_equal_one_stop_together_resume_and_end_when_one_is_killed(data, on_one, tmp_path):
     state = tmp_path / "run" / STATE_NAME
     line = toys.options_for(data, tmp_path / "run", *LOSSES, "--steps", 12)
     # The second process is asked to stop after the fourth batch: both stop after the fifth, and the first saves that.
     (status, out, err), (other_status, other_out, _) = run_two(line, 1, "4:SIGTERM")
     assert (status, other_status) == (75, 75), err
-    assert f"go on with --resume {state}" in out and "jax on CPU in each of 2 processes" in out
+    assert f"continue with --resume {state}" in out and "jax on CPU in each of 2 processes" in out
     assert all(text.startswith("[Gloo]") for text in other_out.splitlines())  # nothing of ours
     assert [read_state(state)[name] for name in ("epoch", "batch")] == [1, 2]
     # Resumed, they come to the end of the third epoch as one process does. Then the second one is killed.
     (status, _, err), (other_status, _, _) = run_two([*line, "--resume", state], 1, "5:SIGKILL")
     assert (status, other_status) == (1, -signal.SIGKILL), err
-    told = [text for text in err.splitlines() if text.startswith("process 0: process 1 on ")]
-    assert len(told) == 1 and "is gone (it was killed or crashed)" in told[0] and "with --resume" in told[0], err
+    assert_explains_the_end(0, err)
     assert_same_losses(state.parent, on_one("jax"))
     assert_same_arrays(state, on_one("jax") / STATE_NAME)
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 @pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed")
-def test_the_second_process_ends_when_the_first_one_dies(data, tmp_path):
+@pytest.mark.parametrize(("event", "status"), [("2:SIGKILL", -signal.SIGKILL), ("2:UserError", 1)])
+def test_second_process_ends_when_the_main_process_is_killed_or_fails(data, tmp_path, event, status):
     line = toys.options_for(data, tmp_path / "run", *LOSSES, "--steps", 12)
-    (status, _, _), (other_status, _, err) = run_two(line, 0, "2:SIGKILL")
-    assert (status, other_status) == (-signal.SIGKILL, 1), err
-    told = [text for text in err.splitlines() if text.startswith("process 1: process 0 on ")]
-    assert len(told) == 1 and "is gone (it was killed or crashed)" in told[0] and "with --resume" in told[0], err
+    (main_status, _, _), (other_status, _, err) = run_two(line, 0, event)
+    assert main_status == status, err
+    # JAX aborts a process that lost its coordinator, if that does not fail by itself before.
+    assert other_status in (1, -signal.SIGABRT), err
+    if other_status == 1:
+        assert_explains_the_end(1, err)
 
 
-def test_more_devices_than_there_are_and_unequal_parts_are_refused_in_one_line(data, tmp_path, capsys):
+def test_too_many_devices_and_unequal_parts_are_refused_in_one_line(data, tmp_path, capsys):
     import train_unet
 
     found = keras.backend.backend()
     for options, message in (
         (("--n_gpu", 2), f"--n_gpu 2: no GPU is found by {found}; look at nvidia-smi"),
-        (("--num_processes", 2), "--coordinator, --num_processes and --process_id go together"),
+        (("--num_processes", 2), "--coordinator, --num_processes and --process_id belong together"),
     ):
         assert train_unet.main(toys.options_for(data, tmp_path / "run", *options)) == 1
         assert message in capsys.readouterr().err.strip().splitlines()[-1]
@@ -163,7 +179,7 @@ def test_more_devices_than_there_are_and_unequal_parts_are_refused_in_one_line(d
 
 
 @pytest.mark.parametrize("augment", [False, True])
-def test_rows_of_a_batch_read_alone_are_those_of_the_whole(data, augment):
+def test_rows_of_a_batch_equal_those_of_the_whole_batch(data, augment):
     dataset = FaceDataset(sorted(data.glob("main/speaker/*")), augment=augment)
     whole = dataset.batch((1, 2, 3), 6)
     parts = [dataset.batch((1, 2, 3), 6, slice(first, first + 3)) for first in (0, 3)]

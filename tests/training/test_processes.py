@@ -1,17 +1,9 @@
-"""Which processes train together, from SLURM's variables and from the options."""
+"""The processes of a run, from SLURM's variables and from the options."""
 
 import pytest
 
-from lipgan.training.machines import (
-    ALONE,
-    Machines,
-    check,
-    find_machines,
-    first_host,
-    from_slurm,
-    local_devices,
-    tasks_of_node,
-)
+from lipgan.training.config import TrainConfig
+from lipgan.training.distributed import SINGLE_PROCESS, ProcessGroup, check_processes, find_processes
 from lipgan.utils.cli import UserError
 
 STEP = {
@@ -24,64 +16,56 @@ STEP = {
     "SLURM_NODEID": "1",
     "SLURM_LOCALID": "1",
     "SLURM_PROCID": "3",
+    "CUDA_VISIBLE_DEVICES": "0,1",
 }
 
 
-def test_srun_s_variables_tell_the_processes():
-    assert from_slurm(STEP) == Machines("gpu003:61444", 4, 3, local_id=1, local_processes=2)
-    assert from_slurm({}) == ALONE
+def find(environ, **options):
+    return find_processes(TrainConfig(with_discriminator=False, data_root="x", **options), environ)
+
+
+def test_srun_variables_give_the_processes():
+    assert find(STEP) == ProcessGroup(4, 3, None, local_devices=(1,))
+    assert find({}) == SINGLE_PROCESS
     batch_script = {name: value for name, value in STEP.items() if "STEP" not in name}
-    assert from_slurm(batch_script) == ALONE  # it is one process, though SLURM_NTASKS says 4
+    assert find(batch_script) == SINGLE_PROCESS  # although SLURM_NTASKS is 4
 
 
 @pytest.mark.parametrize(
-    ("nodes", "first"),
-    [
-        ("node7", "node7"),
-        ("gpu[003-007,9],x1", "gpu003"),
-        ("a,b[1-2]", "a"),
-        ("rack[1,3]-n[08-10]-ib", "rack1-n08-ib"),
-        ("node-1.cluster,node-2.cluster", "node-1.cluster"),
-    ],
+    ("local_id", "n_gpu", "visible", "expected"),
+    [(2, 2, 8, (4, 5)), (2, 2, 2, (0, 1)), (0, 2, 8, (0, 1)), (0, 1, 0, (0,))],
 )
-def test_the_first_host_of_slurm_s_list(nodes, first):
-    assert first_host(nodes) == first
+def test_processes_of_one_machine_divide_its_gpus(local_id, n_gpu, visible, expected):
+    gpus = ",".join(map(str, range(visible)))
+    environ = STEP | {"SLURM_LOCALID": str(local_id), "CUDA_VISIBLE_DEVICES": gpus}
+    assert find(environ, n_gpu=n_gpu).local_devices == expected
 
 
-def test_tasks_of_each_node():
-    assert [tasks_of_node("2(x3),1", node) for node in range(4)] == [2, 2, 2, 1]
-    assert tasks_of_node("4", 0) == 4
+def test_too_few_gpus_for_the_processes_of_a_machine_are_refused():
+    with pytest.raises(UserError, match="--n_gpu 3: 4 processes on one machine need 12 GPUs, and it has 8"):
+        find(STEP | {"SLURM_LOCALID": "3", "CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7"}, n_gpu=3)
 
 
-def test_processes_of_one_machine_share_out_its_gpus():
-    third = Machines("a:1", 4, 2, local_id=2, local_processes=4, visible_gpus=8)
-    assert local_devices(third, 2) == [4, 5]
-    assert local_devices(third._replace(visible_gpus=2), 2) is None  # SLURM shows each its own
-    assert local_devices(ALONE._replace(visible_gpus=8), 2) is None
-    with pytest.raises(UserError, match="4 processes on one machine need 12 GPUs, and 8 are there"):
-        local_devices(third, 3)
+def test_options_override_slurm_variables():
+    by_hand = {"coordinator": "a:1", "num_processes": 2, "process_id": 1}
+    assert find({"CUDA_VISIBLE_DEVICES": "0,1"}, **by_hand) == ProcessGroup(2, 1, "a:1", (0,))
+    assert find(STEP, coordinator="a:1") == ProcessGroup(4, 3, "a:1", (1,))
+    assert find(STEP, num_processes=1) == SINGLE_PROCESS
 
 
-def test_options_stand_over_slurm_s_variables(monkeypatch):
-    for name in STEP:
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    assert find_machines("a:1", 2, 1) == Machines("a:1", 2, 1, visible_gpus=2)
-    assert find_machines(None, None, None).num_processes == 1
-    for name, value in STEP.items():
-        monkeypatch.setenv(name, value)
-    assert find_machines("a:1", None, None)[:3] == ("a:1", 4, 3)
-    assert find_machines(None, 1, None) == ALONE
+def test_incomplete_options_are_refused():
+    with pytest.raises(UserError, match="belong together"):
+        find({}, num_processes=2)
 
 
 @pytest.mark.parametrize(
-    ("machines", "backend", "message"),
+    ("processes", "backend", "message"),
     [
-        (Machines("a:1", 2, 0), "tensorflow", "only JAX trains in several: --backend jax"),
-        (Machines("a", 2, 0), "jax", "--coordinator a: give HOST:PORT"),
-        (Machines("a:1", 2, 2), "jax", "--process_id 2: give every process another one, from 0 to 1"),
+        (ProcessGroup(2, 0, "a:1"), "tensorflow", "only JAX trains in several: use --backend jax"),
+        (ProcessGroup(2, 0, "a"), "jax", "--coordinator a: give HOST:PORT"),
+        (ProcessGroup(2, 2, "a:1"), "jax", "--process_id 2: give each process its own, from 0 to 1"),
     ],
 )
-def test_processes_that_cannot_train_together_are_told_why(machines, backend, message):
+def test_processes_that_cannot_train_together_get_the_reason(processes, backend, message):
     with pytest.raises(UserError, match=message):
-        check(machines, backend)
+        check_processes(processes, backend)

@@ -18,12 +18,11 @@ import train
 import train_unet
 from lipgan.data.dataset import FaceDataset
 from lipgan.training import loop
-from lipgan.training.callbacks import Checkpoints, LossWatch
-from lipgan.training.config import RECIPES, STATE_ATTRIBUTE, STATE_NAME, read_state
-from lipgan.training.devices import Placement, find
-from lipgan.training.loader import Feed
+from lipgan.training.config import STATE_ATTRIBUTE, STATE_NAME, read_state
+from lipgan.training.loader import BatchLoader
+from lipgan.training.loop import TrainingLoop
 from lipgan.training.losses import TrainingStep
-from lipgan.training.optimizer import UsersNetworks, build_optimizer, learning_rate
+from lipgan.training.optimizer import ExportedNetworks, build_optimizer, learning_rate
 from lipgan.training.run_dir import open_folder, write_record
 from tools import plot
 
@@ -61,19 +60,20 @@ def assert_same_end(one, other):
             np.testing.assert_array_equal(array, theirs[name], err_msg=f"{path.name} {name}")
 
 
-def happens_at(monkeypatch, number, what):
-    """Have `what(checkpoints)` done at the end of a batch, before it is looked at."""
-    before = Checkpoints.on_train_batch_end
+def happens_at(monkeypatch, number, action):
+    """Have `action(loop)` done at the end of a batch, before its losses are checked."""
+    before = TrainingLoop.on_train_batch_end
 
     def then(self, batch, logs=None):
-        if self.position["batches"] + 1 == number:
-            what(self)
+        if self.progress.batches + 1 == number:
+            action(self)
         before(self, batch, logs)
 
-    monkeypatch.setattr(Checkpoints, "on_train_batch_end", then)
+    monkeypatch.setattr(TrainingLoop, "on_train_batch_end", then)
 
 
-def test_a_run_killed_in_the_middle_of_an_epoch_ends_as_if_it_had_never_stopped(data, whole, tmp_path):
+@pytest.mark.slow
+def test_run_killed_inside_an_epoch_resumes_bit_exactly(data, whole, tmp_path):
     folder = tmp_path / "parts"
     # On as many threads as this process, after which it is resumed here.
     threads = {name: os.environ.get(name, "0") for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")}
@@ -93,7 +93,8 @@ def test_a_run_killed_in_the_middle_of_an_epoch_ends_as_if_it_had_never_stopped(
     assert not list(folder.rglob(".tmp_*"))
 
 
-def test_a_run_without_these_is_resumed_as_exactly_and_a_seed_gives_the_same_losses_twice(data, tmp_path):
+@pytest.mark.slow
+def test_run_without_ema_or_accumulation_resumes_bit_exactly_and_is_reproducible(data, tmp_path):
     for run, *steps in (("whole", 5), ("parts", 3, 5)):
         for number in steps:
             resume = ("--resume", tmp_path / run) if number != steps[0] else ()
@@ -102,28 +103,28 @@ def test_a_run_without_these_is_resumed_as_exactly_and_a_seed_gives_the_same_los
     assert_same_end(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_weights_that_are_not_finite_never_replace_a_good_state(data, tmp_path, monkeypatch, capsys):
-    def spoil(checkpoints):  # as a gradient does that is not finite, though the loss is
-        kernel = checkpoints.model.generator.trainable_variables[0]
+def test_nonfinite_weights_never_replace_a_good_state(data, tmp_path, monkeypatch, capsys):
+    def spoil(loop):  # as a gradient does that is not finite while the loss is
+        kernel = loop.model.generator.trainable_variables[0]
         kernel.assign(ops.convert_to_numpy(kernel) * np.nan)
 
     happens_at(monkeypatch, 4, spoil)
     assert train.main(options_for(data, tmp_path / "run", *BATCHES, "--steps_per_epoch", 6)) == 1
-    told = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "is not finite at epoch 1, batch 4" in told and STATE_NAME in told and "smaller --lr" in told
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "is not finite at epoch 1, batch 4" in error and STATE_NAME in error and "smaller --lr" in error
     assert read_state(tmp_path / "run")["batches"] == 2
     assert all(np.isfinite(array).all() for array in arrays(tmp_path / "run" / STATE_NAME).values())
 
 
-def test_sigterm_saves_the_state_and_asks_to_be_resumed(data, tmp_path, monkeypatch, capsys):
-    happens_at(monkeypatch, 3, lambda checkpoints: os.kill(os.getpid(), signal.SIGTERM))
-    assert train.main(options_for(data, tmp_path / "run", *BATCHES)) == loop.RESUME_ME == 75
+def test_sigterm_saves_the_state_and_exits_resumable(data, tmp_path, monkeypatch, capsys):
+    happens_at(monkeypatch, 3, lambda loop: os.kill(os.getpid(), signal.SIGTERM))
+    assert train.main(options_for(data, tmp_path / "run", *BATCHES)) == loop.EXIT_RESUMABLE == 75
     assert read_state(tmp_path / "run")["batches"] == 3 and "SIGTERM" in capsys.readouterr().out
 
 
-def test_a_full_disk_keeps_the_last_state_and_asks_to_be_resumed(data, tmp_path, monkeypatch, capsys):
+def test_full_disk_keeps_the_last_state_and_exits_resumable(data, tmp_path, monkeypatch, capsys):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    happens_at(monkeypatch, 4, lambda checkpoints: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1])))
+    happens_at(monkeypatch, 4, lambda loop: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1])))
     try:
         assert train.main(options_for(data, tmp_path / "run", *BATCHES)) == 75
     finally:
@@ -132,16 +133,7 @@ def test_a_full_disk_keeps_the_last_state_and_asks_to_be_resumed(data, tmp_path,
     assert not list((tmp_path / "run").glob(".tmp_*"))
 
 
-def test_a_loss_that_explodes_or_is_no_number_is_noticed():
-    watch = LossWatch()
-    means = np.cumsum([0.1] * 250 + [5.0] * 5) / np.arange(1, 256)
-    told = [watch.look({"loss": mean, "mae": mean}) for mean in means]
-    assert told[:254] == [None] * 254 and told[254].startswith("loss explodes (5; it was 0.1)")
-    assert watch.uneasy()
-    assert LossWatch().look({"loss": float("nan"), "mae": 0.0}) == "the loss is nan"
-
-
-def test_an_update_is_made_of_the_mean_gradient_of_so_many_batches():
+def test_accumulation_updates_with_the_mean_gradient():
     gradients = np.array([[1.0, 2.0], [3.0, -4.0]], "float32")
     ends = []
     for accumulate, steps in ((2, gradients), (1, [gradients.mean(axis=0)])):
@@ -153,7 +145,7 @@ def test_an_update_is_made_of_the_mean_gradient_of_so_many_batches():
     np.testing.assert_allclose(*ends, rtol=1e-6)
 
 
-def test_the_learning_rate_rises_and_falls_by_batches():
+def test_learning_rate_schedule_counts_batches():
     def rates(accumulate=1, **options):
         optimizer = build_optimizer(learning_rate(1.0, **options), accumulate)
         variable, found = keras.Variable(1.0), []
@@ -170,16 +162,16 @@ def test_the_learning_rate_rises_and_falls_by_batches():
     assert both[4] == pytest.approx(1.0) and both[6] == pytest.approx(0.5) and both[8] == pytest.approx(0.0, abs=1e-6)
 
 
-def test_users_get_averaged_weights_and_statistics_of_these_and_training_goes_on_with_its_own(data):
+def test_exported_networks_are_averaged_and_recalibrated_and_the_step_is_unchanged(data):
     keras.utils.set_random_seed(0)
     step = TrainingStep(toy_generator(), toy_discriminator())
     step.compile(optimizer=build_optimizer(learning_rate(0.01), ema=0.9))
-    feed = Feed(FaceDataset([data / "main" / "speaker" / "00000"]), 8, 0, 1, 2)
-    for x, y in (*feed.few(0, 2), *feed.few(1, 2)):
+    loader = BatchLoader(FaceDataset([data / "main" / "speaker" / "00000"]), 8, seed=0, workers=1, per_epoch=2)
+    for x, y in (*loader.first_batches(0, 2), *loader.first_batches(1, 2)):
         step.train_on_batch(x, y)
     before = [ops.convert_to_numpy(v) for v in step.variables]
     copies = toy_generator(), toy_discriminator()
-    generator, discriminator = UsersNetworks(step, copies, Placement(find()), feed.few)(0)
+    generator, discriminator = ExportedNetworks(step, copies, loader.first_batches).update(0)
     for mine, now in zip(before, step.variables, strict=True):
         np.testing.assert_array_equal(mine, now)
     averages = [ops.convert_to_numpy(average) for _, average in step.optimizer.averages()]
@@ -193,7 +185,7 @@ def test_users_get_averaged_weights_and_statistics_of_these_and_training_goes_on
     assert np.abs(ops.convert_to_numpy(mine) - ops.convert_to_numpy(its)).max() > 1e-5
 
 
-def test_a_run_is_told_to_tensorboard_and_to_those_without_it(whole, tmp_path, capsys):
+def test_run_is_charted_in_tensorboard_and_by_plot(whole, tmp_path, capsys):
     events = EventAccumulator(str(whole / "tensorboard"), size_guidance={"images": 0, "histograms": 0}).Reload()
     tags = events.Tags()
     assert {"epoch/mae", "epoch/val_gap", "epoch/learning_rate"} <= set(tags["tensors"] + tags["scalars"])
@@ -205,7 +197,7 @@ def test_a_run_is_told_to_tensorboard_and_to_those_without_it(whole, tmp_path, c
     assert "there are" in capsys.readouterr().err
 
 
-def test_a_run_records_its_options_versions_and_commit_wherever_it_was_started(whole, tmp_path, monkeypatch):
+def test_run_records_options_versions_and_commit_from_any_directory(whole, tmp_path, monkeypatch):
     record = json.loads((whole / "args.json").read_text())
     assert record["options"]["accumulate"] == 2 and {"numpy", "h5py"} <= record["versions"].keys()
     here = pathlib.Path(loop.__file__).parent
@@ -219,7 +211,7 @@ def test_two_runs_never_get_the_same_folder(tmp_path):
     assert [open_folder(tmp_path / "run", None).name for _ in range(3)] == ["run", "run-2", "run-3"]
 
 
-def test_what_a_state_was_not_made_with_is_refused_or_given_anew(data, whole, capsys, tmp_path):
+def test_resumed_options_are_restored_and_incompatible_ones_refused(data, whole, capsys, tmp_path):
     options = options_for(data, tmp_path, "--resume", whole / STATE_NAME, "--accumulate", 3)
     assert train.main(options) == 1
     assert "--accumulate 2" in capsys.readouterr().err
@@ -227,12 +219,3 @@ def test_what_a_state_was_not_made_with_is_refused_or_given_anew(data, whole, ca
     assert (args.lr, args.seed, args.accumulate, args.steps) == (0.5, 5, 2, 7)
     with h5py.File(whole / STATE_NAME) as file:
         assert json.loads(file.attrs[STATE_ATTRIBUTE])["batch"] == 3
-
-
-def test_a_recipe_gives_defaults_that_options_override():
-    plain = vars(train.parse_args(["--data_root", "x"]))
-    args = vars(train.parse_args(["--data_root", "x", "--recipe", "warp", "--width", "0.25", "--no-balance"]))
-    changed = {name: value for name, value in args.items() if value != plain[name]}
-    expected = RECIPES["warp"] | {"recipe": "warp", "width": 0.25}
-    del expected["balance"]  # it is as without a recipe
-    assert changed == expected

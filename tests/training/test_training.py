@@ -18,7 +18,7 @@ from lipgan.training import lip_expert
 from lipgan.training.loader import as_bytes, as_inputs
 from lipgan.training.losses import MouthLoss, TrainingStep, in_sync_loss, out_of_sync_loss, recalibrate_batch_norm
 
-TINY = 0.02  # every layer has its least number of filters, 8
+TINY = 0.02  # every layer has the minimum of 8 filters
 
 
 def random_batch(rng, size):
@@ -30,7 +30,7 @@ def random_batch(rng, size):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Four clips in which a dark mouth is as high as the sound is loud."""
+    """Four clips in which the height of a dark mouth follows the loudness."""
     root, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
     for number in range(4):
         loud = np.abs(np.sin(np.arange(40) * 0.4 + number))
@@ -95,7 +95,7 @@ def test_gradients_equal_those_of_two_separate_tapes():
         np.testing.assert_allclose(a, b, atol=2e-5 * scale)
 
 
-def test_the_mouth_expert_is_used_but_never_trained():
+def test_mouth_expert_is_applied_but_never_trained():
     keras.utils.set_random_seed(2)
     expert = lip_expert.build_expert(96)
     step = TrainingStep(build_generator("basic", width=TINY), None, mouth=MouthLoss(expert, 96, 1.0, 0.1))
@@ -109,7 +109,7 @@ def test_the_mouth_expert_is_used_but_never_trained():
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(variable), old)
 
 
-def test_before_it_meets_a_face_only_the_audio_encoder_learns(data, capsys):
+def test_pretraining_changes_only_the_audio_encoder(data, capsys):
     clips = [data / "main" / "speaker" / f"{number:05d}" for number in range(4)]
     index = open_index(data)
     train_set, val_set = (
@@ -125,7 +125,7 @@ def test_before_it_meets_a_face_only_the_audio_encoder_learns(data, capsys):
     assert changed == {v.path for v in sound.trainable_variables}
 
 
-def test_samples_of_64_targets_are_learned_by_heart(data):
+def test_overfits_64_samples(data):
     keras.utils.set_random_seed(3)
     dataset = FaceDataset([data / "main" / "speaker" / f"{number:05d}" for number in range(4)])
     batches = [as_inputs(dataset.batch((0, 0, number), 16)) for number in range(4)]
@@ -135,7 +135,7 @@ def test_samples_of_64_targets_are_learned_by_heart(data):
     assert np.mean(errors[-1]) < 0.25 * np.mean(errors[0])
 
 
-def test_settled_statistics_are_those_of_all_batches():
+def test_recalibrated_batch_norm_has_the_statistics_of_all_batches():
     generator = build_generator("basic", width=TINY)
     batches = [random_batch(np.random.default_rng(number), 4) for number in range(3)]
     kernels = [keras.ops.convert_to_numpy(v).copy() for v in generator.trainable_variables]
@@ -150,7 +150,8 @@ def test_settled_statistics_are_those_of_all_batches():
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(variable), kernel)
 
 
-def test_a_run_explains_itself_and_its_result_starts_the_gan(data, tmp_path, capsys):
+@pytest.mark.slow
+def test_run_documents_itself_and_its_weights_start_the_gan(data, tmp_path, capsys):
     logdir = tmp_path / "unet"
     more = ("--epochs", 2, "--steps_per_epoch", 2, "--checkpoint_name", "mine.h5")
     assert train_unet.main(options_for(data, logdir, *more)) == 0
@@ -171,7 +172,7 @@ def test_a_run_explains_itself_and_its_result_starts_the_gan(data, tmp_path, cap
     assert {"adversarial", "disc_real", "disc_wrong", "disc_fake", "val_auc"} <= set(rows[-1])
 
 
-def test_wrong_files_to_resume_are_refused_in_one_line(data, tmp_path, capsys):
+def test_resuming_other_files_fails_in_one_line(data, tmp_path, capsys):
     text = tmp_path / "text.h5"
     text.write_text("no weights")
     for path, reason in ((tmp_path / "none.h5", "no such file"), (text, "not an HDF5 file")):
@@ -180,7 +181,7 @@ def test_wrong_files_to_resume_are_refused_in_one_line(data, tmp_path, capsys):
         assert error.startswith("train_unet.py: ") and reason in error
 
 
-def test_pictures_of_bytes_give_the_loss_of_scaled_ones():
+def test_uint8_images_give_the_loss_of_scaled_ones():
     rng = np.random.default_rng(3)
     batch = {name: rng.integers(0, 256, (4, 96, 96, 3), dtype="uint8") for name in ("reference", "target")}
     batch |= {name: rng.uniform(-4, 4, (4, 80, 27, 1)).astype("float32") for name in ("mel", "wrong_mel")}
