@@ -140,9 +140,10 @@ def fit_audio_to_lips(network, clips, config, silence, callbacks=()):
     mean, deviation = known.mean(axis=0), known.std(axis=0) + 0.1
     schedule = keras.optimizers.schedules.CosineDecay(config.learning_rate, config.steps)
     optimizer = keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay)
-    network.compile(optimizer=optimizer, loss=lip_loss(config))
+    trainer = keras.Model(network.inputs, network.outputs)  # the network itself would save its optimizer in every state
+    trainer.compile(optimizer=optimizer, loss=lip_loss(config))
     batches = LipMotionBatches(clips, config, silence, mean, deviation)
-    history = network.fit(batches, epochs=1, shuffle=False, verbose=0, callbacks=callbacks).history["loss"]
+    history = trainer.fit(batches, epochs=1, shuffle=False, verbose=0, callbacks=callbacks).history["loss"]
     first = network.get_layer("conv0")
     kernel, bias = first.get_weights()  # (5, 144, width), (width,)
     kernel = kernel / deviation[:, None]
