@@ -30,7 +30,7 @@ def test_five_commands_lead_from_videos_to_a_scored_checkpoint(tmp_path):
     run(preprocess, "--all", "--videos_data_root", videos, "--final_data_root", data, "--detector", "hog",
         "--num_workers", 1)  # fmt: skip
     lists.mkdir()
-    for split, clips in {"train": "ab", "val": "c", "test": "c"}.items():
+    for split, clips in {"train": "ab", "val": "c", "test": "bc"}.items():
         (lists / f"{split}.txt").write_text("".join(f"speaker/{clip}\n" for clip in clips), encoding="utf-8")
 
     common = ["--data_root", data, "--filelists", lists, "--model", "basic", "--precision", "float32"]
