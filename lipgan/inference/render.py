@@ -44,7 +44,8 @@ def render_mouth(crop, maps: MouthMaps, rows: slice, columns: slice, roll: float
     source = map_x.astype(np.float32), map_y.astype(np.float32)
     moved = cv2.remap(crop, *source, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
     # Where the reference shows the inside of its own mouth, that is better than paint.
-    shown = cv2.remap(_reference_mouth(maps, height, width, roll), *source, cv2.INTER_LINEAR)
+    reference_mouth, first_row = _reference_mouth(maps, height, width, roll)
+    shown = cv2.remap(reference_mouth, source[0], source[1] - first_row, cv2.INTER_LINEAR)
     opacity = (overlay[..., 3] * inside * (1 - lip_flow.OVERLAY_KEEP * shown))[..., None]
     return moved + opacity * (255 * overlay[..., :3] - moved)
 
@@ -79,13 +80,14 @@ def paste_mouth(frame, crop, maps: MouthMaps, box, landmarks=None, roll: float =
 
 
 def _reference_mouth(maps, height, width, roll):
-    """The inside of the reference's mouth in its crop: (H, W) float32 in [0, 1]."""
+    """The inside of the reference's mouth in its crop's lower half, (R, W) float32 in [0, 1], and the first row."""
     lips = maps.reference_lips.reshape(-1, 2)
     if roll:
         to = cv2.getRotationMatrix2D((0.5, 0.5), -float(roll), 1)
         lips = lips @ to[:, :2].T + to[:, 2]
-    mask = lip_flow.inner_mouth(lips, lip_flow.pixel_centres(height), lip_flow.pixel_centres(width))
-    return mask.astype(np.float32)
+    first_row = height // 2
+    mask = lip_flow.inner_mouth(lips, lip_flow.pixel_centres(height, first_row), lip_flow.pixel_centres(width))
+    return mask.astype(np.float32), np.float32(first_row)
 
 
 def _stretch(maps, y, x):
@@ -93,14 +95,17 @@ def _stretch(maps, y, x):
     half, size = maps.shape[:2]
     to = np.array([[(x[-1] - x[0]) * size / max(len(x) - 1, 1), 0, x[0] * size - 0.5],
                    [0, (y[-1] - y[0]) * size / max(len(y) - 1, 1), y[0] * size - 0.5 - half]])  # fmt: skip
+    return _warp_channels(maps, to, (len(x), len(y)))
+
+
+def _warp_channels(maps, to, size):
+    """Sample maps (H, W, C) where an affine map sends pixels: (rows, columns, C). size: (columns, rows)."""
     how = {"flags": cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, "borderMode": cv2.BORDER_REPLICATE}
     parts = [
-        cv2.warpAffine(np.ascontiguousarray(maps[..., i : i + 3]), to, (len(x), len(y)), **how).reshape(
-            len(y), len(x), -1
-        )
-        for i in range(0, maps.shape[-1], 3)
+        cv2.warpAffine(np.ascontiguousarray(maps[..., i : i + 3], np.float32), to, size, **how)
+        for i in range(0, maps.shape[-1], 3)  # OpenCV warps at most four channels at once
     ]
-    return np.concatenate(parts, axis=-1)
+    return np.dstack(parts)
 
 
 def _rotated_maps(maps, height, width, rows, columns, roll):
@@ -120,10 +125,5 @@ def _rotated_maps(maps, height, width, rows, columns, roll):
     start = np.array([[1, 0, columns.start], [0, 1, rows.start], [0, 0, 1]])
     to = (np.linalg.inv(shift) @ scale @ rotation @ np.linalg.inv(scale) @ shift @ start)[:2]
     target = (columns.stop - columns.start, rows.stop - rows.start)
-    how = {"flags": cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, "borderMode": cv2.BORDER_REPLICATE}
-    parts = [
-        cv2.warpAffine(np.ascontiguousarray(flow[..., i : i + 3]).astype(np.float32), to, target, **how)
-        .reshape(target[1], target[0], -1) for i in range(0, flow.shape[-1], 3)
-    ]  # fmt: skip
-    flow = np.concatenate(parts, axis=-1)
+    flow = _warp_channels(flow, to, target)
     return flow[..., :2], flow[..., 2:6], flow[..., 6]

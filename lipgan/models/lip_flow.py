@@ -83,8 +83,9 @@ def _pull(reference, target, rows, columns):
     x = np.exp(-np.square(columns - target[:, :1]) / (2 * PULL_RADIUS**2))  # (K, C)
     y = np.exp(-np.square(rows - target[:, 1:]) / (2 * PULL_RADIUS**2)).T  # (R, K)
     offsets = reference - target
-    sums = np.stack([y @ (x * offsets[:, i : i + 1]) for i in (1, 0)], axis=-1)
-    return sums / (y @ x + PULL_FLOOR)[..., None]
+    # No matrix product: beside other threads OpenBLAS wastes both cores on these (see media.audio.melspectrogram).
+    sums = [np.einsum("rk,kc->rc", y, x * offsets[:, i : i + 1]) for i in (1, 0)]
+    return np.stack(sums, axis=-1) / (np.einsum("rk,kc->rc", y, x) + PULL_FLOOR)[..., None]
 
 
 def _curve(points, columns):

@@ -44,6 +44,8 @@ MODEL_SHA256 = "a9fcfe73e179ca48e399cd76a90a6b3e1887bf5037ecc52b778d13a149563328
 SYMBOLS = 191  # size of the phoneme inventory, blank last
 BLANK = 190
 CLOSURES = {"b": 10, "m": 31, "p": 35, "pʰ": 36, "p͈": 37, "ɓ": 82}  # symbols said with closed lips, and their numbers
+CLOSURE_THRESHOLD = 0.3  # of their probability, above which a peak counts
+CLOSURE_DELAY = 3  # vectors by which that peak comes after the lips meet: measured on 546 /p b m/ of GRID
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +154,16 @@ def closure_probability(log_probs: np.ndarray) -> np.ndarray:
     return np.exp(log_probs[:, list(CLOSURES.values())]).sum(axis=1)
 
 
+def closure_vectors(probability: np.ndarray) -> np.ndarray:
+    """Find the middles of the closures, as numbers of vectors, (N,) int, from a `closure_probability` (T,).
+
+    They lie CLOSURE_DELAY before the peaks over CLOSURE_THRESHOLD, and can be negative.
+    """
+    before, after = np.pad(probability, 1)[:-2], np.pad(probability, 1)[2:]
+    peaks = (probability > CLOSURE_THRESHOLD) & (probability >= before) & (probability > after)
+    return np.flatnonzero(peaks) - CLOSURE_DELAY
+
+
 def speech_gain(wav: np.ndarray) -> float:
     """Return the factor that brings speech to the level that the encoder hears best; 1 for silence and empty audio.
 
@@ -193,7 +205,8 @@ def log_mel(wav: np.ndarray) -> np.ndarray:
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(N_FFT) / N_FFT)
     spectrum = scipy.fft.rfft(frames * hann.astype(np.float32), axis=1)
     power = spectrum.real**2 + spectrum.imag**2  # (frames, 201)
-    return np.log(np.maximum(power @ _tensors()["mel_fb"], 1e-10))
+    # No matrix product: beside other threads OpenBLAS can hang in a large one (see media.audio.melspectrogram).
+    return np.log(np.maximum(np.einsum("tf,fm->tm", power, _tensors()["mel_fb"]), 1e-10))
 
 
 def _run(mel, phonemes):
