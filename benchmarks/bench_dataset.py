@@ -58,7 +58,7 @@ def parse_args(argv=None):
 
 
 def reference_batches(folders, seed=0):
-    """Float32 batches as the reference makes them: two pictures, a window of the npz, the folder listed anew."""
+    """Float32 batches as the reference makes them: two pictures, a window of the npz, the folder listed again."""
     rng, images = random.Random(seed), [str(path) for folder in folders for path in folder.glob("*.jpg")]
     while True:
         rng.shuffle(images)

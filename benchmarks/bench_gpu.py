@@ -171,14 +171,14 @@ def main(argv=None):
             continue
         row = rows[size] = json.loads(done.stdout.splitlines()[-1])
         rate = size / row.get("read, mean", row["at hand, mean"])
-        told = f"batch {size} on {row['device']}: {rate:.1f} samples a second, {row['memory'] / 2**30:.2f} GiB"
+        line = f"batch {size} on {row['device']}: {rate:.1f} samples a second, {row['memory'] / 2**30:.2f} GiB"
         peak = args.peak_tflops or next((v for name, v in PEAK_TFLOPS.items() if name in row["model"]), None)
         if row["gmac"]:
             tflops = 2e-3 * row["gmac"] * size / row["at hand"]
-            told += f", {tflops:.3g} TFLOP/s" + (f" ({tflops / peak:.1%} of {peak:g})" if peak else "")
+            line += f", {tflops:.3g} TFLOP/s" + (f" ({tflops / peak:.1%} of {peak:g})" if peak else "")
         if "read" in row:
-            told += f", fit() waits for data {max(0.0, 1 - row['at hand, mean'] / row['read, mean']):.1%} of the time"
-        print(told, flush=True)
+            line += f", fit() waits for data {max(0.0, 1 - row['at hand, mean'] / row['read, mean']):.1%} of the time"
+        print(line, flush=True)
     if rows:
         best = max(rows, key=lambda size: size / rows[size].get("read, mean", rows[size]["at hand, mean"]))
         print(f"best batch: {best}")

@@ -52,16 +52,16 @@ def moving(path, face, seconds, width, height):
 @contextlib.contextmanager
 def table(out):
     """Yield a function that prints a line at once; at the end all lines are appended to the file `out` (or None)."""
-    told = []
+    lines = []
 
     def tell(line):
-        told.append(line)
+        lines.append(line)
         print(line, flush=True)
 
     yield tell
     if out:
         with out.open("a") as file:
-            file.write("\n".join(told) + "\n")
+            file.write("\n".join(lines) + "\n")
 
 
 def clip_in_size(path, source, seconds, width, height):

@@ -43,7 +43,7 @@ def main(argv=None):
     from lipgan.faces import crop, detector
     from lipgan.media import video
     from lipgan.media.audio import mel_window, melspectrogram
-    from lipgan.media.image import read_picture
+    from lipgan.media.image import read_image
 
     times, last = {}, began
 
@@ -56,7 +56,7 @@ def main(argv=None):
     phase("start")
     wav, _ = librosa.load(args.audio, sr=16_000)
     mel, num_frames = melspectrogram(wav), round(len(wav) / 16_000 * FPS)
-    still = read_picture(args.face)
+    still = read_image(args.face)
     frames = [still] if still is not None else list(itertools.islice(video.read_frames(args.face), num_frames))
     phase("read")
     few = frames[: args.few]

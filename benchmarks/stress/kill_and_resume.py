@@ -96,9 +96,9 @@ def resumed_to_the_same(command, whole, parts, kills, rng):
     state, startup_s, furthest = parts / "state.weights.h5", 20.0, 0
     for number in range(kills):
         resume = ["--resume", str(state)] if state.exists() else []
-        told = killed([*command, *resume], parts, rng, startup_s)
+        outcome = killed([*command, *resume], parts, rng, startup_s)
         batches = read_state(state)["batches"] if state.exists() else 0
-        print(f"{number + 1}: {told or 'ended by itself'}; the state is of batch {batches}", flush=True)
+        print(f"{number + 1}: {outcome or 'ended by itself'}; the state is of batch {batches}", flush=True)
         if batches < furthest:
             raise SystemExit(f"the state went back from batch {furthest}")
         furthest = batches

@@ -111,9 +111,9 @@ def main(argv=None):
                 bad, begun = broken(found, expected), len(list(final.glob("*/*/.tmp_*")))
                 failures, cut = failures + len(bad), cut + begun
                 clips = len({name.rpartition("/")[0] for name in found})
-                told = f"kill {kills}: {whom}, after {moment:.1f} s, status {status}"
-                print(f"{told}: {clips} clips there, {begun} half-written ones aside, broken: {bad}", flush=True)
-            if (found := contents(final)) == expected:  # begin anew, so that every kill has something to hit
+                outcome = f"kill {kills}: {whom}, after {moment:.1f} s, status {status}"
+                print(f"{outcome}: {clips} clips there, {begun} half-written ones aside, broken: {bad}", flush=True)
+            if (found := contents(final)) == expected:  # start again, so that every kill has something to hit
                 shutil.rmtree(final)
         run.wait()
         status = start(videos, final, args.num_workers).wait()

@@ -7,15 +7,10 @@ own lag, which is known, or estimated from what a listener expects the mouth to 
 import collections.abc
 import dataclasses
 
-import numpy as np
-
 from audio_hparams import hparams
 from lipgan.evaluation.sync_offset import listener_offset
 from lipgan.utils.cli import UserError
 from lipgan.utils.files import read_rows
-
-CLOSURE_PROBABILITY = 0.3  # of /p b m/ by the speech encoder, above which a peak counts
-CLOSURE_DELAY_S = 0.06  # by which that peak comes after the lips meet: measured on 546 /p b m/ of GRID
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,10 +57,8 @@ def closure_moments(wav) -> tuple[float, ...]:
     from lipgan.models import speech
 
     log_probs = speech.encode_speech(wav, phonemes=True).log_probs
-    probability = speech.closure_probability(log_probs)
-    before, after = np.pad(probability, 1)[:-2], np.pad(probability, 1)[2:]
-    peaks = np.flatnonzero((probability > CLOSURE_PROBABILITY) & (probability >= before) & (probability > after))
-    return tuple(((peaks / speech.VECTORS_PER_SECOND - CLOSURE_DELAY_S) * hparams.fps - 0.5).tolist())
+    vectors = speech.closure_vectors(speech.closure_probability(log_probs))
+    return tuple((vectors / speech.VECTORS_PER_SECOND * hparams.fps - 0.5).tolist())
 
 
 def read_lags(path) -> dict[str, float]:

@@ -17,7 +17,7 @@ from lipgan.utils.cli import UserError
 SHRINK = 5 / 6  # each copy of the picture is so much smaller than the one before
 GAP, BORDER = 10, 11  # pixels between the copies, and round them
 FEWEST_ROWS = 5  # of the last copy
-GRID = 64  # the canvas' sides are multiples of this: OpenVINO prepares itself anew for every size
+GRID = 64  # the canvas' sides are multiples of this: OpenVINO compiles the network again for every size
 STRIDES = (2, 2, 2, 1, 1, 1, 1)
 STRIDE, MIDDLE = 8, 14  # output cell (x, y) looks at the window round canvas pixel 8 x + 14
 EPSILON = 1e-4  # of the batch normalisations

@@ -1,7 +1,7 @@
 """Rest shape of a person's lips: closed and neutral. From one image by a small network, from a shot by its statistics.
 
-`rest_lips.npz` holds the network's constants, which `experiments/train_rest_lips.py` makes from clips of talking people
-and synthetic smiles.
+`rest_lips.npz` holds the network's constants. They were learned from the landmarks of GRID's talking people and from
+synthetic smiles; the script that did so is not in this repository.
 """
 
 import dataclasses
@@ -89,12 +89,9 @@ def rest_shape(points: np.ndarray) -> RestShape:
 def upright_lips(points: np.ndarray) -> np.ndarray:
     """Move lips to where the head is on average, by its rigid landmarks: (N, 68, 2) -> (N, 40) float32."""
     points = np.asarray(points, np.float64)
-    mean = _complex(points[:, RIGID].mean(axis=0))
-    moved = []
-    for face in points:
-        to, scale_rotate, start = _similarity(_complex(face[RIGID]), mean)
-        moved.append((_complex(face[LIPS]) - start) * scale_rotate + to)
-    moved = np.array(moved)
+    rigid = _complex(points[:, RIGID])
+    to, scale_rotate, start = _similarity(rigid, rigid.mean(axis=0))
+    moved = (_complex(points[:, LIPS]) - start) * scale_rotate + to
     return np.stack([moved.real, moved.imag], axis=-1).reshape(len(points), -1).astype(np.float32)
 
 
@@ -109,7 +106,11 @@ def _complex(points):
 
 
 def _similarity(source, target):
-    """The best similarity from points to points, complex (K,): (middle of the target, factor, middle of the source)."""
-    start, to = source.mean(), target.mean()
-    factor = ((source - start).conj() * (target - to)).sum() / (np.abs(source - start) ** 2).sum()
+    """The best similarities from points to points, complex (..., K), as (target's middle, factor, source's middle).
+
+    Each is (..., 1).
+    """
+    start, to = source.mean(axis=-1, keepdims=True), target.mean(axis=-1, keepdims=True)
+    centred = source - start
+    factor = (centred.conj() * (target - to)).sum(-1, keepdims=True) / (np.abs(centred) ** 2).sum(-1, keepdims=True)
     return to, factor, start

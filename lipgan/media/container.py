@@ -146,6 +146,3 @@ def frame_time(frame) -> float | None:
 def longest_jump(container) -> float:
     """Return in seconds how far a timestamp may jump: further than the file is long, and its clock was reset."""
     return min(container.duration / av.time_base if container.duration else 3_600.0, MAX_GAP_S)
-
-
-picture_stream = video_stream

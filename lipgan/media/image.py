@@ -203,6 +203,3 @@ def _from_numbers(layers):
     if layers.shape[2] == 4:
         return on_white(image, (layers[:, :, 3] / max(1, layers[:, :, 3].max())).clip(0, 1))
     return image
-
-
-read_picture = read_image

@@ -160,8 +160,8 @@ def _load(path, kinds, wanted, lower_half_nchw=False):
     info["format"] = "legacy" if legacy else "checkpoint"
     info["differences"] = hparams.differences(info.get("hparams", {}))
     if info["differences"]:
-        told = ", ".join(info["differences"])
-        print(f"warning: {path} was trained with other numbers ({told}); expect worse results", file=sys.stderr)
+        differences = ", ".join(info["differences"])
+        print(f"warning: {path} was trained with other numbers ({differences}); expect worse results", file=sys.stderr)
     return model, info
 
 

@@ -13,13 +13,12 @@ from audio_hparams import hparams
 from lipgan.faces.landmarks import NUM_LIPS
 from lipgan.faces.rest_lips import closed_lips, upright_lips
 from lipgan.models import speech
+from lipgan.models.lip_flow import FACING
 from lipgan.models.warp import AUDIO_TO_LIPS, LIPS_UNIT, MOTION
 
 STRIDE = 2  # feature vectors between two outputs: one output for a frame of 25 fps
 OUTPUTS = 24  # consecutive outputs of a training sample: 0.96 s
 SPAN = STRIDE * (OUTPUTS - 1) + 1  # feature vectors from the first output to the last
-CLOSURE_DELAY = 3  # vectors by which the classifier's peak comes after the middle of a closure (measured on GRID)
-UPPER, LOWER = (13, 14, 15), (19, 18, 17)  # inner lips, pairs that face each other
 RIGHT_CORNER, LEFT_CORNER = 0, 6
 
 
@@ -52,7 +51,7 @@ class LipMotionConfig:
 
 def opening(lips):
     """Measure how far the inner lips are apart: (..., 40) -> (...)."""
-    return sum(lips[..., 2 * low + 1] - lips[..., 2 * up + 1] for up, low in zip(UPPER, LOWER, strict=True)) / 3
+    return sum(lips[..., 2 * low + 1] - lips[..., 2 * up + 1] for up, low in zip(*FACING, strict=True)) / 3
 
 
 def mouth_width(lips):
@@ -60,12 +59,10 @@ def mouth_width(lips):
     return lips[..., 2 * LEFT_CORNER] - lips[..., 2 * RIGHT_CORNER]
 
 
-def closure_weight(closure_probability, threshold=0.3):
-    """Mark where the lips are closed for /p b m/: (T,) -> (T,) float32, a bump of 70 ms (2 sigma) before each peak."""
-    p = np.asarray(closure_probability)
-    is_peak = (p > threshold) & (p >= np.r_[0, p[:-1]]) & (p > np.r_[p[1:], 0])
-    middles = np.flatnonzero(is_peak) - CLOSURE_DELAY
-    distance = np.arange(len(p))[:, None] - middles[None]
+def closure_weight(closure_probability):
+    """Mark where the lips are closed for /p b m/: (T,) -> (T,) float32, a bump of 70 ms (2 sigma) at each closure."""
+    middles = speech.closure_vectors(closure_probability)
+    distance = np.arange(len(closure_probability))[:, None] - middles[None]
     return np.exp(-0.5 * (distance / 1.7) ** 2).max(axis=1, initial=0).astype(np.float32)
 
 

@@ -122,8 +122,8 @@ def pretrain_audio_encoder(generator, dataset, val_set, steps, seed=0):
     for number, truth in enumerate(_lips_of_clips(val_set)):
         frames = [int(frame) for frame in val_set.clips[number].targets]
         mels = np.stack([val_set.mel_window(number, frame) for frame in frames])[..., None]
-        told = listener.predict(mels, batch_size=BATCH_SIZE, verbose=0)
-        pair = [opening(np.reshape(points, (-1, 20, 2))) for points in (told, [truth[frame] for frame in frames])]
+        predicted = listener.predict(mels, batch_size=BATCH_SIZE, verbose=0)
+        pair = [opening(np.reshape(points, (-1, 20, 2))) for points in (predicted, [truth[frame] for frame in frames])]
         scores.append(np.corrcoef(*pair)[0, 1])
     print(f"audio encoder alone: correlation of mouth opening on val.txt {np.nanmean(scores):.3f}", flush=True)
     return scores

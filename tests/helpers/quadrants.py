@@ -4,7 +4,7 @@ import numpy as np
 
 
 def quadrants(width=64, height=48):
-    """A picture whose quarters differ, so that its way up can be told."""
+    """A picture whose quarters differ, which shows its orientation."""
     picture = np.zeros((height, width, 3), np.uint8)
     picture[: height // 2, : width // 2] = (30, 30, 200)
     picture[: height // 2, width // 2 :] = (30, 200, 30)
