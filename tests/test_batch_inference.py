@@ -250,6 +250,7 @@ def test_full_disk_leaves_no_file_and_prints_one_line(world, tmp_path):
         (["--checkpoint_path", "a.wav"], "a.wav"),
         (["--model", "basic"], "--model residual"),
         (["--fps", "0"], "--fps 0 is out of range"),
+        (["--expression", "happy"], "--expression happy is no expression; give keep, neutral or a number from 0 to 1"),
         (["--max_sec", "-1"], "--max_sec -1 is out of range"),
         (["--lipgan_batch_size", "0"], "--lipgan_batch_size 0 is out of range"),
         (["--face_box", "9", "5", "0", "50"], "--face_box 9 5 0 50 is not a box"),
@@ -274,6 +275,16 @@ def test_bad_input_prints_one_line_with_status_1(world, monkeypatch, capsys, opt
     assert len(lines) == 1 and says in lines[0] and "Traceback" not in printed.err
     assert not printed.out
     assert {p: p.stat().st_size for p in world.iterdir()} == before
+
+
+@pytest.mark.parametrize(("given", "strength"), [([], None), (["keep"], 1), (["neutral"], 0), (["0.4"], 0.4)], ids=str)
+def test_expression_is_a_name_or_a_number(given, strength):
+    given = ["--expression", *given] if given else []
+    job = batch_inference.job_from_args(batch_inference.parse_args(["--face", "f", "--audio", "a", *given]))
+    assert job.options.expression == strength
+    if given:
+        row = batch_inference.replace_from_row(job, {"expression": given[1]})
+        assert row.options.expression == strength
 
 
 @pytest.mark.parametrize(("given", "static"), [([], False), (["--static"], True), (["--static", "False"], False)])

@@ -15,6 +15,10 @@ from lipgan.faces.landmarks import EYES, LIPS, RIGID, opening
 NOSE_BASE = slice(31, 36)
 REST_SHARE = 0.1  # so many of the mouths of a shot, the least open ones, are at rest
 MIN_SHOT = 25  # frames of which a shot's statistics can be taken
+SPEECH_SHARE = 0.3  # of its own expression, lips shut, a face has while it speaks
+SMILE_GAP, OPEN_GAP = 0.06, 0.1  # of the side: between the lips of a broad smile, and of a mouth that says something
+INNER_PAIRS = ((13, 19), (14, 18), (15, 17))  # of the 20 lip landmarks: inner ones that face each other
+MOVES_WITH = {13: [13, 1, 2], 14: [14, 3], 15: [15, 4, 5], 19: [19, 10, 11], 18: [18, 9], 17: [17, 7, 8]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +88,25 @@ def rest_shape(points: np.ndarray) -> RestShape:
         return RestShape(rest_lips(points[0]), points[0][RIGID])
     lips, mean = upright_lips(points), points[:, RIGID].mean(axis=0)
     return RestShape(closed_lips(lips).reshape(-1, 2), mean)
+
+
+def with_expression(rest: np.ndarray, own: np.ndarray, strength: float, pause: float) -> np.ndarray:
+    """Add a share of a face's own expression to its lips at rest: all of it in a pause, with shut lips in speech.
+
+    rest, own: (40,). strength, pause: in [0, 1]. Returns (40,) float32; at strength 0 the rest.
+    """
+    offset = (own - rest).reshape(-1, 2)
+    shut = offset.copy()
+    for upper, lower in INNER_PAIRS:
+        half = (offset[lower, 1] - offset[upper, 1]) / 2
+        for side, inner in ((1, upper), (-1, lower)):
+            shut[MOVES_WITH[inner], 1] += side * half
+    return (rest + strength * (pause * offset + SPEECH_SHARE * (1 - pause) * shut).ravel()).astype(np.float32)
+
+
+def natural_expression(own: np.ndarray) -> float:
+    """Return the strength at which an image's own expression (40,) is kept: 1, and 0 for a mouth that is wide open."""
+    return float(np.clip((OPEN_GAP - opening(own.reshape(-1, 2))) / (OPEN_GAP - SMILE_GAP), 0, 1))
 
 
 def upright_lips(points: np.ndarray) -> np.ndarray:

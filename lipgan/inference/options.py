@@ -56,7 +56,34 @@ def boolean(text):
     return text.lower() in ("true", "yes")
 
 
+EXPRESSIONS = {"keep": 1.0, "neutral": 0.0}
+
+
+def expression_strength(text):
+    """Convert keep, neutral or a number from 0 to 1 to a strength, an argparse type; a number and None pass."""
+    try:
+        return None if text is None else EXPRESSIONS[text] if text in EXPRESSIONS else Range(0, 1)(text)
+    except (ValueError, TypeError, argparse.ArgumentTypeError):
+        raise argparse.ArgumentTypeError("is no expression; give keep, neutral or a number from 0 to 1") from None
+
+
 SIDES = {"nargs": 4, "type": int, "metavar": ("T", "B", "L", "R")}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Converter:
+    """An argparse type whose errors are UserErrors that name the option."""
+
+    name: str
+    kind: type
+
+    def __call__(self, text):
+        try:
+            return self.kind(text)
+        except argparse.ArgumentTypeError as e:
+            raise UserError(f"--{self.name} {text} {e}") from None
+        except ValueError:
+            raise UserError(f"--{self.name} {text} is not a number") from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +158,13 @@ class LipsyncOptions:
         "itself (default: %(default)s)",
         choices=REFERENCE_MODES,
     )
+    expression: float | None = option(
+        None,
+        "how much a still image's own expression, such as a smile, is kept: keep (1, as it is in pauses, with lips "
+        "that meet in speech), neutral (0), or a number between (default: keep, unless the mouth is wide open)",
+        type=expression_strength,
+        metavar="keep|neutral|NUMBER",
+    )
     silence_gate: bool = switch(True, "fade the mouth to rest where the audio is silent for over 0.3 s")
     box_cache: bool = switch(
         True, "keep the face track of a video in .boxes beside the result, for the next audio or checkpoint"
@@ -155,6 +189,7 @@ class LipsyncOptions:
         ):
             box = " ".join(map(str, self.face_box))
             raise UserError(f"--face_box {box} is not a box; give top, bottom, left, right in pixels")
+        object.__setattr__(self, "expression", _Converter("expression", expression_strength)(self.expression))
         if self.reference not in REFERENCE_MODES:
             raise UserError(f"--reference {self.reference!r} is none of {', '.join(REFERENCE_MODES)}")
 
@@ -278,22 +313,6 @@ def replace_from_row(job, row):
     if job.face is None or job.audio is None:
         raise UserError("the row lacks its face or its audio; fill in both")
     return job
-
-
-@dataclasses.dataclass(frozen=True)
-class _Converter:
-    """An argparse type whose errors are UserErrors that name the option."""
-
-    name: str
-    kind: type
-
-    def __call__(self, text):
-        try:
-            return self.kind(text)
-        except argparse.ArgumentTypeError as e:
-            raise UserError(f"--{self.name} {text} {e}") from None
-        except ValueError:
-            raise UserError(f"--{self.name} {text} is not a number") from None
 
 
 def _read_cell(field, text):

@@ -21,7 +21,7 @@ from lipgan import __version__
 from lipgan.faces import crop
 from lipgan.faces.detector import LipLandmarks
 from lipgan.faces.landmarks import LIPS, NUM_LIPS
-from lipgan.faces.rest_lips import rest_lips
+from lipgan.faces.rest_lips import natural_expression, rest_lips, with_expression
 from lipgan.inference.audio_features import AudioFeatures, audio_features
 from lipgan.inference.blend import paste_back
 from lipgan.inference.frame import Frame
@@ -101,6 +101,7 @@ class _Mouth:
     reference: np.ndarray  # (h, w, 3) BGR uint8: what the box shows, or the reference fitted there
     lips: np.ndarray  # of the reference, upright; zeros where no generator needs them
     rest_lips: np.ndarray  # of this person at rest, upright; as well
+    at_rest: float = 0.0  # how much it stays there, 1: it does not move with the audio, and nothing is painted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +111,20 @@ class _Speech:
     features: AudioFeatures
     silence: np.ndarray  # (num_frames,) float32: how much the mouth is at rest
     offset_ms: float
+    pauses: np.ndarray | None  # (num_frames,) float32: how much nothing is said; None for a video
+    expression: float | None  # strength of a still image's own expression; None: what is natural
+
+    def expressed(self, mouth, frame):
+        """Return the _Mouth of one video frame of the result: it rests with its own expression, as far as that is kept.
+
+        The rest shape of a video's person comes from the video, and has that expression already.
+        """
+        if self.pauses is None:
+            return mouth
+        pause = float(self.pauses[frame])
+        strength = natural_expression(mouth.lips) if self.expression is None else self.expression
+        rest = with_expression(mouth.rest_lips, mouth.lips, strength, pause)
+        return dataclasses.replace(mouth, rest_lips=rest, at_rest=strength * pause)
 
     def window(self, frame, fps):
         """Return the audio window of one video frame of the result."""
@@ -267,11 +282,10 @@ def _hear(clip, runner, options):
     """Return the _Speech of a clip for this generator."""
     offset_ms = runner.info.get("sync_offset_ms", 0) if options.sync_offset_ms is None else options.sync_offset_ms
     features = audio_features(runner.audio_kind, clip.audio.wav)
-    silence = np.zeros(clip.num_frames, np.float32)
-    if options.silence_gate:
-        fps = clip.source.fps
-        silence = silence_weights(clip.audio.wav, clip.num_frames, fps, Fraction(offset_ms) / 1000 * fps)
-    return _Speech(features, silence, offset_ms)
+    fps = clip.source.fps
+    pauses = silence_weights(clip.audio.wav, clip.num_frames, fps, Fraction(offset_ms) / 1000 * fps)
+    silence = pauses if options.silence_gate else np.zeros_like(pauses)
+    return _Speech(features, silence, offset_ms, pauses if clip.source.is_still else None, options.expression)
 
 
 def _play(clip, cache_dir):
@@ -318,7 +332,8 @@ def _batches(clip, speech, runner, cache_dir, seconds):
                     inputs = [_crop(clip, indices[row], regions[row], rolls[row], runner, find_lips) for row in shown]
             used = inputs[: len(shown)]
             faces = np.stack([face for face, _ in used]) if used else None
-            mouths, images = [mouth for _, mouth in used], [frame for _, frame in group]
+            mouths = [speech.expressed(mouth, start + row) for (_, mouth), row in zip(used, shown, strict=True)]
+            images = [frame for _, frame in group]
             yield _Batch(images, indices, regions, rolls, mouths, faces, np.stack(audio) if audio else None)
 
 
@@ -372,7 +387,8 @@ def _predict_batch(batch, runner):
         return list(np.clip(crops * 255 + 0.5, 0, 255).astype(np.uint8))
     lips, rest = (np.stack([getattr(mouth, name) for mouth in batch.mouths]) for name in ("lips", "rest_lips"))
     maps = runner.predict_mouths(batch.faces, batch.audio, lips, rest)
-    return [MouthMaps(*values) for values in zip(lips, *maps, strict=True)]
+    results = [MouthMaps(*values) for values in zip(lips, *maps, strict=True)]
+    return [maps.calmed(mouth.rest_lips, mouth.at_rest) for maps, mouth in zip(results, batch.mouths, strict=True)]
 
 
 def _paste(generated, clip, seconds):

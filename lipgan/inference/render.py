@@ -23,6 +23,14 @@ class MouthMaps:
     correction: np.ndarray  # (S/2, S, 2) float32, of the lower half, added to the lips' flow
     overlay: np.ndarray  # (S/2, S, 4) float32, of the lower half: BGR in [0, 1], opacity
 
+    def calmed(self, rest: np.ndarray, share: float) -> "MouthMaps":
+        """Return the maps with a share in [0, 1] of motion and paint taken away. rest: lips (40,) without motion."""
+        if not share:
+            return self
+        lips, left = self.lips - share * (self.lips - rest), np.float32(1 - share)
+        overlay = self.overlay * np.array([1, 1, 1, left], np.float32)
+        return dataclasses.replace(self, lips=lips, correction=left * self.correction, overlay=overlay)
+
 
 def render_mouth(crop, maps: MouthMaps, rows: slice, columns: slice, roll: float = 0.0):
     """Return rows and columns of a crop in which the lips have moved: (R, C, 3) float32 in [0, 255].

@@ -1,5 +1,9 @@
 """Stand-ins for a GeneratorRunner."""
 
+import numpy as np
+
+LOWER = [7, 8, 9, 10, 11, 17, 18, 19]  # of the 20 lip landmarks
+
 
 class FunctionRunner:
     """Runs a function of (faces (N, S, S, 6), audio (N, 80, 27, 1)) in a generator's place."""
@@ -16,3 +20,23 @@ class FunctionRunner:
     def predict(self, faces, audio, lips=None, rest_lips=None):
         """As of GeneratorRunner."""
         return self.function(faces, audio)
+
+
+class LipRunner(FunctionRunner):
+    """Runs in the flagship's place: lips open by a constant, with black paint between them."""
+
+    needs_lips = True
+
+    def __init__(self, opening=0.06, img_size=96, batch_size=8):
+        super().__init__(None, img_size, batch_size)
+        self.opening, self.rest_lips = opening, []
+
+    def predict_mouths(self, faces, audio, lips, rest_lips):
+        """As of GeneratorRunner; keeps the rest_lips that it is given."""
+        self.rest_lips += list(rest_lips)
+        motion = np.zeros((20, 2), np.float32)
+        motion[LOWER, 1] = self.opening
+        half, size = self.img_size // 2, self.img_size
+        correction, overlay = np.zeros((len(lips), half, size, 2)), np.zeros((len(lips), half, size, 4))
+        overlay[..., 3] = 1
+        return rest_lips + motion.ravel(), correction.astype(np.float32), overlay.astype(np.float32)

@@ -9,11 +9,12 @@ from fractions import Fraction
 import cv2
 import numpy as np
 import pytest
-from helpers.runners import FunctionRunner
+from helpers.runners import FunctionRunner, LipRunner
 
 import lipgan
 from audio_hparams import hparams
 from lipgan.faces import detector, tracker
+from lipgan.faces.landmarks import opening
 from lipgan.inference import pipeline
 from lipgan.inference.frame_cache import FrameStore
 from lipgan.inference.options import LipsyncOptions
@@ -344,6 +345,45 @@ def test_paste_gets_the_landmarks_of_the_track(tmp_path, astronaut, hog, monkeyp
     square = (top, top + (bottom - top) / (1 + hparams.crop_lengthen), left, right)
     (local_box, points), start = pasted[0], clip.track.boxes[0][[2, 0]]
     assert np.abs(points - local_box[[2, 0]] + start - hog.landmarks(astronaut, square)).max() < 5
+
+
+def test_smile_is_kept_in_a_pause_and_gone_when_neutral(tmp_path, astronaut):
+    cv2.imwrite(str(tmp_path / "a.png"), astronaut)
+    pause = write_wav(tmp_path / "pause.wav", np.zeros(8_000))
+    results = {}
+    for expression in (None, "neutral", 0.5):
+        options = LipsyncOptions(detector="hog", expression=expression)
+        clip = prepare(open_source(tmp_path / "a.png", options), load_audio(pause, options), options)
+        runner = LipRunner()
+        frames = [frame for frame, _ in generate_frames(clip, runner, options)]
+        results[expression] = frames[-1], runner.rest_lips[-1].reshape(20, 2)
+    np.testing.assert_array_equal(results[None][0], astronaut)
+    assert (results["neutral"][0] != astronaut).any() and (results[0.5][0] != astronaut).any()
+    smile, shut, half = (results[name][1] for name in (None, "neutral", 0.5))
+    assert opening(smile) > 4 * opening(shut)
+    np.testing.assert_allclose(half, (smile + shut) / 2, atol=1e-5)
+
+
+def test_expression_is_a_still_images_only(tmp_path, astronaut):
+    smiling = tmp_path / "v.mp4"
+    with video.VideoWriter(smiling, 256, 256, 25) as writer:
+        for _ in range(3):
+            writer.write(astronaut)
+    tone(tmp_path / "a.wav", 0.1)
+    rest = []
+    for expression in ("keep", "neutral"):
+        options = LipsyncOptions(detector="hog", expression=expression)
+        clip = prepare(open_source(smiling, options), load_audio(tmp_path / "a.wav", options), options)
+        runner = LipRunner()
+        list(generate_frames(clip, runner, options))
+        rest.append(runner.rest_lips)
+    np.testing.assert_array_equal(*rest)
+
+
+@pytest.mark.parametrize("expression", ["happy", 1.5, "-1"])
+def test_unknown_expression_is_refused(expression):
+    with pytest.raises(UserError, match="give keep, neutral or a number from 0 to 1"):
+        LipsyncOptions(expression=expression)
 
 
 def test_gaps_of_up_to_five_frames_are_bridged():

@@ -37,6 +37,15 @@ def test_lips_that_stay_change_nothing():
     np.testing.assert_array_equal(render.paste_mouth(image, crop_of(image), maps(0.03, 0.03), BOX), image)
 
 
+def test_calmed_mouth_is_the_references():
+    image, moved = frame(), maps(0.03, 0.06, opacity=1.0)
+    calmed = moved.calmed(moved.reference_lips, 1.0)
+    np.testing.assert_array_equal(render.paste_mouth(image, crop_of(image), calmed, BOX), image)
+    half = moved.calmed(moved.reference_lips, 0.5)
+    np.testing.assert_allclose(half.lips, (moved.lips + moved.reference_lips) / 2, atol=1e-6)
+    assert half.overlay[..., 3].max() == 0.5 and half.overlay[..., :3].min() == 1
+
+
 def test_pixels_outside_of_the_mask_stay_as_they_are():
     image = frame()
     result = render.paste_mouth(image, crop_of(image), maps(0.0, 0.08), BOX)

@@ -1,0 +1,44 @@
+"""The lips of a face at rest, and its own expression added to them."""
+
+import numpy as np
+import pytest
+
+from lipgan.faces import rest_lips
+
+
+def lips(width, gap, corners=0.0):
+    """Lips (40,) float32: half their width, the gap between the inner ones, and how far the corners are raised."""
+    angles = np.arange(12) / 12 * 2 * np.pi + np.pi
+    outer = np.stack([np.cos(angles) * width, np.sin(angles) * (0.03 + gap / 2)], axis=1)
+    angles = np.arange(8) / 8 * 2 * np.pi + np.pi
+    inner = np.stack([np.cos(angles) * width * 0.8, np.sin(angles) * gap / 2], axis=1)
+    points = np.concatenate([outer, inner])
+    points[:, 1] -= corners * (points[:, 0] / width) ** 2
+    return np.add(points, (0.5, 0.72)).astype(np.float32).ravel()
+
+
+REST, SMILE = lips(0.16, 0.01), lips(0.22, 0.05, corners=0.03)
+
+
+def gaps(points):
+    points = points.reshape(20, 2)
+    return np.array([points[low, 1] - points[up, 1] for up, low in rest_lips.INNER_PAIRS])
+
+
+def test_expression_is_complete_in_a_pause_and_gone_when_neutral():
+    np.testing.assert_allclose(rest_lips.with_expression(REST, SMILE, 1, 1), SMILE, atol=1e-6)
+    np.testing.assert_array_equal(rest_lips.with_expression(REST, SMILE, 0, 1), REST)
+    half = rest_lips.with_expression(REST, SMILE, 0.5, 1)
+    np.testing.assert_allclose(half, (REST + SMILE) / 2, atol=1e-6)
+
+
+def test_smile_is_shut_in_speech():
+    spoken = rest_lips.with_expression(REST, SMILE, 1, 0)
+    np.testing.assert_allclose(gaps(spoken), gaps(REST), atol=1e-6)
+    width, corner = (spoken.reshape(20, 2)[6] - spoken.reshape(20, 2)[0])[0], spoken.reshape(20, 2)[0, 1]
+    assert 0.32 < width < 0.44 and SMILE.reshape(20, 2)[0, 1] < corner < REST.reshape(20, 2)[0, 1]
+
+
+@pytest.mark.parametrize(("gap", "strength"), [(0.0, 1), (0.05, 1), (0.08, 0.5), (0.14, 0)])
+def test_mouth_that_is_wide_open_is_no_expression(gap, strength):
+    assert rest_lips.natural_expression(lips(0.16, gap)) == pytest.approx(strength, abs=0.01)
