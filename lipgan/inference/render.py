@@ -1,17 +1,24 @@
 """Rendering at the video's own resolution: the frame's pixels moved by the lips' flow, paint only inside the mouth.
 
-The network works on a grid of 96 pixels. Its smooth parts (the correction of the flow, the paint) are interpolated to
-the crop's size in the frame; the sharp ones (the flow at the lips' edges, the border of the inner mouth) are formulas
-(`models.lip_flow`) and are evaluated there.
+The network works on a grid of 96 pixels. What is smooth (the flow of each lip, the network's correction of it, the
+paint, the distances to the edges of the inner mouth) is known on a grid of points and interpolated at the frame's
+pixels; what is sharp (the line where the lips meet, the border of the inner mouth) is formed of the distances there.
+`benchmarks/bench_render.py` times it.
 """
 
 import dataclasses
+import functools
 
 import cv2
 import numpy as np
 
 from lipgan.inference.blend import paste_mask
 from lipgan.models import lip_flow
+
+GRID_POINTS = 160  # along a side of the crop: interpolated from these, the flow is off by 0.2 % of its largest offset
+BESIDE_MOUTH = 0.08  # of the side: further from the corners of the mouth nothing is painted
+PAINT_REACH = 0.07  # of the side: further outside of the inner lips the paint's opacity is below 0.3 %
+SEAM_REACH = 8  # softnesses of the line where the lips meet: past it the other lip's flow counts less than 0.04 %
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,30 +39,33 @@ class MouthMaps:
         return dataclasses.replace(self, lips=lips, correction=left * self.correction, overlay=overlay)
 
 
-def render_mouth(crop, maps: MouthMaps, rows: slice, columns: slice, roll: float = 0.0):
-    """Return rows and columns of a crop in which the lips have moved: (R, C, 3) float32 in [0, 255].
+@dataclasses.dataclass(frozen=True)
+class _Grid:
+    """Points that cover a region of a crop: rows and columns of the crop as the network saw it, perhaps rotated."""
 
-    crop: (H, W, 3) uint8 BGR, of any size, showing maps.reference_lips. roll: degrees by which the network saw the crop
-    rotated anticlockwise about its middle. rows: of the lower half.
-    """
-    height, width = crop.shape[:2]
-    if roll:
-        flow, overlay, inside = _rotated_maps(maps, height, width, rows, columns, roll)
-    else:
-        y = lip_flow.pixel_centres(height, rows.start, rows.stop)
-        x = lip_flow.pixel_centres(width, columns.start, columns.stop)
-        smooth = _stretch(np.concatenate([maps.correction, maps.overlay], axis=-1), y, x)
-        flow = lip_flow.lip_flow(maps.reference_lips, maps.lips, y, x) + smooth[..., :2]
-        overlay, inside = smooth[..., 2:], lip_flow.overlay_mask(maps.lips, y, x)
-    grid_y, grid_x = (np.arange(s.start, s.stop, dtype=np.float32) for s in (rows, columns))
-    map_x, map_y = grid_x[None] + width * flow[..., 1], grid_y[:, None] + height * flow[..., 0]
-    source = map_x.astype(np.float32), map_y.astype(np.float32)
-    moved = cv2.remap(crop, *source, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
-    # Where the reference shows the inside of its own mouth, that is better than paint.
-    reference_mouth, first_row = _reference_mouth(maps, height, width, roll)
-    shown = cv2.remap(reference_mouth, source[0], source[1] - first_row, cv2.INTER_LINEAR)
-    opacity = (overlay[..., 3] * inside * (1 - lip_flow.OVERLAY_KEEP * shown))[..., None]
-    return moved + opacity * (255 * overlay[..., :3] - moved)
+    rows: np.ndarray  # (N,) float32, in parts of the side
+    columns: np.ndarray  # (M,) float32, as well
+    of_pixel: np.ndarray  # (2, 3): pixel (x, y) of the region -> column and row in the grid
+    turn: np.ndarray  # (2, 2): offset (x, y) in the crop -> in the rotated crop
+
+    def at_pixels(self, values, rows, columns):
+        """Interpolate values (N, M, C) at rows and columns (slices) of the region."""
+        to = self.of_pixel.copy()
+        to[:, 2] += to[:, 0] * columns.start + to[:, 1] * rows.start
+        return _sample(values, to, (columns.stop - columns.start, rows.stop - rows.start))
+
+    def region_where(self, condition, shape):
+        """Return the rows and columns (slices) of the region, of this shape, around the points where (N, M) is true."""
+        left, top, width, height = cv2.boundingRect(condition.astype(np.uint8))
+        if not width:
+            return None
+        corners = np.array([[[x, y] for x in (left - 1, left + width) for y in (top - 1, top + height)]], np.float64)
+        x, y = cv2.transform(corners, cv2.invertAffineTransform(self.of_pixel))[0].T
+        rows, columns = (
+            slice(max(0, int(np.floor(values.min()))), min(size, int(np.ceil(values.max())) + 1))
+            for values, size in ((y, shape[0]), (x, shape[1]))
+        )
+        return (rows, columns) if rows.start < rows.stop and columns.start < columns.stop else None
 
 
 def paste_mouth(frame, crop, maps: MouthMaps, box, landmarks=None, roll: float = 0.0):
@@ -65,73 +75,147 @@ def paste_mouth(frame, crop, maps: MouthMaps, box, landmarks=None, roll: float =
     the same face fitted there. landmarks: (68, 2) of the frame's face in the frame's pixels, or None. Pixels where
     `blend.paste_mask` is 0 stay as they are.
     """
-    top, bottom, left, right = (int(v) for v in box)
-    height, width = bottom - top, right - left
+    box, points = tuple(int(v) for v in box), None if landmarks is None else np.float32(landmarks).tobytes()
+    masked = _visible_mask(maps.overlay.shape[1], frame.shape[:2], box, points)
     result = frame.copy()
-    rows = slice(max(height // 2, -top), min(bottom, frame.shape[0]) - top)
-    columns = slice(max(0, -left), min(right, frame.shape[1]) - left)
-    if rows.start >= rows.stop or columns.start >= columns.stop:
+    if masked is None:
         return result
-    size = maps.overlay.shape[1]
-    mask = cv2.resize(paste_mask(size, box, landmarks), (width, height), interpolation=cv2.INTER_LINEAR)
-    mask = mask[rows, columns]
-    used_rows, used_columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
-    if not len(used_rows):
-        return result
-    mask = mask[used_rows[0] : used_rows[-1] + 1, used_columns[0] : used_columns[-1] + 1, None]
-    rows = slice(rows.start + used_rows[0], rows.start + used_rows[-1] + 1)
-    columns = slice(columns.start + used_columns[0], columns.start + used_columns[-1] + 1)
+    mask, rest, rows, columns = masked
     mouth = render_mouth(crop, maps, rows, columns, roll)
-    region = result[top + rows.start : top + rows.stop, left + columns.start : left + columns.stop]
-    region[...] = np.clip(region + mask * (mouth - region) + 0.5, 0, 255).astype(np.uint8)
+    region = result[box[0] + rows.start : box[0] + rows.stop, box[2] + columns.start : box[2] + columns.stop]
+    region[...] = cv2.blendLinear(mouth, np.ascontiguousarray(region), mask, rest)
     return result
 
 
-def _reference_mouth(maps, height, width, roll):
-    """The inside of the reference's mouth in its crop's lower half, (R, W) float32 in [0, 1], and the first row."""
-    lips = maps.reference_lips.reshape(-1, 2)
+def render_mouth(crop, maps: MouthMaps, rows: slice, columns: slice, roll: float = 0.0):
+    """Return rows and columns of a crop in which the lips have moved: (R, C, 3) uint8.
+
+    crop: (H, W, 3) uint8 BGR, of any size, showing maps.reference_lips. roll: degrees by which the network saw the crop
+    rotated anticlockwise about its middle. rows: of the lower half.
+    """
+    grid = _grid(crop.shape, rows, columns, roll)
+    below_upper, above_lower = lip_flow.edge_distances(maps.lips, grid.rows, grid.columns)
+    x, y = _source(crop.shape, maps, grid, (above_lower - below_upper) / 2, rows, columns)
+    mouth = cv2.remap(crop, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    overlay = _overlay(maps, grid)  # (N, M, 4)
+    painted = (np.minimum(below_upper, above_lower) > -PAINT_REACH) & (overlay[..., 3] > 0)
+    inside = grid.region_where(painted, mouth.shape)
+    if inside is not None:
+        overlay = grid.at_pixels(overlay, *inside)  # (r, c, 4)
+        edges = grid.at_pixels(np.dstack([below_upper, above_lower]), *inside)  # (r, c, 2)
+        # Where the reference shows the inside of its own mouth, that is better than paint.
+        shown = _reference_mouth(crop.shape, maps.reference_lips, x[inside], y[inside], roll)
+        opacity = overlay[..., 3] * lip_flow.overlay_at(edges[..., 0], edges[..., 1])
+        opacity *= 1 - lip_flow.OVERLAY_KEEP * shown
+        moved = mouth[inside]
+        painted = moved + opacity[..., None] * (255 * overlay[..., :3] - moved)
+        mouth[inside] = np.clip(painted + 0.5, 0, 255).astype(np.uint8)
+    return mouth
+
+
+@functools.lru_cache(maxsize=1)  # of a still image each frame's is the same
+def _visible_mask(size, shape, box, landmarks):
+    """Return `blend.paste_mask` where it is not 0, what it lacks to 1, and the rows and columns of the box there.
+
+    shape: (H, W) of the frame. landmarks: the bytes of (68, 2) float32, or None. None where nothing can be seen.
+    """
+    top, bottom, left, right = box
+    height, width = bottom - top, right - left
+    points = None if landmarks is None else np.frombuffer(landmarks, np.float32).reshape(-1, 2)
+    mask = cv2.resize(paste_mask(size, box, points), (width, height), interpolation=cv2.INTER_LINEAR)
+    rows = slice(max(height // 2, -top), min(bottom, shape[0]) - top)
+    columns = slice(max(0, -left), min(right, shape[1]) - left)
+    if rows.start >= rows.stop or columns.start >= columns.stop:
+        return None
+    mask = mask[rows, columns]
+    x, y, width, height = cv2.boundingRect((mask > 0).astype(np.uint8))
+    if not width:
+        return None
+    mask = np.ascontiguousarray(mask[y : y + height, x : x + width])
+    rows, columns = (slice(s.start + n, s.start + n + m) for s, n, m in ((rows, y, height), (columns, x, width)))
+    return mask, 1 - mask, rows, columns
+
+
+def _grid(shape, rows, columns, roll):
+    """Return the _Grid for rows and columns of a crop of this shape."""
+    height, width = shape[:2]
+    rotation = cv2.getRotationMatrix2D((0.5, 0.5), float(roll), 1)  # of parts of the side
+    to_parts = np.array([[1 / width, 0, (columns.start + 0.5) / width], [0, 1 / height, (rows.start + 0.5) / height]])
+    to = rotation[:, :2] @ to_parts
+    to[:, 2] += rotation[:, 2]
+    last_x, last_y = columns.stop - columns.start - 1, rows.stop - rows.start - 1
+    corners = to @ np.array([[0, last_x, 0, last_x], [0, 0, last_y, last_y], [1, 1, 1, 1]])
+    first, span = corners.min(1), np.ptp(corners, axis=1).clip(1e-6)
+    counts = np.ceil(span * np.minimum(GRID_POINTS, (width, height))).astype(int) + 1
+    to[:, 2] -= first
+    x, y = (np.linspace(first[i], first[i] + span[i], counts[i], dtype=np.float32) for i in (0, 1))
+    return _Grid(y, x, to * ((counts - 1) / span)[:, None], rotation[:, :2])
+
+
+def _source(shape, maps, grid, above_seam, rows, columns):
+    """Return x and y of the crop's pixels that rows and columns of the result show: (R, C) float32 each.
+
+    above_seam: (N, M), how far the grid's points lie above the line where the lips meet.
+    """
+    correction = _stretch(maps.correction, grid)
+    correction[grid.rows < 0.5] = 0  # the network corrects the lower half
+    pulls = lip_flow.lip_pulls(maps.reference_lips, maps.lips, grid.rows, grid.columns)
+    upper, lower = (_in_pixels(pull + correction, shape, grid.turn) for pull in pulls)
+    height, across = rows.stop - rows.start, slice(0, columns.stop - columns.start)
+    near_seam = np.abs(above_seam) < SEAM_REACH * lip_flow.SEAM_SOFTNESS
+    seam = (grid.region_where(near_seam, (height, across.stop)) or [slice(0, height)])[0]
+    above = lip_flow.sigmoid(grid.at_pixels(above_seam, seam, across) / lip_flow.SEAM_SOFTNESS)
+    pixel_x, pixel_y = (np.arange(s.start, s.stop, dtype=np.float32) for s in (columns, rows))
+    source = []
+    for upper_lip, lower_lip, pixel in zip(upper, lower, (pixel_x, pixel_y[:, None]), strict=True):
+        values = np.empty((height, across.stop), np.float32)
+        values[: seam.stop] = grid.at_pixels(upper_lip, slice(0, seam.stop), across)
+        of_lower = grid.at_pixels(lower_lip, slice(seam.start, height), across)
+        values[seam.stop :] = of_lower[seam.stop - seam.start :]
+        of_lower = of_lower[: seam.stop - seam.start]
+        values[seam] = of_lower + above * (values[seam] - of_lower)
+        values += pixel
+        source.append(values)
+    return source
+
+
+def _overlay(maps, grid):
+    """Return maps.overlay at the grid's points, (N, M, 4) float32, its opacity 0 beside the mouth."""
+    overlay, lips = _stretch(maps.overlay, grid), maps.lips.reshape(-1, 2)
+    left, right = lips[lip_flow.UPPER_INNER[0], 0], lips[lip_flow.UPPER_INNER[-1], 0]
+    # Far from the corners both inner lips' curves end at their means: a gap where there is no mouth.
+    overlay[:, (grid.columns < left - BESIDE_MOUTH) | (grid.columns > right + BESIDE_MOUTH), 3] = 0
+    return overlay
+
+
+def _in_pixels(flow, shape, turn):
+    """Return x and y, (N, M) float32 each, of a flow (N, M, 2) in parts of the rotated crop: upright and in pixels."""
+    y, x = np.float32(flow[..., 0]), np.float32(flow[..., 1])
+    turn = turn.astype(np.float32)
+    return [shape[1 - i] * (x * turn[0, i] + y * turn[1, i]) for i in (0, 1)]
+
+
+def _reference_mouth(shape, lips, x, y, roll):
+    """Return how much of the inside of the reference's own mouth its pixels (x, y) show: float32 in [0, 1], as x."""
+    lips = lips.reshape(-1, 2)
     if roll:
-        to = cv2.getRotationMatrix2D((0.5, 0.5), -float(roll), 1)
-        lips = lips @ to[:, :2].T + to[:, 2]
-    first_row = height // 2
-    mask = lip_flow.inner_mouth(lips, lip_flow.pixel_centres(height, first_row), lip_flow.pixel_centres(width))
-    return mask.astype(np.float32), np.float32(first_row)
+        lips = cv2.transform(lips[None], cv2.getRotationMatrix2D((0.5, 0.5), -float(roll), 1))[0]
+    left, top = int(np.floor(x.min())), int(np.floor(y.min()))
+    rows = lip_flow.pixel_centres(shape[0], top, int(y.max()) + 2)
+    columns = lip_flow.pixel_centres(shape[1], left, int(x.max()) + 2)
+    mask = lip_flow.inner_mouth(lips, rows, columns).astype(np.float32)
+    return cv2.remap(mask, x - left, y - top, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
-def _stretch(maps, y, x):
-    """Interpolate the network's maps of the lower half, (S/2, S, C), at rows y and columns x in parts of the side."""
+def _stretch(maps, grid):
+    """Interpolate the network's maps of the lower half, (S/2, S, C), at the grid's points: (N, M, C)."""
     half, size = maps.shape[:2]
-    to = np.array([[(x[-1] - x[0]) * size / max(len(x) - 1, 1), 0, x[0] * size - 0.5],
-                   [0, (y[-1] - y[0]) * size / max(len(y) - 1, 1), y[0] * size - 0.5 - half]])  # fmt: skip
-    return _warp_channels(maps, to, (len(x), len(y)))
+    across, down = ((points[-1] - points[0]) / (len(points) - 1) * size for points in (grid.columns, grid.rows))
+    to = np.array([[across, 0, grid.columns[0] * size - 0.5], [0, down, grid.rows[0] * size - 0.5 - half]])
+    return _sample(np.ascontiguousarray(maps, np.float32), to, (len(grid.columns), len(grid.rows)))
 
 
-def _warp_channels(maps, to, size):
-    """Sample maps (H, W, C) where an affine map sends pixels: (rows, columns, C). size: (columns, rows)."""
+def _sample(values, to, size):
+    """Sample values (H, W, C), at most four channels, where an affine map sends the pixels of an image of this size."""
     how = {"flags": cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, "borderMode": cv2.BORDER_REPLICATE}
-    parts = [
-        cv2.warpAffine(np.ascontiguousarray(maps[..., i : i + 3], np.float32), to, size, **how)
-        for i in range(0, maps.shape[-1], 3)  # OpenCV warps at most four channels at once
-    ]
-    return np.dstack(parts)
-
-
-def _rotated_maps(maps, height, width, rows, columns, roll):
-    """Flow, overlay and inner mouth at rows and columns of a crop that the network saw rotated."""
-    y, x = lip_flow.pixel_centres(height), lip_flow.pixel_centres(width)
-    smooth = _stretch(np.concatenate([maps.correction, maps.overlay], axis=-1), y, x)
-    smooth[: height // 2] = 0
-    flow = smooth[..., :2] + lip_flow.lip_flow(maps.reference_lips, maps.lips, y, x)
-    inside = lip_flow.overlay_mask(maps.lips, y, x)
-    turn = cv2.getRotationMatrix2D((0.5, 0.5), float(roll), 1)[:, :2]  # of parts of the side: crop -> what was seen
-    flow = flow[..., ::-1] @ turn  # (x, y) offsets turned back: the transpose is the inverse
-    flow = np.concatenate([flow[..., 1:], flow[..., :1], smooth[..., 2:], inside[..., None]], axis=-1)
-    # Pixel -> parts of the side -> rotated -> pixel of the rotated grid
-    scale = np.diag([width, height, 1.0])
-    rotation = np.vstack([cv2.getRotationMatrix2D((0.5, 0.5), float(roll), 1), [0, 0, 1]])
-    shift = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
-    start = np.array([[1, 0, columns.start], [0, 1, rows.start], [0, 0, 1]])
-    to = (np.linalg.inv(shift) @ scale @ rotation @ np.linalg.inv(scale) @ shift @ start)[:2]
-    target = (columns.stop - columns.start, rows.stop - rows.start)
-    flow = _warp_channels(flow, to, target)
-    return flow[..., :2], flow[..., 2:6], flow[..., 6]
+    return cv2.warpAffine(values, to, size, **how)

@@ -32,24 +32,35 @@ def lip_flow(reference, target, rows, columns):
 
     reference, target: lips. rows (R,), columns (C,): pixel centres. Everything in parts of the crop's side.
     """
-    reference, target = (np.asarray(lips, np.float32).reshape(-1, 2) for lips in (reference, target))
-    reference = _sealed(reference, target)
-    upper, lower = (_pull(reference[list(lip)], target[list(lip)], rows, columns) for lip in (UPPER_LIP, LOWER_LIP))
-    middle = (_curve(target[list(UPPER_INNER)], columns) + _curve(target[list(LOWER_INNER)], columns)) / 2
-    above = _sigmoid((middle - rows[:, None]) / SEAM_SOFTNESS)[..., None]
+    upper, lower = lip_pulls(reference, target, rows, columns)
+    below_upper, above_lower = edge_distances(target, rows, columns)
+    above = sigmoid((above_lower - below_upper) / (2 * SEAM_SOFTNESS))[..., None]
     return lower + above * (upper - lower)
 
 
-def inner_mouth(lips, rows, columns, margin=0.0):
-    """Return a soft mask of the inside of the mouth: (R, C) float32 in [0, 1], 0.25 where the lips touch.
+def lip_pulls(reference, target, rows, columns):
+    """Return the smooth fields of which `lip_flow` is joined where the lips meet: the upper and the lower lip's."""
+    reference, target = (np.asarray(lips, np.float32).reshape(-1, 2) for lips in (reference, target))
+    reference = _sealed(reference, target)
+    return tuple(_pull(reference[list(lip)], target[list(lip)], rows, columns) for lip in (UPPER_LIP, LOWER_LIP))
 
-    margin: by how much the mask reaches past the inner lips, in parts of the side. rows, columns: as for `lip_flow`.
+
+def edge_distances(lips, rows, columns):
+    """Return how far pixels lie below the upper inner lip, and above the lower one: (R, C) float32 each.
+
+    In parts of the side, measured along the column; both are positive inside of an open mouth.
     """
     lips = np.asarray(lips, np.float32).reshape(-1, 2)
     upper, lower = (_curve(lips[list(inner)], columns) for inner in (UPPER_INNER, LOWER_INNER))
-    rows = rows[:, None]
-    below_upper = _sigmoid((rows - upper + margin) / EDGE_SOFTNESS)
-    return below_upper * _sigmoid((lower - rows + margin) / EDGE_SOFTNESS)
+    return rows[:, None] - upper, lower - rows[:, None]
+
+
+def inner_mouth(lips, rows, columns):
+    """Return a soft mask of the inside of the mouth: (R, C) float32 in [0, 1], 0.25 where the lips touch.
+
+    rows, columns: as for `lip_flow`.
+    """
+    return _between(*edge_distances(lips, rows, columns))
 
 
 def overlay_mask(lips, rows, columns):
@@ -57,9 +68,18 @@ def overlay_mask(lips, rows, columns):
 
     The inside of the mouth and a little more, less where the lips are close, and nothing where they touch.
     """
-    lips = np.asarray(lips, np.float32).reshape(-1, 2)
-    gap = _curve(lips[list(LOWER_INNER)], columns) - _curve(lips[list(UPPER_INNER)], columns)
-    return inner_mouth(lips, rows, columns, OVERLAY_MARGIN) * np.clip(gap / OVERLAY_GAP, 0, 1)
+    return overlay_at(*edge_distances(lips, rows, columns))
+
+
+def overlay_at(below_upper, above_lower):
+    """Return `overlay_mask` of pixels at these `edge_distances`."""
+    gap = below_upper + above_lower
+    return _between(below_upper + OVERLAY_MARGIN, above_lower + OVERLAY_MARGIN) * np.clip(gap / OVERLAY_GAP, 0, 1)
+
+
+def sigmoid(x):
+    """Return the logistic function of an array."""
+    return 0.5 + 0.5 * np.tanh(0.5 * x)  # as 1 / (1 + exp(-x)), which overflows
 
 
 def pixel_centres(size, start=0, stop=None):
@@ -84,8 +104,9 @@ def _pull(reference, target, rows, columns):
     y = np.exp(-np.square(rows - target[:, 1:]) / (2 * PULL_RADIUS**2)).T  # (R, K)
     offsets = reference - target
     # No matrix product: beside other threads OpenBLAS wastes both cores on these (see media.audio.melspectrogram).
+    scale = 1 / (np.einsum("rk,kc->rc", y, x) + PULL_FLOOR)
     sums = [np.einsum("rk,kc->rc", y, x * offsets[:, i : i + 1]) for i in (1, 0)]
-    return np.stack(sums, axis=-1) / (np.einsum("rk,kc->rc", y, x) + PULL_FLOOR)[..., None]
+    return np.stack([total * scale for total in sums], axis=-1)
 
 
 def _curve(points, columns):
@@ -94,5 +115,5 @@ def _curve(points, columns):
     return (near * points[:, 1:]).sum(0) / near.sum(0)
 
 
-def _sigmoid(x):
-    return 1 / (1 + np.exp(-np.clip(x, -30, 30)))
+def _between(below_upper, above_lower):
+    return sigmoid(below_upper / EDGE_SOFTNESS) * sigmoid(above_lower / EDGE_SOFTNESS)

@@ -2,8 +2,11 @@
 
 import cv2
 import numpy as np
+import pytest
 
+from lipgan.faces import crop as face_crop
 from lipgan.inference import render
+from lipgan.models import lip_flow
 
 BOX = (20, 250, 30, 230)  # of a face in a frame of 280 x 260
 PIXELS = np.mgrid[:230, :200]
@@ -84,3 +87,53 @@ def test_a_box_past_the_edge_is_rendered_where_it_is_visible():
     whole = cv2.copyMakeBorder(image, 0, 80, 0, 0, cv2.BORDER_REPLICATE)
     result = render.paste_mouth(image, crop_of(whole), maps(0.0, 0.08), BOX)
     assert result.shape == image.shape and (result != image).any()
+
+
+def exact_mouth(crop, mouth):
+    """The lower half of a crop with each formula evaluated at each pixel: (R, W, 3) float32."""
+    height, width = crop.shape[:2]
+    y, x = lip_flow.pixel_centres(height, height // 2), lip_flow.pixel_centres(width)
+    flow = lip_flow.lip_flow(mouth.reference_lips, mouth.lips, y, x) + cv2.resize(mouth.correction, (width, len(y)))
+    map_x, map_y = (x + flow[..., 1]) * width - 0.5, (y[:, None] + flow[..., 0]) * height - 0.5
+    moved = cv2.remap(crop, map_x, map_y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    shown = cv2.remap(lip_flow.inner_mouth(mouth.reference_lips, y, x), map_x, map_y - height // 2, cv2.INTER_LINEAR)
+    overlay = cv2.resize(mouth.overlay, (width, len(y)))
+    opacity = overlay[..., 3] * lip_flow.overlay_mask(mouth.lips, y, x) * (1 - lip_flow.OVERLAY_KEEP * shown)
+    return moved + opacity[..., None] * (255 * overlay[..., :3] - moved)
+
+
+@pytest.mark.parametrize("height", [90, 360, 720])
+def test_rendering_agrees_with_the_formulas_at_every_pixel(height):
+    crop = cv2.resize(frame(), (height * 5 // 6, height), interpolation=cv2.INTER_CUBIC)
+    rng = np.random.default_rng(1)
+    correction = cv2.resize(rng.normal(0, 0.004, (6, 12, 2)), (96, 48)).astype(np.float32)
+    overlay = cv2.resize(rng.random((6, 12, 4)), (96, 48)).astype(np.float32)
+    mouth = render.MouthMaps(lips(0.03), lips(0.09), correction, overlay)
+    rows, columns = slice(height // 2, height), slice(0, crop.shape[1])
+    difference = np.abs(render.render_mouth(crop, mouth, rows, columns) - exact_mouth(crop, mouth))
+    difference = difference[:, crop.shape[1] // 3 : -crop.shape[1] // 3]  # nothing is painted beside the mouth
+    assert (difference > 2).mean() < 1e-3 and difference.max() < 12
+
+
+def test_nothing_is_painted_beside_the_mouth():
+    image = np.full((280, 260, 3), 100, np.uint8)
+    result = render.paste_mouth(image, crop_of(image), maps(0.0, 0.1, opacity=1.0), BOX)
+    painted = (result != image).any(axis=(0, 2)).nonzero()[0]
+    width = BOX[3] - BOX[2]
+    assert painted[0] > BOX[2] + (0.4 - 0.09) * width and painted[-1] < BOX[2] + (0.6 + 0.09) * width
+
+
+@pytest.mark.parametrize("roll", [-20.0, 7.0])
+def test_a_tilted_head_is_rendered_as_the_upright_crop_is(roll):
+    """Rendered in the tilted crop and then turned upright, or turned first: the same mouth."""
+    size = 300
+    upright = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8), (0, 0), 4)
+    tilted, mouth = face_crop.rotate(upright, -roll), maps(0.0, 0.06)
+    rows, columns = slice(size // 2, size), slice(0, size)
+    rendered = tilted.copy()
+    rendered[rows] = render.render_mouth(tilted, mouth, rows, columns, roll)
+    expected = render.render_mouth(upright, mouth, rows, columns)
+    middle = slice(180, 270), slice(100, 200)
+    difference = np.abs(face_crop.rotate(rendered, roll)[middle].astype(int) - expected[30:120, 100:200])
+    assert np.abs(upright[middle].astype(int) - expected[30:120, 100:200]).mean() > 3
+    assert difference.mean() < 1 and difference.max() < 20

@@ -1,0 +1,107 @@
+"""Processor time of rendering one mouth, beside the formulas evaluated at every pixel, in turn in one run.
+
+    python benchmarks/bench_render.py --heights 120 400 800
+
+The face is the photo's, enlarged; the maps are made by chance here. Both run in one thread. Medians of --runs frames,
+each with other lips.
+"""
+
+import argparse
+import functools
+import pathlib
+import sys
+import threading
+import time
+
+import cv2
+import numpy as np
+
+ROOT = pathlib.Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from lipgan.inference.blend import paste_mask
+from lipgan.inference.render import MouthMaps, paste_mouth
+from lipgan.models import lip_flow
+
+FACE = slice(40, 240), slice(130, 303)  # rows and columns of the photo
+SIZE, TILT = 96, 8.0  # of the network's grid; degrees
+
+
+def parse_args(argv=None):
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--heights", type=int, nargs="+", default=[120, 400, 800], help="of the face, in pixels")
+    add("--runs", type=int, default=50, help="default: %(default)s")
+    return parser.parse_args(argv)
+
+
+def lips(opening):
+    """Lips (40,) float32 at the usual place in a crop."""
+    outer, inner = (np.arange(n) / n * 2 * np.pi + np.pi for n in (12, 8))
+    points = [[0.13 * np.cos(a), (0.04 + opening / 2) * np.sin(a)] for a in outer]
+    points += [[0.1 * np.cos(a), opening / 2 * np.sin(a)] for a in inner]
+    return np.add(points, (0.5, 0.72)).astype(np.float32).ravel()
+
+
+def mouth_maps(rng):
+    """Maps of a mouth that opens by chance, with a small smooth correction and paint all over."""
+    correction = cv2.resize(rng.normal(0, 0.003, (6, 12, 2)), (SIZE, SIZE // 2)).astype(np.float32)
+    overlay = rng.random((SIZE // 2, SIZE, 4), np.float32)
+    return MouthMaps(lips(0.02), lips(0.1 * rng.random()), correction, overlay)
+
+
+def exact_mouth(frame, crop, maps, box):
+    """As `paste_mouth` of an upright face inside of the frame, each formula evaluated at each pixel."""
+    top, bottom, left, right = box
+    height, width = crop.shape[:2]
+    half = height // 2
+    y, x = lip_flow.pixel_centres(height, half), lip_flow.pixel_centres(width)
+    correction, overlay = (cv2.resize(values, (width, height - half)) for values in (maps.correction, maps.overlay))
+    flow = lip_flow.lip_flow(maps.reference_lips, maps.lips, y, x) + correction
+    map_x = np.arange(width, dtype=np.float32) + width * flow[..., 1]
+    map_y = np.arange(half, height, dtype=np.float32)[:, None] + height * flow[..., 0]
+    moved = cv2.remap(crop, map_x, map_y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
+    reference_mouth = lip_flow.inner_mouth(maps.reference_lips, y, x)
+    shown = cv2.remap(reference_mouth, map_x, map_y - half, cv2.INTER_LINEAR)
+    opacity = overlay[..., 3] * lip_flow.overlay_mask(maps.lips, y, x) * (1 - lip_flow.OVERLAY_KEEP * shown)
+    mouth = moved + opacity[..., None] * (255 * overlay[..., :3] - moved)
+    mask = cv2.resize(paste_mask(SIZE, box), (width, height))[half:, :, None]
+    result = frame.copy()
+    region = result[top + half : bottom, left:right]
+    region[...] = np.clip(region + mask * (mouth - region) + 0.5, 0, 255)
+    return result
+
+
+def median_ms(work, maps):
+    """Return the median processor time of each function of MouthMaps, called in turn, in ms."""
+    times = [[] for _ in work]
+    for mouth in maps:
+        for function, taken in zip(work, times, strict=True):
+            start = time.thread_time()
+            function(mouth)
+            taken.append(1000 * (time.thread_time() - start))
+    return [np.median(taken) for taken in times]
+
+
+def main(argv=None):
+    """Print a row for each height."""
+    args = parse_args(argv)
+    cv2.setNumThreads(1)
+    photo = cv2.imread(str(ROOT / "examples" / "astronaut.jpg"))[FACE]
+    maps = [mouth_maps(np.random.default_rng(number)) for number in range(args.runs)]
+    print("| face, pixels | upright, ms | at every pixel, ms | ratio | tilted head, ms |\n|---|---|---|---|---|")
+    for height in args.heights:
+        face = cv2.resize(photo, (round(height * photo.shape[1] / photo.shape[0]), height))
+        box = 0, height, 0, face.shape[1]
+        ways = [functools.partial(paste_mouth, face, face, box=box, roll=roll) for roll in (0, TILT)]
+        upright, tilted, exact = median_ms([*ways, functools.partial(exact_mouth, face, face, box=box)], maps)
+        cells = f"{upright:.2f} | {exact:.2f} | {exact / upright:.2f} | {tilted:.2f}"
+        print(f"| {height} x {face.shape[1]} | {cells} |", flush=True)
+
+
+if __name__ == "__main__":
+    # As in the pipeline, not in the main thread, whose allocator gives memory back at once.
+    thread = threading.Thread(target=main)
+    thread.start()
+    thread.join()
