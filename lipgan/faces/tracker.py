@@ -16,7 +16,8 @@ from lipgan.faces.landmarks import LIPS
 KEYFRAME_S = 0.6  # the detector looks this often; between, landmarks are followed from frame to frame
 POINTS_SMOOTH_S = 0.2  # over which landmarks are averaged: they tremble less then, and stay with a head that moves
 LIPS_SMOOTH_S = 0.08  # lips move fast: closures last 80 ms
-CUT_LEVELS = 28.0  # mean absolute difference of two thumbnails, in grey levels, that is a cut
+CUT_LEVELS = 28.0  # mean absolute difference of two thumbnails, in grey levels, that may be a cut
+SAME_VIEW = 0.9  # correlation of two thumbnails from which on that is a change of light: a flash, a stage
 
 
 class Track(typing.NamedTuple):
@@ -27,6 +28,7 @@ class Track(typing.NamedTuple):
     points: np.ndarray  # (N, 68, 2) float32: dlib's landmarks, x and y in the frame's pixels; None where not looked for
     shots: np.ndarray  # (N,) int32: the number of the shot, between cuts, that each frame belongs to; None with points
     seen: np.ndarray  # (N,) bool: frames whose face was found, not taken from frames before and after; None with points
+    light: np.ndarray | None = None  # (N,) float32: mean level of each frame, 0 to 255; None where it is not known
 
 
 class _Tracker:
@@ -108,6 +110,15 @@ def _thumbnail(frame):
     return cv2.resize(frame, (64, 64), interpolation=cv2.INTER_AREA).astype(np.int16)
 
 
+def _is_cut(before, after):
+    """Return whether two thumbnails (64, 64, 3) show different views, not one view in another light."""
+    if np.abs(after - before).mean() <= CUT_LEVELS:
+        return False
+    a, b = (levels.reshape(-1, 3) - levels.mean((0, 1)) for levels in (before, after))
+    scale = np.sqrt((a**2).sum(0) * (b**2).sum(0))
+    return ((a * b).sum(0) / np.maximum(scale, 1e-6)).mean() < SAME_VIEW
+
+
 def find_boxes(frames, fps, detector, pads=(0, 0, 0, 0), bridge=0, choice=None):
     """`follow_face` without landmarks: boxes (N, 4) int32, zeros where there is no face, and found (N,) bool."""
     track = follow_face(frames, fps, detector, pads, bridge, choice)
@@ -121,7 +132,7 @@ def follow_face(frames, fps, detector, pads=(0, 0, 0, 0), bridge=0, choice=None)
     choice: a `choice.FaceChoice`: another one than the largest, and after a cut the same person only.
     bridge: gaps of up to so many frames without a face, within a shot, get boxes between those of their ends.
     """
-    tracker, found, shots = _Tracker(detector, choice), [], []
+    tracker, found, shots, light = _Tracker(detector, choice), [], [], []
     pending, last, before, searched = [], None, None, False
     step = max(1, round(KEYFRAME_S * float(fps)))
 
@@ -139,8 +150,9 @@ def follow_face(frames, fps, detector, pads=(0, 0, 0, 0), bridge=0, choice=None)
 
     for n, frame in enumerate(frames):
         thumbnail = _thumbnail(frame)
-        cut = before is None or np.abs(thumbnail - before).mean() > CUT_LEVELS
+        cut = before is None or _is_cut(before, thumbnail)
         before = thumbnail
+        light.append(thumbnail.mean())
         if cut:
             end_shot()
             shots.append(n)
@@ -159,7 +171,7 @@ def follow_face(frames, fps, detector, pads=(0, 0, 0, 0), bridge=0, choice=None)
             last = face
     end_shot()
     seen = np.array([face is not None for face in found], bool)
-    return _final(_bridged(found, shots, bridge), shots, fps, pads, seen)
+    return _final(_bridged(found, shots, bridge), shots, fps, pads, seen)._replace(light=np.array(light, np.float32))
 
 
 def _bridged(found, shots, longest):

@@ -39,6 +39,7 @@ from lipgan.utils.files import atomic_write
 from lipgan.utils.parallel import prefetch, timed
 
 PREVIEW_MOMENTS, PREVIEW_WIDTH = 8, 320
+DARK, MAX_BRIGHTENING = 45.0, 16.0  # mean level under which a crop is brightened for the generator, and how far at most
 REGION_MARGIN = 8  # pixels around a face box: chroma is interpolated from its neighbours
 
 
@@ -102,6 +103,7 @@ class _Mouth:
     lips: np.ndarray  # of the reference, upright; zeros where no generator needs them
     rest_lips: np.ndarray  # of this person at rest, upright; as well
     at_rest: float = 0.0  # how much it stays there, 1: it does not move with the audio, and nothing is painted
+    gain: float = 1.0  # by which a dark crop was brightened for the generator; what it paints is darkened by as much
 
 
 @dataclasses.dataclass(frozen=True)
@@ -357,7 +359,9 @@ def _crop(clip, index, region, roll, runner, find_lips):
     if points is not None and runner.needs_lips:
         lips = crop.rotate_points(points[LIPS], roll).ravel()
         rest_upright = crop.rotate_points(rest, roll).ravel()
-    return crop.generator_input(upright, pose), _Mouth(reference, lips, rest_upright)
+    gain = float(np.clip(DARK / max(upright.mean(), 1e-6), 1, MAX_BRIGHTENING))
+    face = np.minimum(crop.generator_input(upright, pose) * np.float32(gain), 1)
+    return face, _Mouth(reference, lips, rest_upright, gain=gain)
 
 
 def _predict(batches, runner, seconds):
@@ -382,12 +386,14 @@ def _predict(batches, runner, seconds):
 
 
 def _predict_batch(batch, runner):
+    gains = np.array([mouth.gain for mouth in batch.mouths], np.float32)[:, None, None, None]
     if not runner.needs_lips:
-        crops = np.asarray(runner.predict(batch.faces, batch.audio), np.float32)
+        crops = np.asarray(runner.predict(batch.faces, batch.audio), np.float32) / gains
         return list(np.clip(crops * 255 + 0.5, 0, 255).astype(np.uint8))
     lips, rest = (np.stack([getattr(mouth, name) for mouth in batch.mouths]) for name in ("lips", "rest_lips"))
-    maps = runner.predict_mouths(batch.faces, batch.audio, lips, rest)
-    results = [MouthMaps(*values) for values in zip(lips, *maps, strict=True)]
+    moved, corrections, overlays = runner.predict_mouths(batch.faces, batch.audio, lips, rest)
+    overlays = np.concatenate([overlays[..., :3] / gains, overlays[..., 3:]], axis=-1)
+    results = [MouthMaps(*values) for values in zip(lips, moved, corrections, overlays, strict=True)]
     return [maps.calmed(mouth.rest_lips, mouth.at_rest) for maps, mouth in zip(results, batch.mouths, strict=True)]
 
 

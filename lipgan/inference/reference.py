@@ -20,7 +20,8 @@ from lipgan.inference.frame_cache import FrameStore
 # fitted: the frame itself with the mouth of the shot's reference frame fitted in. same: the frame itself.
 REFERENCE_MODES = ("fitted", "same")
 STILL_POINTS = [0, 1, 2, *range(14, 48)]  # of dlib's 68 landmarks: the ears' side of the jaw, brows, nose, eyes
-MAX_GAIN = 4.0  # by which the reference's colours are brightened or darkened at most
+MAX_GAIN = 4.0  # by which the reference's colours are brightened at most: noise is too; darkened by any factor
+BRIGHT = 0.6  # of the light in a shot's bright frames: darker ones, as in a fade, are no reference
 SEARCH_S = 10  # seconds of a shot in which its reference is searched
 USUAL_OPENING, USUAL_WIDTH = 0.25, 0.6  # so many of the mouths in a shot are less open, and less wide
 REACH = (0.62, 0.58)  # half width and height of what is fitted, about the lips' middle, in parts of the eyes' distance
@@ -79,6 +80,8 @@ def choose_references(track, fps):
         own = np.flatnonzero((track.shots == shot) & track.found)
         if len(own):
             first = own[track.seen[own]][: max(1, round(SEARCH_S * fps))]
+            if track.light is not None:
+                first = first[track.light[first] >= BRIGHT * np.quantile(track.light[first], 0.9)]
             of_frame[own] = first[usual_frame(track.points[first])]
     return of_frame
 
@@ -129,7 +132,7 @@ def fit_mouth(reference, reference_points, own, own_points):
     mask = (mask * mask * (3 - 2 * mask))[..., None].astype(np.float32)
     edge, around = mask * (1 - mask), own[region].astype(np.float32)
     light = (edge * around).sum((0, 1)) / np.maximum((edge * moved).sum((0, 1)), 1e-6)
-    moved *= np.clip(light, 1 / MAX_GAIN, MAX_GAIN)
+    moved *= np.minimum(light, MAX_GAIN)
     result = own.copy()
     result[region] = np.clip(around + mask * (moved - around) + 0.5, 0, 255).astype(np.uint8)
     return result, fitted

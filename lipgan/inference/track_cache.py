@@ -16,7 +16,7 @@ from lipgan.faces.tracker import Track
 from lipgan.utils.cli import warn
 from lipgan.utils.files import atomic_write
 
-VERSION = 5  # raise it when `lipgan.faces` finds other boxes in the same video
+VERSION = 6  # raise it when `lipgan.faces` finds other boxes in the same video
 
 
 def cache_path(folder, video, **settings):
@@ -37,7 +37,7 @@ def load_track(path, num_frames):
             track, whole = Track(*(arrays[name] for name in Track._fields)), bool(arrays["whole"])
         count = len(track.found)
         expected = ((count, 4), np.int32), ((count,), bool), ((count, 68, 2), np.float32), ((count,), np.int32)
-        expected += (((count,), bool),)
+        expected += (((count,), bool), ((count,), np.float32))
         if [(array.shape, array.dtype) for array in track] != [*expected]:
             raise ValueError(f"boxes of shape {track.boxes.shape}")
     except FileNotFoundError:

@@ -66,6 +66,45 @@ def test_fitted_mouth_follows_pose_and_colour(astronaut, hog):
     np.testing.assert_array_equal(fitted[:34], painted[:34])
 
 
+@pytest.mark.parametrize("level", [0.5, 0.1, 0.02])
+def test_fitted_mouth_is_as_dark_as_a_fade(astronaut, hog, level):
+    track = follow_face([astronaut], 25, hog)
+    points, bright = to_crop_coords(track.points[0], track.boxes[0]), crop(astronaut, track.boxes[0], 96)
+    dark = (bright * level + 0.5).astype(np.uint8)
+    fitted, _ = fit_mouth(bright, points, dark, points)
+    assert np.abs(fitted.astype(int) - dark).max() <= 2
+
+
+def test_dark_frames_of_a_fade_are_no_reference():
+    found, openings = np.ones(6, bool), [1, 1, 1, 0, 3, 2]
+    light = np.array([2, 20, 40, 100, 110, 105], np.float32)
+    track = Track(None, found, mouths(openings), np.zeros(6, int), found)
+    assert choose_references(track, 25).tolist() == [0] * 6
+    assert choose_references(track._replace(light=light), 25)[0] >= 3
+
+
+@pytest.mark.parametrize("light", [0.15, (1, 0.3, 0.3)])
+def test_a_change_of_light_is_no_cut(astronaut, hog, light):
+    other_light, other_view = (astronaut * light).astype(np.uint8), np.ascontiguousarray(astronaut[::-1, ::-1])
+    assert np.ptp(follow_face([astronaut, other_light], 25, hog).shots) == 0
+    assert np.ptp(follow_face([astronaut, other_view], 25, hog).shots) == 1
+
+
+def test_a_dark_face_is_brightened_for_the_generator_and_its_paint_darkened(tmp_path, astronaut):
+    means = {}
+    for level in (1.0, 0.1):
+        cv2.imwrite(str(tmp_path / "face.png"), (astronaut * level).astype(np.uint8))
+        options, faces = LipsyncOptions(detector="hog"), []
+        # What it saw comes out again.
+        runner = FunctionRunner(lambda seen, audio, faces=faces: faces.append(seen) or seen[..., :3], img_size=96)
+        source = open_source(tmp_path / "face.png", options)
+        clip = prepare(source, load_audio(write_wav(tmp_path / "a.wav", 0.04), options), options)
+        [(frame, _)] = generate_frames(clip, runner, options)
+        means[level] = faces[0][..., :3].mean() * 255
+        assert np.abs(frame.astype(int) - source.image).mean() < 1
+    assert abs(means[0.1] - 45) < 1 and means[1.0] > 60
+
+
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory, astronaut):
     """(video, sound): 12 frames of the astronaut, whose mouth is painted white in the last three."""

@@ -12,6 +12,7 @@ TRACK = Track(
     np.arange(1360, dtype=np.float32).reshape(10, 68, 2),
     np.arange(10, dtype=np.int32) // 5,
     np.arange(10) % 3 > 0,
+    np.arange(10, dtype=np.float32),
 )
 
 
