@@ -3,6 +3,7 @@
 The network works on a grid of 96 pixels. What is smooth (the flow of each lip, the network's correction of it, the
 paint, the distances to the edges of the inner mouth) is known on a grid of points and interpolated at the frame's
 pixels; what is sharp (the line where the lips meet, the border of the inner mouth) is formed of the distances there.
+What is between the lips is a layer of its own, behind them (`mouth_interior`).
 `benchmarks/bench_render.py` times it.
 """
 
@@ -13,11 +14,12 @@ import cv2
 import numpy as np
 
 from lipgan.inference.blend import paste_mask
+from lipgan.inference.mouth_interior import dark_inside, edges, moved_share, off_teeth, teeth
 from lipgan.models import lip_flow
 
 GRID_POINTS = 160  # along a side of the crop: interpolated from these, the flow is off by 0.2 % of its largest offset
-BESIDE_MOUTH = 0.08  # of the side: further from the corners of the mouth nothing is painted
-PAINT_REACH = 0.07  # of the side: further outside of the inner lips the paint's opacity is below 0.3 %
+BESIDE_MOUTH = 0.08  # of the side: further from the corners of the mouth its inside plays no part
+MOUTH_REACH = 0.07  # of the side: nor further outside of the inner lips
 SEAM_REACH = 8  # softnesses of the line where the lips meet: past it the other lip's flow counts less than 0.04 %
 
 
@@ -93,24 +95,70 @@ def render_mouth(crop, maps: MouthMaps, rows: slice, columns: slice, roll: float
     crop: (H, W, 3) uint8 BGR, of any size, showing maps.reference_lips. roll: degrees by which the network saw the crop
     rotated anticlockwise about its middle. rows: of the lower half.
     """
+    share = moved_share(maps.reference_lips, maps.lips)
+    touching = (lip_flow.touching(lips).ravel() for lips in (maps.reference_lips, maps.lips))
+    maps = MouthMaps(*touching, maps.correction, maps.overlay)
     grid = _grid(crop.shape, rows, columns, roll)
     below_upper, above_lower = lip_flow.edge_distances(maps.lips, grid.rows, grid.columns)
     x, y = _source(crop.shape, maps, grid, (above_lower - below_upper) / 2, rows, columns)
-    mouth = cv2.remap(crop, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-    overlay = _overlay(maps, grid)  # (N, M, 4)
-    painted = (np.minimum(below_upper, above_lower) > -PAINT_REACH) & (overlay[..., 3] > 0)
-    inside = grid.region_where(painted, mouth.shape)
-    if inside is not None:
-        overlay = grid.at_pixels(overlay, *inside)  # (r, c, 4)
-        edges = grid.at_pixels(np.dstack([below_upper, above_lower]), *inside)  # (r, c, 2)
-        # Where the reference shows the inside of its own mouth, that is better than paint.
-        shown = _reference_mouth(crop.shape, maps.reference_lips, x[inside], y[inside], roll)
-        opacity = overlay[..., 3] * lip_flow.overlay_at(edges[..., 0], edges[..., 1])
-        opacity *= 1 - lip_flow.OVERLAY_KEEP * shown
-        moved = mouth[inside]
-        painted = moved + opacity[..., None] * (255 * overlay[..., :3] - moved)
-        mouth[inside] = np.clip(painted + 0.5, 0, 255).astype(np.uint8)
+    near = (np.minimum(below_upper, above_lower) > -MOUTH_REACH) & _beside_mouth(maps, grid)
+    region = grid.region_where(near, x.shape) if share else None
+    if region is None:
+        return _sampled(crop, x, y)
+    reference, target = edges(maps.reference_lips), edges(maps.lips)
+    here = np.meshgrid(*(np.arange(s.start, s.stop, dtype=np.float32) for s in (columns, rows)))
+    here = [values[region] for values in here]
+    place = _to_parts(crop.shape, *here, roll)
+    if reference.is_open:
+        source = _to_parts(crop.shape, x[region], y[region], roll)
+        lowered = share * off_teeth(reference, target, source, place)
+        x[region], y[region] = _lowered(x[region], y[region], lowered, crop.shape, grid)
+    mouth, seen = _sampled(crop, x, y), share * target.inside(*place)
+    left, top, width, height = cv2.boundingRect((seen > 0).astype(np.uint8))
+    if width:
+        part = slice(top, top + height), slice(left, left + width)
+        region = tuple(slice(r.start + p.start, r.start + p.stop) for r, p in zip(region, part, strict=True))
+        here, place = ([values[part] for values in pair] for pair in (here, place))
+        lowered, shown = teeth(reference, place)
+        own = _sampled(crop, *_lowered(*here, lowered, crop.shape, grid))
+        paint = 255 * grid.at_pixels(_stretch(maps.overlay, grid), *region)[..., :3]
+        behind = dark_inside(target, place, _lip_colour(crop, maps.reference_lips, roll), paint)
+        behind += shown[..., None] * (own - behind)
+        lips = mouth[region]
+        mouth[region] = np.clip(lips + seen[part][..., None] * (behind - lips) + 0.5, 0, 255).astype(np.uint8)
     return mouth
+
+
+def _sampled(crop, x, y):
+    return cv2.remap(crop, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+
+
+def _to_parts(shape, x, y, roll):
+    """Return pixels (x, y) of a crop of this shape in parts of its side, as the network saw it: float32 each."""
+    x, y = (x + np.float32(0.5)) / np.float32(shape[1]), (y + np.float32(0.5)) / np.float32(shape[0])
+    if not roll:
+        return x, y
+    to = cv2.getRotationMatrix2D((0.5, 0.5), float(roll), 1).astype(np.float32)
+    return tuple(row[0] * x + row[1] * y + row[2] for row in to)
+
+
+def _lowered(x, y, offset, shape, grid):
+    """Return pixels (x, y) of a crop of this shape that lie lower, as the network saw it, by parts of its side."""
+    turn = grid.turn.astype(np.float32)
+    return x + shape[1] * turn[1, 0] * offset, y + shape[0] * turn[1, 1] * offset
+
+
+def _lip_colour(crop, lips, roll):
+    """Return the mean colour of the lower lip in a crop: (3,) float32."""
+    lips = lips.reshape(-1, 2)
+    middle = (lips[[19, 18, 17]] + lips[[10, 9, 8]]) / 2
+    if roll:
+        middle = cv2.transform(middle[None], cv2.getRotationMatrix2D((0.5, 0.5), -float(roll), 1))[0]
+    size = np.array(crop.shape[1::-1])
+    half = max(1, round(0.01 * crop.shape[0]))
+    x, y = np.clip(middle * size, half, size - half - 1).astype(int).T
+    patches = [crop[b - half : b + half + 1, a - half : a + half + 1] for a, b in zip(x, y, strict=True)]
+    return np.mean(patches, axis=(0, 1, 2), dtype=np.float32)
 
 
 @functools.lru_cache(maxsize=1)  # of a still image each frame's is the same
@@ -179,13 +227,14 @@ def _source(shape, maps, grid, above_seam, rows, columns):
     return source
 
 
-def _overlay(maps, grid):
-    """Return maps.overlay at the grid's points, (N, M, 4) float32, its opacity 0 beside the mouth."""
-    overlay, lips = _stretch(maps.overlay, grid), maps.lips.reshape(-1, 2)
+def _beside_mouth(maps, grid):
+    """Return whether the grid's columns are those of the mouth, with a margin: (M,) bool.
+
+    Far from the corners both inner lips' curves end at their means: a gap where there is no mouth.
+    """
+    lips = maps.lips.reshape(-1, 2)
     left, right = lips[lip_flow.UPPER_INNER[0], 0], lips[lip_flow.UPPER_INNER[-1], 0]
-    # Far from the corners both inner lips' curves end at their means: a gap where there is no mouth.
-    overlay[:, (grid.columns < left - BESIDE_MOUTH) | (grid.columns > right + BESIDE_MOUTH), 3] = 0
-    return overlay
+    return (grid.columns > left - BESIDE_MOUTH) & (grid.columns < right + BESIDE_MOUTH)
 
 
 def _in_pixels(flow, shape, turn):
@@ -193,18 +242,6 @@ def _in_pixels(flow, shape, turn):
     y, x = np.float32(flow[..., 0]), np.float32(flow[..., 1])
     turn = turn.astype(np.float32)
     return [shape[1 - i] * (x * turn[0, i] + y * turn[1, i]) for i in (0, 1)]
-
-
-def _reference_mouth(shape, lips, x, y, roll):
-    """Return how much of the inside of the reference's own mouth its pixels (x, y) show: float32 in [0, 1], as x."""
-    lips = lips.reshape(-1, 2)
-    if roll:
-        lips = cv2.transform(lips[None], cv2.getRotationMatrix2D((0.5, 0.5), -float(roll), 1))[0]
-    left, top = int(np.floor(x.min())), int(np.floor(y.min()))
-    rows = lip_flow.pixel_centres(shape[0], top, int(y.max()) + 2)
-    columns = lip_flow.pixel_centres(shape[1], left, int(x.max()) + 2)
-    mask = lip_flow.inner_mouth(lips, rows, columns).astype(np.float32)
-    return cv2.remap(mask, x - left, y - top, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
 def _stretch(maps, grid):

@@ -24,6 +24,7 @@ SEAM_SOFTNESS = 0.004  # of the side: width of the change from the upper to the 
 EDGE_SOFTNESS = 0.01  # of the side: width of the border of the inner mouth
 OVERLAY_MARGIN = 0.012  # of the side: how far past the inner lips the renderer may paint
 OVERLAY_KEEP = 0.6  # share of the inside of the reference's own mouth that is kept, where it shows
+SHUT_GAP = 0.01  # of the side: between dlib's inner landmarks where lips touch
 OVERLAY_GAP = 0.02  # of the side: from this gap on it may paint fully, and not at all where lips touch
 
 
@@ -43,6 +44,20 @@ def lip_pulls(reference, target, rows, columns):
     reference, target = (np.asarray(lips, np.float32).reshape(-1, 2) for lips in (reference, target))
     reference = _sealed(reference, target)
     return tuple(_pull(reference[list(lip)], target[list(lip)], rows, columns) for lip in (UPPER_LIP, LOWER_LIP))
+
+
+def touching(lips):
+    """Return lips (20, 2) whose inner landmarks meet where the mouth is shut.
+
+    dlib leaves a gap of about SHUT_GAP there. One of 3 SHUT_GAP and more stays as it is.
+    """
+    lips = np.array(lips, np.float32).reshape(-1, 2)
+    up, low = (list(lip) for lip in FACING)
+    gap = lips[low, 1] - lips[up, 1]
+    shift = np.clip(np.minimum(gap, (3 * SHUT_GAP - gap) / 2), 0, SHUT_GAP) / 2
+    lips[up, 1] += shift
+    lips[low, 1] -= shift
+    return lips
 
 
 def edge_distances(lips, rows, columns):

@@ -1,0 +1,115 @@
+"""Frames whose mouth is covered, by a hand, a microphone, a spoon, or turned away: seen in the look of the lower face.
+
+The lower face is described by the colours of a grid of cells, placed by the eyes. In a covered frame many of them leave
+what they show elsewhere in the shot, though the head has not turned and the upper face is as bright as before.
+"""
+
+import cv2
+import numpy as np
+
+from lipgan.faces.landmarks import EYES
+
+COLUMNS, ROWS, UPPER_COLUMNS = 12, 9, 12  # cells of the lower face; those of a row over eyes and cheeks, for the light
+NUM_CELLS = COLUMNS * ROWS + UPPER_COLUMNS
+SAMPLES = 4  # pixels of a cell, along each side
+LOWER = (-0.85, 0.85, 0.45, 1.65)  # left, right, top, bottom about the eyes' middle, in parts of their distance
+UPPER = (-0.85, 0.85, -0.15, 0.4)
+NOSE_TIP = 30
+SPREADS, LEVELS = 3.0, 8.0  # a cell differs by more than so many of its own deviations, and grey levels
+COVERED = 0.18  # share of the cells that differ in a covered face; speech, light and turning heads stay below
+TURN, TURN_SPREADS = 0.06, 3.0  # parts of the eyes' distance, and deviations, by which the nose's tip moves in speech
+PROFILE = 0.5  # of the eyes' distance: from here on the nose's tip is that of a profile
+DARK = 12.0  # levels of the upper face under which nothing can be said
+MIN_SHOT = 25  # frames of which a shot's usual look is known
+MOST = 0.5  # of a shot's frames can be covered at most: what is always there belongs to the face
+SHORTEST_S, FADE_S = 0.1, 0.16  # of a cover; of the change to the frame's own pixels before it, and back after it
+
+
+def face_cells(frame, points):
+    """Return the mean colours of the cells of a face: (NUM_CELLS, 3) uint8. points: (68, 2) in the frame's pixels."""
+    left, right = (points[eye].mean(axis=0) for eye in EYES)
+    across = right - left
+    to = np.column_stack([across, [-across[1], across[0]], (left + right) / 2])
+    grids = (LOWER, COLUMNS, ROWS), (UPPER, UPPER_COLUMNS, 1)
+    return np.concatenate([_cells(frame, to, *grid) for grid in grids])
+
+
+def _cells(frame, to, area, columns, rows):
+    """Return the mean colours of a grid over an area: (columns * rows, 3). to: (2, 3), the face's parts -> pixels."""
+    left, right, top, bottom = area
+    size = columns * SAMPLES, rows * SAMPLES
+    step = np.array([(right - left) / size[0], (bottom - top) / size[1]])
+    first = np.array([left, top]) + step / 2
+    grid = np.column_stack([to[:, :2] * step, to[:, :2] @ first + to[:, 2]])
+    how = {"flags": cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, "borderMode": cv2.BORDER_REPLICATE}
+    samples = cv2.warpAffine(frame, grid, size, **how)
+    return cv2.resize(samples, (columns, rows), interpolation=cv2.INTER_AREA).reshape(-1, 3)
+
+
+def covered_share(track, fps):
+    """Return how much each frame of a `tracker.Track` keeps its own mouth: (N,) float32, 0 free, 1 covered.
+
+    It rises before a cover and falls after it. All 0 where no landmarks are known.
+    """
+    share = np.zeros(len(track.found), np.float32)
+    if track.points is None or track.cells is None:
+        return share
+    for shot in np.unique(track.shots[track.found]).tolist():
+        rows = np.flatnonzero((track.shots == shot) & track.found)
+        own = covered_frames(track.cells[rows], track.points[rows])
+        share[rows] = _faded(_without_short(own, SHORTEST_S * float(fps)), FADE_S * float(fps))
+    return share
+
+
+def covered_frames(cells, points):
+    """Return which frames of a shot show a covered mouth or a profile: (N,) bool.
+
+    cells: (N, NUM_CELLS, 3) of `face_cells`. points: (N, 68, 2), dlib's landmarks.
+    """
+    turn = _turn(points)
+    profile = np.abs(turn[:, 0]) > PROFILE
+    if len(cells) < MIN_SHOT:
+        return profile
+    cells = cells.astype(np.float32)
+    upper = cells[:, COLUMNS * ROWS :].mean(axis=1)  # (N, 3)
+    usual_light = np.median(upper, axis=0)
+    lower = cells[:, : COLUMNS * ROWS] * (usual_light / np.maximum(upper, 1))[:, None]
+    distance, spread = _from_usual(lower)
+    differing = (distance.mean(-1) > SPREADS * spread.mean(-1) + LEVELS).mean(axis=1)
+    turned, turn_spread = _from_usual(turn)
+    steady = (turned < TURN + TURN_SPREADS * turn_spread).all(axis=1)
+    covered = (differing > COVERED) & steady & (upper.mean(axis=1) > DARK)
+    return profile | (covered if covered.mean() <= MOST else False)
+
+
+def _turn(points):
+    """Return how far the nose's tip lies beside and below the eyes' middle, in parts of their distance: (N, 2)."""
+    left, right = (points[:, eye].mean(axis=1) for eye in EYES)
+    unit = np.linalg.norm(right - left, axis=1, keepdims=True).clip(1e-6)
+    return (points[:, NOSE_TIP] - (left + right) / 2) / unit
+
+
+def _from_usual(values):
+    """Return how far values (N, ...) are from their median, and their robust standard deviation (...)."""
+    distance = np.abs(values - np.median(values, axis=0))
+    return distance, 1.4826 * np.median(distance, axis=0)
+
+
+def _without_short(covered, shortest):
+    """Drop runs of True that are shorter than so many frames, after gaps as short have been closed."""
+    kernel = np.ones(max(1, round(shortest)) // 2 * 2 + 1, np.uint8)
+    mask = covered.astype(np.uint8)[None]
+    mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, kernel[None])
+    return cv2.morphologyEx(mask, cv2.MORPH_OPEN, kernel[None])[0].astype(bool)
+
+
+def _faded(covered, fade):
+    """Return 1 where covered, 0 from `fade` frames on beside it: (N,) float32."""
+    if not covered.any():
+        return covered.astype(np.float32)
+    indices, frames = np.flatnonzero(covered), np.arange(len(covered))
+    after = np.searchsorted(indices, frames)
+    ends = indices[np.maximum(after - 1, 0)], indices[np.minimum(after, len(indices) - 1)]
+    distance = np.min([np.abs(frames - end) for end in ends], axis=0)
+    share = np.clip(1 - distance / (fade + 1), 0, 1)
+    return (share * share * (3 - 2 * share)).astype(np.float32)

@@ -1,0 +1,67 @@
+"""Covered mouths and profiles: noticed in the look of the lower face, and left as they are."""
+
+import cv2
+import numpy as np
+import pytest
+
+from lipgan.faces import occlusion
+from lipgan.faces.tracker import Track
+
+
+def face(number, covered=False):
+    """A face of 200 x 200 pixels with noise, whose mouth opens and shuts, and its landmarks (68, 2)."""
+    rng = np.random.default_rng(number)
+    image = np.full((200, 200, 3), (110, 140, 190), np.uint8)
+    opened = round(6 * (1 + np.sin(number)))
+    cv2.ellipse(image, (100, 140), (26, 3 + opened), 0, 0, 360, (70, 60, 140), -1)
+    if covered:
+        cv2.ellipse(image, (100, 145), (45, 30), 0, 0, 360, (40, 40, 45), -1)
+    points = np.full((68, 2), 100.0)
+    points[36:42], points[42:48], points[30] = (70, 80), (130, 80), (100, 110)
+    return np.clip(image + rng.normal(0, 4, image.shape), 0, 255).astype(np.uint8), points + rng.normal(0, 0.3, (68, 2))
+
+
+def shot(covered, num_frames=50):
+    """Cells and landmarks of a shot of which these frames are covered."""
+    faces = [face(number, number in covered) for number in range(num_frames)]
+    return np.stack([occlusion.face_cells(*f) for f in faces]), np.stack([points for _, points in faces])
+
+
+def test_covered_frames_of_a_shot_are_found():
+    cells, points = shot(range(20, 30))
+    np.testing.assert_array_equal(np.flatnonzero(occlusion.covered_frames(cells, points)), np.arange(20, 30))
+
+
+def test_speech_and_a_change_of_light_cover_nothing():
+    cells, points = shot(())
+    assert not occlusion.covered_frames(cells, points).any()
+    cells[25:] = cells[25:] // 2
+    assert not occlusion.covered_frames(cells, points).any()
+
+
+def test_what_is_always_there_belongs_to_the_face():
+    assert not occlusion.covered_frames(*shot(range(15, 45))).any()
+
+
+def test_head_that_turns_is_not_covered_but_a_profile_is_left():
+    cells, points = shot(range(20, 30))
+    points[20:30, 30, 0] += 12  # of 60 between the eyes
+    assert not occlusion.covered_frames(cells, points).any()
+    points[20:30, 30, 0] += 25
+    np.testing.assert_array_equal(np.flatnonzero(occlusion.covered_frames(cells, points)), np.arange(20, 30))
+
+
+def test_share_rises_before_a_cover_and_falls_after_it():
+    cells, points = shot(range(20, 30))
+    found, shots = np.ones(50, bool), np.ones(50, np.int32)
+    share = occlusion.covered_share(Track(None, found, points, shots, found, cells=cells), 25)
+    assert (share[20:30] == 1).all() and (np.diff(share[14:21]) >= 0).all() and (np.diff(share[29:36]) <= 0).all()
+    assert 0 < share[18] < 1 and 0 < share[31] < 1 and not share[:14].any() and not share[36:].any()
+    assert not occlusion.covered_share(Track(None, found, None, None, None), 25).any()
+
+
+@pytest.mark.parametrize("covered", [(7,), (7, 20)])
+def test_single_frames_are_no_cover(covered):
+    cells, points = shot(covered)
+    found, shots = np.ones(50, bool), np.ones(50, np.int32)
+    assert not occlusion.covered_share(Track(None, found, points, shots, found, cells=cells), 25).any()
