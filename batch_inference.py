@@ -122,6 +122,8 @@ def print_summary(result, verbose):
     warn(f"{result.path}: {duration_s:.2f} s, {frames} frames, {result.width} x {result.height}")
     if result.num_without_face:
         warn(f"  without a face, left as they are: {result.num_without_face} of {frames} frames")
+    if result.num_covered:
+        warn(f"  mouth covered or in profile, left as they are: {result.num_covered} of {frames} frames")
     for assumption in result.assumptions:
         warn(f"  {assumption}")
     if verbose:

@@ -72,10 +72,9 @@ def main(argv=None):
 
 def mouths(clip, frames, picks, side):
     """Return a row of enlarged mouths, (side, columns * side, 3), of the result's frames with these numbers."""
-    last, row = len(clip.track.found) - 1, []
+    row = []
     for number, frame in zip(picks.tolist(), frames, strict=True):
-        step = number % (2 * last) if last else 0  # videos are played to and fro
-        index = min(step, 2 * last - step)
+        index = clip.frame_index(number)
         if not clip.track.found[index]:
             row.append(np.zeros((side, side, 3), np.uint8))
             continue

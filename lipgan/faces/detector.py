@@ -19,6 +19,7 @@ import numpy as np
 from audio_hparams import hparams
 from lipgan.faces import mmod_openvino
 from lipgan.faces.landmarks import LIPS, RIGID
+from lipgan.faces.occlusion import NUM_CELLS, face_cells
 from lipgan.utils.cli import UserError
 from lipgan.utils.files import atomic_write
 
@@ -30,11 +31,15 @@ TILE_SCALES = (1.0, 1.5)  # at which tiles of a large frame are searched for sma
 TILE_PX, TILE_OVERLAP_PX = 1_280, 240  # as searched; a face in the overlap is whole in one of two tiles
 
 
+NO_CELLS = np.zeros((NUM_CELLS, 3), np.uint8)
+
+
 class Face(typing.NamedTuple):
     """One face in one frame, in the frame's pixels."""
 
     square: np.ndarray  # (4,) float64: its box before that is lengthened
     points: np.ndarray  # (68, 2) float32: dlib's landmarks, x and y
+    cells: np.ndarray = NO_CELLS  # (NUM_CELLS, 3): of `occlusion.face_cells`
 
 
 def model_file(name):
@@ -171,7 +176,7 @@ class FaceDetector:
         half, y = hparams.crop_side / 2 * unit, y + hparams.crop_down * unit
         inside = 0 < y < frame.shape[0] and 0 < x < frame.shape[1]
         square = np.array([y - half, y + half, x - half, x + half])
-        return Face(square, points.astype(np.float32)) if inside and half > 4 else None
+        return Face(square, points.astype(np.float32), face_cells(frame, points)) if inside and half > 4 else None
 
     def place(self, frame, box):
         """The square of `face` alone: (4,) float64, or None."""

@@ -21,7 +21,7 @@ TURN, TURN_SPREADS = 0.06, 3.0  # parts of the eyes' distance, and deviations, b
 PROFILE = 0.5  # of the eyes' distance: from here on the nose's tip is that of a profile
 DARK = 12.0  # levels of the upper face under which nothing can be said
 MIN_SHOT = 25  # frames of which a shot's usual look is known
-MOST = 0.5  # of a shot's frames can be covered at most: what is always there belongs to the face
+MOST = 0.5  # of a shot's frames can be covered at most: the look of more of them is the face's own
 SHORTEST_S, FADE_S = 0.1, 0.16  # of a cover; of the change to the frame's own pixels before it, and back after it
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from audio_hparams import hparams
 from lipgan.faces.detector import WHOLE_SIDES, Face, final_box, overlap
 from lipgan.faces.landmarks import LIPS
+from lipgan.faces.occlusion import NUM_CELLS
 
 KEYFRAME_S = 0.6  # the detector looks this often; between, landmarks are followed from frame to frame
 POINTS_SMOOTH_S = 0.2  # over which landmarks are averaged: they tremble less then, and stay with a head that moves
@@ -29,6 +30,7 @@ class Track(typing.NamedTuple):
     shots: np.ndarray  # (N,) int32: the number of the shot, between cuts, that each frame belongs to; None with points
     seen: np.ndarray  # (N,) bool: frames whose face was found, not taken from frames before and after; None with points
     light: np.ndarray | None = None  # (N,) float32: mean level of each frame, 0 to 255; None where it is not known
+    cells: np.ndarray | None = None  # (N, NUM_CELLS, 3) uint8: of `occlusion.face_cells`; None where it is not known
 
 
 class _Tracker:
@@ -192,6 +194,7 @@ def _final(faces, shots, fps, pads, seen):
     """The Track of Faces (or None): smoothed over time within each unbroken stretch, lengthened, padded, rounded."""
     found = np.array([face is not None for face in faces], bool)
     boxes, points = np.zeros((len(faces), 4), np.int32), np.zeros((len(faces), 68, 2), np.float32)
+    cells = np.zeros((len(faces), NUM_CELLS, 3), np.uint8)
     starts = set(shots) | {i for i in range(1, len(found)) if found[i] != found[i - 1]} | {0, len(found)}
     window = _odd_window(hparams.smooth_s, fps)
     for start, end in itertools.pairwise(sorted(starts)):
@@ -199,11 +202,12 @@ def _final(faces, shots, fps, pads, seen):
             continue
         squares = np.stack([face.square for face in faces[start:end]])
         for n, face in enumerate(faces[start:end], start):
-            points[n] = face.points
+            points[n], cells[n] = face.points, face.cells
         smooth = _smoothed(squares, min(window, _longest_window(end - start)))
         boxes[start:end] = [final_box(square, pads) for square in smooth]
         points[start:end] = smooth_landmarks(points[start:end], fps)
-    return Track(boxes, found, points, np.searchsorted(shots, np.arange(len(faces)), "right").astype(np.int32), seen)
+    shots = np.searchsorted(shots, np.arange(len(faces)), "right").astype(np.int32)
+    return Track(boxes, found, points, shots, seen, cells=cells)
 
 
 def smooth_landmarks(points, fps):

@@ -2,7 +2,7 @@
 
 Decoding, generator, pasting and encoding work at the same time, each a few frames ahead of the next. Of frames, only
 those few are in memory, and up to 256 MB of those that come again; of an hour of audio 320 MB (samples and mel
-spectrogram), of an hour of video 50 MB (landmarks, boxes).
+spectrogram), of an hour of video 80 MB (landmarks, boxes, colours).
 """
 
 import collections
@@ -50,6 +50,7 @@ class Result:
     path: pathlib.Path
     num_frames: int
     num_without_face: int  # frames that were left as they are
+    num_covered: int  # as well, as their mouth is covered or in profile
     fps: Fraction
     width: int
     height: int
@@ -219,7 +220,9 @@ def write_video(clip, out, runner, options, progress=None) -> Result:
         if png:
             png.write_bytes(preview.encoded())
     size = width, source.height
-    return Result(out, clip.num_frames, without_face, source.fps, *size, seconds, _assumptions(clip, options))
+    covered = sum(clip.covered[clip.frame_index(number)] >= 0.5 for number in range(clip.num_frames))
+    counts = clip.num_frames, without_face, int(covered)
+    return Result(out, *counts, source.fps, *size, seconds, _assumptions(clip, options))
 
 
 def _assumptions(clip, options):
@@ -307,8 +310,7 @@ def _play(clip, cache_dir):
             if index >= first_again and clip.num_frames > last + 1:
                 cache.put(index, frame)
         for k in range(last + 1, clip.num_frames):
-            step = k % (2 * last) if last else 0
-            index = min(step, 2 * last - step)
+            index = clip.frame_index(k)
             yield index, cache.get(index)
 
 
@@ -409,7 +411,9 @@ def _paste(generated, clip, seconds):
                     if index is not None:
                         landmarks = None if clip.track.points is None else region.local(clip.track.points[index])
                         pasted = _paste_one(region, landmarks, roll, *next(pairs))
-                        frame = source.patched(region.rows, region.columns, pasted)
+                        if share := float(clip.covered[index]):
+                            pasted = cv2.addWeighted(region.pixels, share, pasted, 1 - share, 0)
+                        frame = source if share == 1 else source.patched(region.rows, region.columns, pasted)
                 yield frame, index is not None, source
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from audio_hparams import hparams
 from lipgan.faces import crop, tracker
 from lipgan.faces.detector import FaceDetector, overlap
+from lipgan.faces.occlusion import covered_share
 from lipgan.faces.rest_lips import rest_shape
 from lipgan.faces.selection import SAME_PLACE, FaceChoice, placed
 from lipgan.inference.reference import References, read_references
@@ -45,7 +46,14 @@ class Clip:
     track: tracker.Track  # of the N frames of the source that are used (1 of a still image); `points` may be None
     references: References | None  # None: each frame is its own
     rest_shapes: dict  # RestShape by shot; empty where no landmarks are known
+    covered: np.ndarray  # (N,) float32: how much a frame keeps its own mouth, as it is covered or in profile
     seconds: dict  # spent so far, by phase
+
+    def frame_index(self, number):
+        """Return the index in the source of a frame of the result: a shorter video is played to and fro."""
+        last = len(self.track.found) - 1
+        step = number % (2 * last) if last else 0
+        return min(step, 2 * last - step)
 
     def landmarks(self, index):
         """Return those of the face in frame `index`, (68, 2) float32 in parts of its crop."""
@@ -92,20 +100,22 @@ def prepare(source, audio, options, boxes=None, cache_dir=None, progress=None) -
     if not track.found.any():
         raise _no_face(source, len(track.found), options, given=boxes is not None)
     _check_boxes(track.boxes[track.found], source.height, source.width)
-    references = None
+    references, covered = None, np.zeros(len(track.found), np.float32)
     if not source.is_still:
+        covered = covered_share(track, source.fps)
         with timed(seconds, "references"):
-            references = read_references(options.reference, source, track)
-    return Clip(source, audio, num_frames, track, references, _rest_shapes(track), seconds)
+            references = read_references(options.reference, source, track, covered > 0)
+    return Clip(source, audio, num_frames, track, references, _rest_shapes(track, covered > 0), covered, seconds)
 
 
-def _rest_shapes(track):
-    """Return the RestShape of the person in each shot of a track, by the shot's number."""
+def _rest_shapes(track, covered):
+    """Return the RestShape of the person in each shot of a track, by the shot's number. covered: (N,) bool."""
     if track.points is None:
         return {}
     shots, shapes = np.zeros(len(track.found), int) if track.shots is None else track.shots, {}
     for shot in np.unique(shots[track.found]).tolist():
         rows = np.flatnonzero((shots == shot) & track.found)
+        rows = rows if covered[rows].all() else rows[~covered[rows]]
         shapes[shot] = rest_shape(crop.to_crop_coords(track.points[rows], track.boxes[rows]))
     return shapes
 

@@ -50,7 +50,7 @@ class References:
         return fit_mouth(self._last[1], self.points[number], own, points)
 
 
-def read_references(mode, source, track):
+def read_references(mode, source, track, covered=None):
     """Choose the reference frames by the face track, and read them. None where each frame is its own reference.
 
     mode: of REFERENCE_MODES. source: a `source.Source` of a video. track: its `tracker.Track`; without landmarks
@@ -58,7 +58,7 @@ def read_references(mode, source, track):
     """
     if mode == "same" or track.points is None:
         return None
-    of_frame = choose_references(track, float(source.fps))
+    of_frame = choose_references(track, float(source.fps), covered)
     wanted, number = np.unique(of_frame, return_inverse=True)
     wanted, number = (wanted[1:], number - 1) if wanted[0] < 0 else (wanted, number)
     shapes = [(int(b[1] - b[0]), int(b[3] - b[2])) for b in track.boxes[wanted]]
@@ -73,13 +73,18 @@ def read_references(mode, source, track):
     return References(crops, shapes, to_crop_coords(track.points[wanted], track.boxes[wanted]), number)
 
 
-def choose_references(track, fps):
-    """Return, for each frame of a `tracker.Track`, the index of its reference frame: (N,) int, -1 without a face."""
+def choose_references(track, fps, covered=None):
+    """Return, for each frame of a `tracker.Track`, the index of its reference frame: (N,) int, -1 without a face.
+
+    covered: (N,) bool, frames whose mouth cannot be seen (None: of none).
+    """
     of_frame = np.full(len(track.found), -1)
     for shot in np.unique(track.shots):
         own = np.flatnonzero((track.shots == shot) & track.found)
         if len(own):
             first = own[track.seen[own]][: max(1, round(SEARCH_S * fps))]
+            if covered is not None and not covered[first].all():
+                first = first[~covered[first]]
             if track.light is not None:
                 first = first[track.light[first] >= BRIGHT * np.quantile(track.light[first], 0.9)]
             of_frame[own] = first[usual_frame(track.points[first])]

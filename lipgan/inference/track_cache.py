@@ -12,11 +12,12 @@ import zipfile
 import numpy as np
 
 from audio_hparams import hparams
+from lipgan.faces.occlusion import NUM_CELLS
 from lipgan.faces.tracker import Track
 from lipgan.utils.cli import warn
 from lipgan.utils.files import atomic_write
 
-VERSION = 6  # raise it when `lipgan.faces` finds other boxes in the same video
+VERSION = 7  # raise it when `lipgan.faces` finds other boxes in the same video
 
 
 def cache_path(folder, video, **settings):
@@ -37,7 +38,7 @@ def load_track(path, num_frames):
             track, whole = Track(*(arrays[name] for name in Track._fields)), bool(arrays["whole"])
         count = len(track.found)
         expected = ((count, 4), np.int32), ((count,), bool), ((count, 68, 2), np.float32), ((count,), np.int32)
-        expected += (((count,), bool), ((count,), np.float32))
+        expected += (((count,), bool), ((count,), np.float32), ((count, NUM_CELLS, 3), np.uint8))
         if [(array.shape, array.dtype) for array in track] != [*expected]:
             raise ValueError(f"boxes of shape {track.boxes.shape}")
     except FileNotFoundError:

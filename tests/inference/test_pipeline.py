@@ -1,5 +1,6 @@
 """The pipeline of inference: every frame at its time, whatever the image, the video and the audio are."""
 
+import dataclasses
 import errno
 import pathlib
 import threading
@@ -384,6 +385,19 @@ def test_expression_is_a_still_images_only(tmp_path, astronaut):
 def test_unknown_expression_is_refused(expression):
     with pytest.raises(UserError, match="give keep, neutral or a number from 0 to 1"):
         LipsyncOptions(expression=expression)
+
+
+def test_covered_frames_keep_their_pixels_and_are_counted(tmp_path):
+    face, sound = moving(tmp_path / "face.mp4", 8), tone(tmp_path / "tone.wav", 0.4)
+    clip = prepared(face, sound)
+    clip = dataclasses.replace(clip, covered=np.float32([0, 0, 0.5, 1, 1, 0, 0, 0]))
+    source = list(clip.source.frames())
+    changed = [frame.astype(int) - source[clip.frame_index(k)] for k, (frame, _) in enumerate(frames_of(clip, white))]
+    middle = [np.abs(difference[40:50, 24:40]).mean() for difference in changed]
+    assert middle[3] == middle[4] == 0 and all(middle[k] > 20 for k in (0, 1, 5, 6, 7))
+    assert 0.3 < middle[2] / middle[1] < 0.7
+    result = write_video(clip, tmp_path / "out.mp4", FunctionRunner(white), LipsyncOptions())
+    assert (result.num_frames, result.num_covered, result.num_without_face) == (10, 3, 0)
 
 
 def test_gaps_of_up_to_five_frames_are_bridged():

@@ -13,6 +13,7 @@ TRACK = Track(
     np.arange(10, dtype=np.int32) // 5,
     np.arange(10) % 3 > 0,
     np.arange(10, dtype=np.float32),
+    np.arange(3600, dtype=np.uint16).reshape(10, 120, 3).astype(np.uint8),
 )
 
 
