@@ -6,6 +6,7 @@ Turning a whole frame of 1280x720 from YUV to BGR and back takes as long as enco
 import threading
 
 import av
+import cv2
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
@@ -41,9 +42,10 @@ class Frame:
             return self._image[rows, columns]
         return to_bgr(_join(*(plane[r, c] for plane, r, c in _slices(self._planes, rows, columns))), self.colour)
 
-    def patched(self, rows, columns, pixels):
-        """Return the frame with a region replaced by BGR uint8 pixels."""
-        return PatchedFrame(self, rows, columns, pixels)
+    def patched(self, rows, columns, pixels, before=None):
+        """Return the frame with a region replaced by BGR uint8 pixels. before: that region, where it is at hand."""
+        before = self.region(rows, columns) if before is None else before
+        return PatchedFrame(self, rows, columns, pixels, before)
 
     def bgr(self):
         """Return the frame as BGR uint8 (H, W, 3)."""
@@ -59,8 +61,9 @@ class Frame:
 class PatchedFrame:
     """A Frame in which a region was replaced. From `Frame.patched`."""
 
-    def __init__(self, base, rows, columns, pixels):
-        self.base, self.shape, self._rows, self._columns, self._pixels = base, base.shape, rows, columns, pixels
+    def __init__(self, base, rows, columns, pixels, before):
+        self.base, self.shape, self._rows, self._columns = base, base.shape, rows, columns
+        self._pixels, self._before = pixels, before
 
     def bgr(self):
         """Return the frame as BGR uint8 (H, W, 3)."""
@@ -74,16 +77,15 @@ class PatchedFrame:
         What is added is the difference of the two regions, converted alike: so nothing changes beside the patch, and
         its chroma fades out as its luma does.
         """
-        before, planes = self.base.region(self._rows, self._columns), self.base.planes().copy()
-        changed = (before != self._pixels).any(axis=2)
-        rows, columns = _even_bounds(changed.any(axis=1)), _even_bounds(changed.any(axis=0))
+        planes = self.base.planes().copy()
+        rows, columns = _even_bounds(cv2.absdiff(self._before, self._pixels))
         if rows is None:
             return planes
-        old, new = (to_planes(pixels[rows, columns], self.base.colour) for pixels in (before, self._pixels))
+        old, new = (to_planes(pixels[rows, columns], self.base.colour) for pixels in (self._before, self._pixels))
         inside = _shift(rows, self._rows.start), _shift(columns, self._columns.start)
-        difference = _slices(new.astype(np.int16) - old, slice(0, rows.stop - rows.start), slice(None))
-        for (plane, r, c), (change, _, _) in zip(_slices(planes, *inside), difference, strict=True):
-            plane[r, c] = np.clip(plane[r, c] + change, 0, 255)
+        changes = _slices(cv2.subtract(new, old, dtype=cv2.CV_16S), slice(None), slice(None))
+        for (plane, r, c), (change, _, _) in zip(_slices(planes, *inside), changes, strict=True):
+            plane[r, c] = cv2.add(np.ascontiguousarray(plane[r, c]), change, dtype=cv2.CV_8U)  # saturates
         return planes
 
 
@@ -91,10 +93,16 @@ def _shift(bounds, start):
     return slice(bounds.start + start, bounds.stop + start)
 
 
-def _even_bounds(changed):
-    """Return the smallest slice from an even to an even index that holds all True ones; None where there is none."""
-    indices = np.flatnonzero(changed)
-    return slice(indices[0] // 2 * 2, -(-(indices[-1] + 1) // 2) * 2) if len(indices) else None
+def _even_bounds(difference):
+    """Return the rows and columns, slices from even to even indices, that hold all of (H, W, 3) uint8 that is not 0.
+
+    (None, None) where all is 0.
+    """
+    left, top, width, height = cv2.boundingRect(difference.reshape(len(difference), -1))  # an image of width 3 W
+    if not width:
+        return None, None
+    ends = (top, top + height), (left // 3, -(-(left + width) // 3))
+    return tuple(slice(first // 2 * 2, -(-end // 2) * 2) for first, end in ends)
 
 
 def _slices(planes, rows, columns):

@@ -40,6 +40,7 @@ from lipgan.utils.parallel import prefetch, timed
 
 PREVIEW_MOMENTS, PREVIEW_WIDTH = 8, 320
 DARK, MAX_BRIGHTENING = 45.0, 16.0  # mean level under which a crop is brightened for the generator, and how far at most
+FACES_BYTES = 128 * 2**20  # of the faces of frames that come again: 130 of 350 pixels
 REGION_MARGIN = 8  # pixels around a face box: chroma is interpolated from its neighbours
 
 
@@ -56,19 +57,6 @@ class Result:
     height: int
     seconds: dict  # by phase; phases overlap
     assumptions: tuple[str, ...]  # what was chosen without being asked for
-
-
-@dataclasses.dataclass
-class _Batch:
-    """Neighbouring frames, and the generator's inputs for those F of them that have a face."""
-
-    frames: list  # of Frame
-    indices: list  # the frames' numbers in the source; None for a frame without a face
-    regions: list  # of _Region, the face and its surroundings; None for a frame without a face
-    rolls: list  # degrees by which each frame's crop was rotated
-    mouths: list  # F Mouths
-    faces: np.ndarray  # (F, S, S, 6) float32
-    audio: np.ndarray  # (F, ...) float32: windows of AudioFeatures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +93,34 @@ class _Mouth:
     rest_lips: np.ndarray  # of this person at rest, upright; as well
     at_rest: float = 0.0  # how much it stays there, 1: it does not move with the audio, and nothing is painted
     gain: float = 1.0  # by which a dark crop was brightened for the generator; what it paints is darkened by as much
+
+
+@dataclasses.dataclass(frozen=True)
+class _Face:
+    """What is known of the face in one frame before anything is said."""
+
+    region: _Region
+    landmarks: np.ndarray | None  # (68, 2) float32 in the region's pixels
+    roll: float  # degrees by which the crop was rotated to be upright
+    covered: float  # share in [0, 1] of the frame's own mouth in the result
+    image: np.ndarray  # (S, S, 6) float32 of `crop.generator_input`
+    mouth: _Mouth
+
+    @property
+    def num_bytes(self):
+        """The memory that the face takes."""
+        return self.region.pixels.nbytes + self.image.nbytes + self.mouth.reference.nbytes
+
+
+@dataclasses.dataclass
+class _Batch:
+    """Neighbouring frames, and the generator's inputs for those F of them that have a face."""
+
+    frames: list  # of Frame
+    faces: list  # of _Face; None for a frame without a face
+    mouths: list  # F Mouths
+    images: np.ndarray  # (F, S, S, 6) float32
+    audio: np.ndarray  # (F, ...) float32: windows of AudioFeatures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -279,7 +295,7 @@ def _generate(clip, runner, options, cache_dir=None, seconds=None):
         speech = _hear(clip, runner, options)
     batches = prefetch(_batches(clip, speech, runner, cache_dir, seconds), 1)
     generated = prefetch(_predict(batches, runner, seconds), 1)
-    with contextlib.closing(prefetch(_paste(generated, clip, seconds), runner.batch_size)) as pasted:
+    with contextlib.closing(prefetch(_paste(generated, seconds), runner.batch_size)) as pasted:
         yield from pasted
 
 
@@ -317,28 +333,34 @@ def _play(clip, cache_dir):
 def _batches(clip, speech, runner, cache_dir, seconds):
     """Group the frames into _Batches."""
     find_lips = LipLandmarks() if runner.needs_lips and clip.track.points is None else None
-    inputs = region = None
+    seen, num_bytes = {}, 0  # _Faces by index, of frames that come again
+    comes_again = clip.num_frames > len(clip.track.found)
     with contextlib.closing(_play(clip, cache_dir)) as frames:
         for start in range(0, clip.num_frames, runner.batch_size):
             with timed(seconds, "decode"):
                 group = list(itertools.islice(frames, runner.batch_size))
             with timed(seconds, "crop"):
-                indices = [index if clip.track.found[index] else None for index, _ in group]
-                rolls = [0.0 if index is None else clip.excess_roll(index) for index in indices]
-                shown = [row for row, index in enumerate(indices) if index is not None]
-                regions = [None] * len(group)
-                for row in shown:
-                    if region is None or not clip.source.is_still:
-                        region = _region(group[row][1], clip.track.boxes[indices[row]])
-                    regions[row] = region
-                audio = [speech.window(start + row, clip.source.fps) for row in shown]
-                if inputs is None or not clip.source.is_still:  # an image is cropped once
-                    inputs = [_crop(clip, indices[row], regions[row], rolls[row], runner, find_lips) for row in shown]
-            used = inputs[: len(shown)]
-            faces = np.stack([face for face, _ in used]) if used else None
-            mouths = [speech.expressed(mouth, start + row) for (_, mouth), row in zip(used, shown, strict=True)]
-            images = [frame for _, frame in group]
-            yield _Batch(images, indices, regions, rolls, mouths, faces, np.stack(audio) if audio else None)
+                faces = []
+                for index, frame in group:
+                    face = seen.get(index)
+                    if face is None and clip.track.found[index]:
+                        face = _face(clip, index, frame, runner, find_lips)
+                        if comes_again and num_bytes + face.num_bytes <= FACES_BYTES:
+                            seen[index], num_bytes = face, num_bytes + face.num_bytes
+                    faces.append(face)
+                shown = [(row, face) for row, face in enumerate(faces) if face is not None]
+                images = np.stack([face.image for _, face in shown]) if shown else None
+                audio = np.stack([speech.window(start + row, clip.source.fps) for row, _ in shown]) if shown else None
+                mouths = [speech.expressed(face.mouth, start + row) for row, face in shown]
+            yield _Batch([frame for _, frame in group], faces, mouths, images, audio)
+
+
+def _face(clip, index, frame, runner, find_lips):
+    """Return the _Face of a Frame. find_lips: a LipLandmarks where lips are needed and none are known, else None."""
+    region, roll = _region(frame, clip.track.boxes[index]), clip.excess_roll(index)
+    landmarks = None if clip.track.points is None else region.local(clip.track.points[index])
+    covered = float(clip.covered[index])
+    return _Face(region, landmarks, roll, covered, *_crop(clip, index, region, roll, runner, find_lips))
 
 
 def _crop(clip, index, region, roll, runner, find_lips):
@@ -390,35 +412,35 @@ def _predict(batches, runner, seconds):
 def _predict_batch(batch, runner):
     gains = np.array([mouth.gain for mouth in batch.mouths], np.float32)[:, None, None, None]
     if not runner.needs_lips:
-        crops = np.asarray(runner.predict(batch.faces, batch.audio), np.float32) / gains
+        crops = np.asarray(runner.predict(batch.images, batch.audio), np.float32) / gains
         return list(np.clip(crops * 255 + 0.5, 0, 255).astype(np.uint8))
     lips, rest = (np.stack([getattr(mouth, name) for mouth in batch.mouths]) for name in ("lips", "rest_lips"))
-    moved, corrections, overlays = runner.predict_mouths(batch.faces, batch.audio, lips, rest)
+    moved, corrections, overlays = runner.predict_mouths(batch.images, batch.audio, lips, rest)
     overlays = np.concatenate([overlays[..., :3] / gains, overlays[..., 3:]], axis=-1)
     results = [MouthMaps(*values) for values in zip(lips, moved, corrections, overlays, strict=True)]
     return [maps.calmed(mouth.rest_lips, mouth.at_rest) for maps, mouth in zip(results, batch.mouths, strict=True)]
 
 
-def _paste(generated, clip, seconds):
+def _paste(generated, seconds):
     """Yield (Frame, has_face, the source's Frame), what was generated pasted into the frames that have a face."""
     with contextlib.closing(generated):
         for batch, results in generated:
             pairs = zip(batch.mouths, results, strict=True)
-            rows = zip(batch.frames, batch.indices, batch.regions, batch.rolls, strict=True)
-            for source, index, region, roll in rows:
+            for source, face in zip(batch.frames, batch.faces, strict=True):
                 with timed(seconds, "paste"):
                     frame = source
-                    if index is not None:
-                        landmarks = None if clip.track.points is None else region.local(clip.track.points[index])
-                        pasted = _paste_one(region, landmarks, roll, *next(pairs))
-                        if share := float(clip.covered[index]):
-                            pasted = cv2.addWeighted(region.pixels, share, pasted, 1 - share, 0)
-                        frame = source if share == 1 else source.patched(region.rows, region.columns, pasted)
-                yield frame, index is not None, source
+                    if face is not None:
+                        region, pasted = face.region, _paste_one(face, *next(pairs))
+                        if face.covered:
+                            pasted = cv2.addWeighted(region.pixels, face.covered, pasted, 1 - face.covered, 0)
+                        if face.covered < 1:
+                            frame = source.patched(region.rows, region.columns, pasted, region.pixels)
+                yield frame, face is not None, source
 
 
-def _paste_one(region, landmarks, roll, mouth, result):
-    """Return the pixels of a _Region with one generated mouth; landmarks (68, 2) in its pixels, or None."""
+def _paste_one(face, mouth, result):
+    """Return the pixels of a _Face's region with one generated mouth."""
+    region, landmarks = face.region, face.landmarks
     if isinstance(result, MouthMaps):
-        return paste_mouth(region.pixels, mouth.reference, result, region.box, landmarks, roll)
-    return paste_back(region.pixels, crop.rotate(result, -roll), region.box, landmarks)
+        return paste_mouth(region.pixels, mouth.reference, result, region.box, landmarks, face.roll)
+    return paste_back(region.pixels, crop.rotate(result, -face.roll), region.box, landmarks)

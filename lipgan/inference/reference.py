@@ -131,13 +131,14 @@ def fit_mouth(reference, reference_points, own, own_points):
     region = slice(first[1], last[1]), slice(first[0], last[0])
     to[:, 2] -= first
     how = {"flags": cv2.INTER_CUBIC, "borderMode": cv2.BORDER_REPLICATE}
-    moved = cv2.warpAffine(reference, to, tuple(int(n) for n in last - first), **how).astype(np.float32)
-    x, y = ((np.arange(first[i], last[i]) - middle[i]) / reach[i] for i in (0, 1))
-    mask = np.clip((1 - np.hypot(x[None], y[:, None])) / FEATHER, 0, 1)
-    mask = (mask * mask * (3 - 2 * mask))[..., None].astype(np.float32)
-    edge, around = mask * (1 - mask), own[region].astype(np.float32)
-    light = (edge * around).sum((0, 1)) / np.maximum((edge * moved).sum((0, 1)), 1e-6)
-    moved *= np.minimum(light, MAX_GAIN)
+    moved, around = cv2.warpAffine(reference, to, tuple(int(n) for n in last - first), **how), own[region]
+    x, y = (((np.arange(first[i], last[i]) - middle[i]) / reach[i]).astype(np.float32) for i in (0, 1))
+    mask = np.clip((1 - np.sqrt(x * x + (y * y)[:, None])) / FEATHER, 0, 1)
+    mask = mask * mask * (3 - 2 * mask)
+    edge = mask * (1 - mask)
+    here, there = (np.einsum("rc,rck->k", edge, pixels, dtype=np.float32) for pixels in (around, moved))
+    light = np.minimum(here / np.maximum(there, 1e-6), MAX_GAIN)
+    moved = cv2.multiply(moved, (*light.tolist(), 0.0), dtype=cv2.CV_8U)
     result = own.copy()
-    result[region] = np.clip(around + mask * (moved - around) + 0.5, 0, 255).astype(np.uint8)
+    result[region] = cv2.blendLinear(moved, np.ascontiguousarray(around), mask, 1 - mask)
     return result, fitted
