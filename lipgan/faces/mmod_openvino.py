@@ -13,6 +13,7 @@ import dlib
 import numpy as np
 
 from lipgan.utils.cli import UserError
+from lipgan.utils.imports import import_openvino
 
 SHRINK = 5 / 6  # each copy of the picture is so much smaller than the one before
 GAP, BORDER = 10, 11  # pixels between the copies, and round them
@@ -126,7 +127,7 @@ class Detector:
     """
 
     def __init__(self, path):
-        import openvino as ov
+        ov = import_openvino()
         import openvino.opset13 as ops
 
         window, self.nms_overlap, self.mean, convolutions = read_network(path)

@@ -1,8 +1,8 @@
 """Lip-sync: the face of an image or a video says what an audio file says.
 
 Decoding, generator, pasting and encoding work at the same time, each a few frames ahead of the next. Of frames, only
-those few are in memory, and up to 256 MB of those that come again; of an hour of audio 320 MB (samples and mel
-spectrogram), of an hour of video 80 MB (landmarks, boxes, colours).
+those few are in memory, and up to 256 MB of those that come again and 128 MB of their faces; of an hour of audio 320 MB
+(samples and mel spectrogram), of an hour of video 80 MB (landmarks, boxes, colours).
 """
 
 import collections

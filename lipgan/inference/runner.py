@@ -17,6 +17,7 @@ from lipgan.models.backend import has_gpu, import_keras, set_backend
 from lipgan.models.metadata import check_kind, description
 from lipgan.utils.cli import UserError, warn
 from lipgan.utils.cpus import available_cpus
+from lipgan.utils.imports import import_openvino
 
 BFLOAT16_KINDS = ("residual",)  # whose results, with trained weights, bfloat16 changes by 4 grey levels at most
 CPU_BATCH, GPU_BATCH = 8, 64
@@ -157,7 +158,7 @@ def _compile(model, batch_size, concurrency, precision):
         return predict
     # As Model.predict does, but for one batch size, in two streams where two threads call: a third less CPU time, as no
     # core waits for another at the end of every layer.
-    import openvino as ov
+    ov = import_openvino()
     import openvino.opset13 as ops
 
     parameters = [ops.parameter([batch_size, *x.shape[1:]], np.float32) for x in model.inputs]
@@ -233,8 +234,7 @@ def _load(path, state, kind, batch_size, precision):
 
 def _openvino_precision(precision, kind):
     """Return float32 or bfloat16 for a kind of generator; a line on stderr says where bfloat16 cannot be had."""
-    import openvino as ov
-
+    ov = import_openvino()
     has_bfloat16 = "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if precision == "bfloat16" and not has_bfloat16:
         warn("--precision bfloat16: this CPU has no bfloat16 arithmetic; float32 is used")

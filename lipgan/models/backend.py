@@ -8,6 +8,7 @@ import sys
 import types
 
 from lipgan.utils.cli import UserError
+from lipgan.utils.imports import OPENVINO_CONVERTER, hidden
 
 BACKENDS = ("tensorflow", "jax", "openvino")
 PRECISIONS = ("auto", "float32", "bfloat16")  # inference precision
@@ -72,18 +73,13 @@ def set_backend(requested, default):
 
 
 def import_keras():
-    """Import Keras for inference, without the packages it needs only for plots, wrappers and signal windows.
+    """Import Keras for inference, without the packages it needs only for plots, wrappers, shells and signal windows.
 
-    Those (matplotlib, scikit-learn and, on OpenVINO, scipy.signal) take four fifths of its start-up: 2.6 of 3.2 s of
-    CPU time. Code that needs them later imports them as usual.
+    Those (matplotlib, scikit-learn, IPython and, on OpenVINO, scipy.signal) take four fifths of its start-up: 2.6 of
+    3.2 s of CPU time. Code that needs them later imports them as usual.
     """
-    hidden = {"matplotlib": None, "sklearn": None}  # optional for Keras
+    without = dict.fromkeys(("matplotlib", "sklearn", "IPython", OPENVINO_CONVERTER))  # optional for Keras
     if os.environ.get("KERAS_BACKEND") == "openvino":
-        hidden["scipy.signal"] = types.ModuleType("scipy.signal")  # a later import finds the real one
-    hidden = {name: module for name, module in hidden.items() if name not in sys.modules and "keras" not in sys.modules}
-    sys.modules.update(hidden)
-    try:
+        without["scipy.signal"] = types.ModuleType("scipy.signal")
+    with hidden({} if "keras" in sys.modules else without):
         import keras  # noqa: F401
-    finally:
-        for name in hidden:
-            del sys.modules[name]

@@ -17,7 +17,6 @@ import typing
 from fractions import Fraction
 
 import numpy as np
-import scipy.fft
 
 from lipgan.utils.cli import UserError
 
@@ -203,7 +202,7 @@ def log_mel(wav: np.ndarray) -> np.ndarray:
     padded = np.pad(wav, N_FFT // 2, mode="reflect" if len(wav) > 1 else "edge")
     frames = np.lib.stride_tricks.sliding_window_view(padded, N_FFT)[::HOP]
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(N_FFT) / N_FFT)
-    spectrum = scipy.fft.rfft(frames * hann.astype(np.float32), axis=1)
+    spectrum = np.fft.rfft(frames * hann.astype(np.float32), axis=1)
     power = spectrum.real**2 + spectrum.imag**2  # (frames, 201)
     # No matrix product: beside other threads OpenBLAS can hang in a large one (see media.audio.melspectrogram).
     return np.log(np.maximum(np.einsum("tf,fm->tm", power, _tensors()["mel_fb"]), 1e-10))
