@@ -1,9 +1,9 @@
-"""Processor time of rendering one mouth, beside the formulas evaluated at every pixel, in turn in one run.
+"""Processor time of rendering one mouth, beside flow and paint evaluated at every pixel, in turn in one run.
 
     python benchmarks/bench_render.py --heights 120 400 800
 
-The face is the photo's, enlarged; the maps are made by chance here. Both run in one thread. Medians of --runs frames,
-each with other lips.
+The latter is how rendering once was done, without the layer of the mouth's inside. The face is the photo's, enlarged;
+the maps are made by chance here. Both run in one thread. Medians of --runs frames, each with other lips.
 """
 
 import argparse

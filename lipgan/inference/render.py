@@ -106,8 +106,8 @@ def render_mouth(crop, maps: MouthMaps, rows: slice, columns: slice, roll: float
     if region is None:
         return _sampled(crop, x, y)
     reference, target = edges(maps.reference_lips), edges(maps.lips)
-    here = np.meshgrid(*(np.arange(s.start, s.stop, dtype=np.float32) for s in (columns, rows)))
-    here = [values[region] for values in here]
+    sides = (columns, region[1]), (rows, region[0])
+    here = np.meshgrid(*(np.arange(s.start + r.start, s.start + r.stop, dtype=np.float32) for s, r in sides))
     place = _to_parts(crop.shape, *here, roll)
     if reference.is_open:
         source = _to_parts(crop.shape, x[region], y[region], roll)
