@@ -1,16 +1,19 @@
-# make demo, make test and make lint install what they need into .venv on first use (Python 3.11 to 3.13): demo only
-# requirements-inference.txt, the others everything. make demo PYTHON=/path/to/python chooses the Python. make clean
-# removes what they made.
+# make demo, app, test and lint install what they need into .venv on first use (Python 3.11 to 3.13): demo only
+# requirements-inference.txt, app requirements-app.txt, the others everything. make demo PYTHON=/path/to/python chooses
+# the Python. make app ARGS="--port 8000" gives options to app.py. make clean removes what they made.
 
 VENV := .venv
 IN_VENV := $(VENV)/bin/python
 PYTHON := python3.11 python3.12 python3.13 python3
 
-.PHONY: demo test lint clean
+.PHONY: demo app test lint clean
 
 demo: $(VENV)/installed-requirements-inference
 	$(IN_VENV) batch_inference.py --checkpoint_path weights/warp.weights.h5 --face examples/astronaut.jpg \
 		--audio examples/speech.wav --outfile results/demo.mp4 --overwrite
+
+app: $(VENV)/installed-requirements-app
+	$(IN_VENV) app.py $(ARGS)
 
 test: $(VENV)/installed-requirements-dev
 	$(IN_VENV) -m pytest -n 2 --dist worksteal
@@ -25,6 +28,7 @@ clean:
 
 $(VENV)/installed-requirements-dev: $(VENV)/installed-requirements
 $(VENV)/installed-requirements: $(VENV)/installed-requirements-inference
+$(VENV)/installed-requirements-app: $(VENV)/installed-requirements-inference
 
 # The file "installing" exists while pip works. When it is found at the start, an install was interrupted: packages may
 # be incomplete, and the environment is created again (from pip's cache).

@@ -4,22 +4,20 @@
     python batch_inference.py --checkpoint_path lipgan_residual_mel.h5 --model residual --face V.mp4 --audio A.wav \\
         --results_dir results/ --fps 25 --pads 0 0 0 0
     python batch_inference.py --jobs list.csv
+    python batch_inference.py --jobs list.csv --scheduler tcp://host:8786
 
 Writes results/<face>_<audio>.mp4, and prints its path as the last line. A CSV file of --jobs has a row for each video:
 columns face, audio, and any other option without its dashes. Existing results are skipped, so a list can be run again.
 """
 
 import argparse
-import contextlib
 import pathlib
-import signal
 import sys
-import threading
 
 import cv2
 
 from lipgan.faces.detector import FaceDetector
-from lipgan.inference.jobs import read_jobs, report, run_jobs
+from lipgan.inference.jobs import Workers, read_jobs, report, run_in_workers, run_jobs
 from lipgan.inference.options import (
     Job,
     LipsyncOptions,
@@ -34,7 +32,7 @@ from lipgan.inference.options import (
 )
 from lipgan.inference.source import open_source
 from lipgan.models.metadata import description
-from lipgan.utils.cli import UserError, script, warn
+from lipgan.utils.cli import UserError, interrupted_by_sigterm, positive_int, script, warn
 from lipgan.utils.files import atomic_write
 from lipgan.utils.progress import ProgressBars
 
@@ -45,6 +43,10 @@ def parse_args(argv=None):
     add_options(parser)
     add = parser.add_argument
     add("--jobs", type=pathlib.Path, metavar="CSV", help="make many videos, with the weights loaded once (see above)")
+    several = "with --jobs: worker processes on this machine, which share its processors (default: %(default)s)"
+    add("--num_workers", type=positive_int, default=1, help=several)
+    cluster = "with --jobs: address of a Dask scheduler, tcp://host:port, whose workers make the videos"
+    add("--scheduler", metavar="ADDRESS", help=cluster)
     listing = "write the first frame of --face with numbered faces, and exit; needs no --audio"
     add("--list_faces", type=pathlib.Path, metavar="PNG", help=listing)
     add("--verbose", action="store_true", help="also print the time spent by phase")
@@ -53,6 +55,8 @@ def parse_args(argv=None):
     args = parser.parse_args(join_dashed_paths(sys.argv[1:] if argv is None else argv))
     if args.jobs and args.list_faces:
         parser.error("--list_faces is for one --face, not for --jobs")
+    if not args.jobs and (args.scheduler or args.num_workers > 1):
+        parser.error("--num_workers and --scheduler are for --jobs")
     needed = ["face"] if args.list_faces else [] if args.jobs else ["face", "audio"]
     if missing := [f"--{name}" for name in needed if getattr(args, name) is None]:
         parser.error(f"the following arguments are required: {', '.join(missing)}")
@@ -83,7 +87,11 @@ def main(argv=None):
         return list_faces(job, args.list_faces)
     if args.jobs:
         rows = read_jobs(args.jobs, job_columns())
-        return report(run_jobs(rows, JobRunner(job, args.verbose)))
+        make = JobRunner(job, args.verbose)
+        if args.scheduler or args.num_workers > 1:
+            with interrupted_by_sigterm():
+                return report(run_in_workers(rows, make.job_of, Workers(args.num_workers, args.scheduler)))
+        return report(run_jobs(rows, make))
     print(make_video(job, args.verbose))
     return 0
 
@@ -96,13 +104,16 @@ class JobRunner:
 
     def __call__(self, row):
         """Make the video of a row, unless it exists. Returns what the report says of it. Raises UserError."""
+        job = self.job_of(row)
+        return "existed" if job is None else str(make_video(job, self._verbose))
+
+    def job_of(self, row):
+        """Return the Job of a row; None where its result exists. Raises UserError."""
         job = replace_from_row(self._job, row)
         if job.out.absolute() in self._results:
             raise UserError(f"{job.out} is the result of an earlier row too; give each its own outfile")
         self._results.add(job.out.absolute())
-        if job.out.exists() and not job.overwrite:
-            return "existed"
-        return str(make_video(job, self._verbose))
+        return None if job.out.exists() and not job.overwrite else job
 
 
 def make_video(job, verbose=False):
@@ -118,17 +129,12 @@ def make_video(job, verbose=False):
 
 def print_summary(result, verbose):
     """Print what was made, and what was assumed, on stderr: stdout is for the result's path."""
-    frames, duration_s = result.num_frames, float(result.num_frames / result.fps)
-    warn(f"{result.path}: {duration_s:.2f} s, {frames} frames, {result.width} x {result.height}")
-    if result.num_without_face:
-        warn(f"  without a face, left as they are: {result.num_without_face} of {frames} frames")
-    if result.num_covered:
-        warn(f"  mouth covered or in profile, left as they are: {result.num_covered} of {frames} frames")
-    for assumption in result.assumptions:
-        warn(f"  {assumption}")
+    first, *others = result.summary()
+    warn(first)
     if verbose:
-        phases = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in result.seconds.items())
-        warn(f"  time by phase, which overlap: {phases}")
+        others.append("time by phase, which overlap: " + ", ".join(f"{k} {s:.1f} s" for k, s in result.seconds.items()))
+    for line in others:
+        warn(f"  {line}")
 
 
 def list_faces(job, out):
@@ -149,23 +155,6 @@ def list_faces(job, out):
     warn(f"{len(squares)} faces in the first frame of {job.face}")
     print(out)
     return 0
-
-
-@contextlib.contextmanager
-def interrupted_by_sigterm():
-    """Let SIGTERM end the block as Ctrl-C does, so that temporary files are removed."""
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
-        yield
-        return
-
-    def interrupt(number, frame):
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+import app
 import batch_inference
 import evaluate
 import preprocess
@@ -13,7 +14,7 @@ import train_unet
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-SCRIPTS = (preprocess, train_unet, train, batch_inference, evaluate)
+SCRIPTS = (preprocess, train_unet, train, batch_inference, evaluate, app)
 
 
 def options_of(script, capsys):
@@ -26,7 +27,7 @@ def options_of(script, capsys):
 def test_every_option_of_inference_is_documented(capsys):
     page = (ROOT / "docs" / "inference.md").read_text(encoding="utf-8")
     documented = {name.removeprefix("no-") for name in re.findall(r"--((?:no-)?[a-z]\w+)", page)}
-    assert options_of(batch_inference, capsys) <= documented
+    assert options_of(batch_inference, capsys) | options_of(app, capsys) <= documented
 
 
 def test_commands_in_the_documents_use_options_that_exist(capsys):

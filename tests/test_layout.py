@@ -18,7 +18,7 @@ LAYERS = (
     ("lipgan.faces", "lipgan.media"),
     ("lipgan.models", "lipgan.data", "generator", "discriminator"),
     ("lipgan.inference", "lipgan.preprocessing"),
-    ("lipgan.evaluation",),
+    ("lipgan.evaluation", "lipgan.app"),
     ("lipgan.training",),
     ("lipgan", "tools", "preprocess", "train_unet", "train", "batch_inference", "evaluate", "app"),
 )
@@ -122,7 +122,7 @@ def loaded_frameworks(code, *arguments):
 
 def test_scripts_load_no_framework_at_import():
     """`import lipgan` and every script's --help are quick, and set the backend before Keras is imported."""
-    assert loaded_frameworks("import lipgan, preprocess, train_unet, train, batch_inference, evaluate") == []
+    assert loaded_frameworks("import lipgan, preprocess, train_unet, train, batch_inference, evaluate, app") == []
 
 
 def test_tables_of_scored_clips_load_no_framework(tmp_path):

@@ -1,9 +1,31 @@
-"""Batches: a CSV file of jobs is read, run one job after another, and reported."""
+"""Batches: a CSV file of jobs is read, run one job after another or in worker processes, and reported."""
 
+import dataclasses
 import traceback
+import uuid
 
+from lipgan.inference.options import Job
 from lipgan.utils.cli import UserError, one_line
-from lipgan.utils.files import read_rows
+from lipgan.utils.files import read_rows, temporary_prefix
+from lipgan.utils.parallel import MAX_TRIES, in_workers
+
+KILLER = f"killed its worker process {MAX_TRIES} times and is given up"
+
+
+@dataclasses.dataclass(frozen=True)
+class Workers:
+    """Where a batch runs: processes on this machine, or the workers of a Dask cluster."""
+
+    count: int = 1
+    scheduler: str | None = None  # its address, tcp://host:port
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a job ended in a worker."""
+
+    succeeded: bool
+    lines: tuple[str, ...]  # the summary of the result, or the error
 
 
 def read_jobs(path, columns):
@@ -36,6 +58,79 @@ def run_jobs(rows, make):
         except Exception as e:  # a bug must not cost the rest of the list
             traceback.print_exc()
             yield row, False, one_line(repr(e))
+
+
+def run_in_workers(rows, job_of, workers: Workers):
+    """Run jobs in worker processes, each with its generator loaded once. Yields as `run_jobs` does, in its order.
+
+    job_of: row -> Job, or None where its result exists. The job of a killed worker is run again, once.
+    """
+    jobs, results = _planned(rows, job_of)
+    numbers = list(jobs)
+    for number, outcome in _outcomes(list(jobs.values()), workers):
+        row = numbers[number]
+        print(f"video {row + 1} of {len(rows)}: {'' if outcome.succeeded else 'failed: '}{outcome.lines[0]}")
+        for line in outcome.lines[1:]:
+            print(f"  {line}")
+        results[row] = outcome.succeeded, str(jobs[row].out) if outcome.succeeded else outcome.lines[0]
+    for number, row in enumerate(rows):
+        yield row, *results[number]
+
+
+def _planned(rows, job_of):
+    """Return {number of a row: Job} of what is to be made, and {number: (succeeded, line)} of all others."""
+    jobs, results = {}, {}
+    for number, row in enumerate(rows):
+        try:
+            if (job := job_of(row)) is None:
+                results[number] = True, "existed"
+            else:
+                job.check()
+                jobs[number] = job
+        except (UserError, OSError) as e:
+            results[number] = False, one_line(e)
+    return jobs, results
+
+
+def _outcomes(jobs, workers):
+    """Yield (number, Outcome) of the jobs as they end, and remove what killed workers left of their files."""
+    jobs = [job.absolute() for job in jobs]
+    folders = {job.out.parent for job in jobs}
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+    prefix = f".tmp_{uuid.uuid4().hex}_"
+    scratch = min(folders, default=None)  # seen by all workers, as the results are
+    count = min(workers.count, max(1, len(jobs)))
+    try:
+        for number, outcome in in_workers(
+            make_in_worker, [(job, prefix) for job in jobs], count, scratch, workers.scheduler
+        ):
+            yield number, outcome or Outcome(False, (KILLER,))
+    finally:
+        for folder in folders:
+            for leftover in (*folder.glob(f"{prefix}*"), *folder.glob(f".boxes/{prefix}*")):
+                leftover.unlink(missing_ok=True)
+
+
+def make_in_worker(job: Job, prefix: str) -> Outcome:
+    """Make the video of a job in a worker process; its errors are part of the Outcome. prefix: of temporary files."""
+    from lipgan.inference.pipeline import lipsync
+    from lipgan.inference.runner import load_runner
+
+    wanted = job.runner
+    try:
+        if job.out.exists() and not job.overwrite:  # by a worker that was killed before it could say so
+            return Outcome(True, (f"{job.out} existed",))
+        runner = load_runner(
+            wanted.checkpoint_path, wanted.model, wanted.lipgan_batch_size, wanted.precision, wanted.backend
+        )
+        with temporary_prefix(prefix):
+            return Outcome(True, tuple(lipsync(job.face, job.audio, job.out, runner, job.options).summary()))
+    except (UserError, OSError) as e:
+        return Outcome(False, (one_line(e),))
+    except Exception as e:  # a bug must not cost the rest of the list
+        traceback.print_exc()
+        return Outcome(False, (one_line(repr(e)),))
 
 
 def report(results):

@@ -221,7 +221,7 @@ class RunnerOptions:
     )
     backend: str | None = option(
         None,
-        "Keras backend (default: KERAS_BACKEND if set, else tensorflow with a GPU, openvino without)",
+        "Keras backend (default: KERAS_BACKEND if set, else tensorflow or jax with a GPU, openvino without)",
         choices=BACKENDS,
     )
 
@@ -258,6 +258,17 @@ class Job:
             "ref_face": self.options.ref_face,
         }
 
+    def absolute(self):
+        """Return the Job with absolute paths, for workers in another folder."""
+
+        def with_absolute(group, **others):
+            paths = {
+                name: value for name in declared(type(group)) if isinstance(value := getattr(group, name), pathlib.Path)
+            }
+            return dataclasses.replace(group, **{name: path.absolute() for name, path in paths.items()}, **others)
+
+        return with_absolute(self, **{name: with_absolute(getattr(self, name)) for name in GROUPS})
+
     def check(self):
         """Raise UserError for an input that does not exist, or a result that must not or cannot be written."""
         check_inputs(**self.inputs)
@@ -282,9 +293,9 @@ def job_columns():
     return {name for cls in (Job, *GROUPS.values()) for name in declared(cls)}
 
 
-def add_options(parser):
-    """Add the options of a Job to an argparse parser. Bad values raise UserError."""
-    for cls in (Job, *GROUPS.values()):
+def add_options(parser, *classes):
+    """Add the options of these dataclasses (default: all of a Job) to a parser. Bad values raise UserError."""
+    for cls in classes or (Job, *GROUPS.values()):
         for field in declared(cls).values():
             settings = dict(field.metadata)
             if "type" in settings:

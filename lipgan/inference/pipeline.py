@@ -34,7 +34,7 @@ from lipgan.inference.silence_gate import silence_weights
 from lipgan.inference.source import open_source
 from lipgan.media import video
 from lipgan.models.metadata import description
-from lipgan.utils.cli import UserError, warn
+from lipgan.utils.cli import UserError, collected_notes, warn
 from lipgan.utils.files import atomic_write
 from lipgan.utils.parallel import prefetch, timed
 
@@ -57,6 +57,20 @@ class Result:
     height: int
     seconds: dict  # by phase; phases overlap
     assumptions: tuple[str, ...]  # what was chosen without being asked for
+    notes: tuple[str, ...] = ()  # what was found in the files and changed, such as a frame rate or HDR
+
+    def summary(self):
+        """Describe the result in lines: path, length and size; frames without a face; assumptions; notes."""
+        duration_s, mb = float(self.num_frames / self.fps), self.path.stat().st_size / 1e6
+        size = f"{self.width} x {self.height}, {mb:.1f} MB"
+        lines = [f"{self.path}: {duration_s:.2f} s, {self.num_frames} frames, {size}"]
+        if self.num_without_face:
+            lines.append(f"without a face, left as they are: {self.num_without_face} of {self.num_frames} frames")
+        if self.num_covered:
+            lines.append(
+                f"mouth covered or in profile, left as they are: {self.num_covered} of {self.num_frames} frames"
+            )
+        return [*lines, *(f"assumed {assumption}" for assumption in self.assumptions), *self.notes]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +138,7 @@ class _Batch:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Speech:
+class Speech:
     """What the generator hears."""
 
     features: AudioFeatures
@@ -161,11 +175,12 @@ def lipsync(face, audio, out, runner=None, options=LipsyncOptions(), progress=No
     Returns a Result. Raises UserError, in one line for the user. A file at `out` is replaced, as a whole or not at all.
     """
     out = pathlib.Path(out)
-    with _loading(runner) as (info, loaded):
+    with _loading(runner) as (info, loaded), collected_notes() as notes:
         options = options.with_defaults(info)
         _warn_of_other_crops(info, options)
         clip = _prepare(face, audio, options, out.parent / ".boxes" if options.box_cache else None, progress)
-        return write_video(clip, out, loaded(clip.source.is_still), options, progress)
+        result = write_video(clip, out, loaded(clip.source.is_still), options, progress)
+    return dataclasses.replace(result, notes=tuple(notes))
 
 
 def lipsync_frames(face, audio, runner=None, options=LipsyncOptions(), progress=None):  # noqa: B008
@@ -275,24 +290,25 @@ class _Preview:
         return cv2.imencode(".png", np.vstack(rows))[1]
 
 
-def generate_frames(clip, runner, options, cache_dir=None, seconds=None):
+def generate_frames(clip, runner, options, cache_dir=None, seconds=None, speech=None):
     """Yield the num_frames frames of a prepared clip, as ((H, W, 3) BGR uint8, has_face).
 
     A frame without a face is the source's. runner: a GeneratorRunner that was reset for this clip. cache_dir: folder
     for the frames of a video that come again (default: the system's folder for temporary files). seconds: a dict to
-    which the time at work is added, by phase. Frames come out a batch at a time: a batch size of 1 gives a video's
+    which the time at work is added, by phase. speech: a Speech, or what is used as one (default: that of the clip's
+    audio). Frames come out a batch at a time: a batch size of 1 gives a video's
     first one soonest, larger ones more frames per second.
     """
-    with contextlib.closing(_generate(clip, runner, options, cache_dir, seconds)) as frames:
+    with contextlib.closing(_generate(clip, runner, options, cache_dir, seconds, speech)) as frames:
         for frame, has_face, _ in frames:
             yield frame.bgr(), has_face
 
 
-def _generate(clip, runner, options, cache_dir=None, seconds=None):
+def _generate(clip, runner, options, cache_dir=None, seconds=None, speech=None):
     """Yield (Frame, has_face, the source's Frame), otherwise as `generate_frames` does."""
     seconds = {} if seconds is None else seconds
     with timed(seconds, "audio"):
-        speech = _hear(clip, runner, options)
+        speech = speech or _hear(clip, runner, options)
     batches = prefetch(_batches(clip, speech, runner, cache_dir, seconds), 1)
     generated = prefetch(_predict(batches, runner, seconds), 1)
     with contextlib.closing(prefetch(_paste(generated, seconds), runner.batch_size)) as pasted:
@@ -300,13 +316,13 @@ def _generate(clip, runner, options, cache_dir=None, seconds=None):
 
 
 def _hear(clip, runner, options):
-    """Return the _Speech of a clip for this generator."""
+    """Return the Speech of a clip for this generator."""
     offset_ms = runner.info.get("sync_offset_ms", 0) if options.sync_offset_ms is None else options.sync_offset_ms
     features = audio_features(runner.audio_kind, clip.audio.wav)
     fps = clip.source.fps
     pauses = silence_weights(clip.audio.wav, clip.num_frames, fps, Fraction(offset_ms) / 1000 * fps)
     silence = pauses if options.silence_gate else np.zeros_like(pauses)
-    return _Speech(features, silence, offset_ms, pauses if clip.source.is_still else None, options.expression)
+    return Speech(features, silence, offset_ms, pauses if clip.source.is_still else None, options.expression)
 
 
 def _play(clip, cache_dir):

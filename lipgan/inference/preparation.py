@@ -20,7 +20,7 @@ from lipgan.inference.source import Source
 from lipgan.inference.track_cache import cache_path, load_track, save_track
 from lipgan.media.audio import AudioTrack, load_wav, open_audio
 from lipgan.media.image import read_image
-from lipgan.utils.cli import UserError, warn
+from lipgan.utils.cli import UserError, note, warn
 from lipgan.utils.parallel import prefetch, timed
 
 SMALL_FACE_FRAMES = 3  # frames that are searched for small faces, where no other face is found
@@ -77,8 +77,8 @@ def load_audio(path, options, face=None) -> Audio:
     """
     path = pathlib.Path(path)
     track = open_audio(path, options.audio_track, on_video_clock=face is not None and path.samefile(face))
-    for note in track.notes:
-        warn(note)
+    for line in track.notes:
+        note(line)
     return Audio(track, options.max_sec, load_wav(track, options.max_sec))
 
 
@@ -176,7 +176,7 @@ def select_face(detector, source, options):
     frame = source.first_frame()
     boxes = detector.detect_all(frame)
     if not any(overlap(square, box) >= SAME_PLACE for square in placed(detector, frame, boxes)):
-        warn(f"no face is found at --face_box {' '.join(map(str, box))}: the box itself is used for all frames")
+        note(f"no face is found at --face_box {' '.join(map(str, box))}: the box itself is used for all frames")
         return None
     return FaceChoice(None, box, None, boxes)
 

@@ -13,7 +13,7 @@ import threading
 import numpy as np
 
 from lipgan.inference.options import SHIPPED_CHECKPOINT
-from lipgan.models.backend import has_gpu, import_keras, set_backend
+from lipgan.models.backend import has_gpu, import_keras, is_installed, set_backend
 from lipgan.models.metadata import check_kind, description
 from lipgan.utils.cli import UserError, warn
 from lipgan.utils.cpus import available_cpus
@@ -21,6 +21,7 @@ from lipgan.utils.imports import import_openvino
 
 BFLOAT16_KINDS = ("residual",)  # whose results, with trained weights, bfloat16 changes by 4 grey levels at most
 CPU_BATCH, GPU_BATCH = 8, 64
+GPU_BACKENDS = ("tensorflow", "jax", "openvino")  # the first that is installed; openvino always is
 
 
 class GeneratorRunner:
@@ -194,7 +195,8 @@ def load_runner(checkpoint=None, model=None, batch_size=None, precision="auto", 
     checkpoint: X.weights.h5 or a legacy .h5 (default: the shipped weights). model: the kind it must be (default: as the
     file says). batch_size: faces at a time (default: 8, on a GPU 64). precision: auto, float32 or bfloat16; auto is
     bfloat16 where OpenVINO has it on this CPU and the generator is known to bear it. backend: what Keras runs on
-    (default: KERAS_BACKEND if set, else tensorflow with a GPU, openvino without); once Keras is imported, that one.
+    (default: KERAS_BACKEND if set; else tensorflow, jax or openvino with a GPU, the first that is installed, and
+    openvino without); once Keras is imported, that one.
     Raises UserError.
     """
     path = SHIPPED_CHECKPOINT if checkpoint is None else pathlib.Path(checkpoint)
@@ -202,7 +204,7 @@ def load_runner(checkpoint=None, model=None, batch_size=None, precision="auto", 
         raise UserError(f"{path} does not exist; give the path of a checkpoint")
     check_kind(path, description(path), model)
     gpu = has_gpu()
-    backend = set_backend(backend, default="tensorflow" if gpu else "openvino")  # the fastest on this machine
+    backend = set_backend(backend, default=GPU_BACKENDS if gpu else "openvino")  # the fastest on this machine
     batch_size = batch_size or (GPU_BATCH if gpu and backend != "openvino" else CPU_BATCH)
     state = path.stat()
     return _load(path.absolute(), (state.st_mtime_ns, state.st_size), model, batch_size, precision)
@@ -243,9 +245,11 @@ def _openvino_precision(precision, kind):
 
 
 def _warn_of_idle_gpu():
-    """Warn where TensorFlow cannot use the GPU of this machine: the plain package has no CUDA."""
+    """Warn where the GPU of this machine is not used: TensorFlow's plain package has no CUDA, or there is none."""
     import keras
 
+    if has_gpu() and not any(map(is_installed, GPU_BACKENDS[:-1])):
+        warn('the GPU is not used: no framework for it is installed; pip install "tensorflow[and-cuda]"')
     if not has_gpu() or keras.backend.backend() != "tensorflow":
         return
     if not any("gpu" in name for name in keras.distribution.list_devices()):

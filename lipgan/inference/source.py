@@ -12,7 +12,7 @@ import numpy as np
 from lipgan.inference.frame import Frame
 from lipgan.media import video
 from lipgan.media.image import read_image
-from lipgan.utils.cli import UserError, warn
+from lipgan.utils.cli import UserError, note
 
 STILL_FPS = 25  # frames per second of a result made from a still image
 LARGEST = (3840, 2160)  # sides, the longer one first, into which larger frames are fitted by default
@@ -85,7 +85,7 @@ def open_source(path, options) -> Source:
     if image is None:
         return _open_video(path, options)
     if options.start or options.end:
-        warn(f"--start and --end are for videos; {path} is an image")
+        note(f"--start and --end are for videos; {path} is an image")
     factor = _resize_factor(path, image.shape, options)
     return _still(path, resize(image, factor), video.as_rate(options.fps or STILL_FPS), None)
 
@@ -96,12 +96,12 @@ def _still(path, image, fps, info):
 
 def _open_video(path, options):
     info = video.probe(path)
-    for note in info.notes:
-        warn(note)
+    for line in info.notes:
+        note(line)
     fps = video.as_rate(options.fps) if options.fps and (options.static or not options.keep_fps) else info.fps
     if fps != info.fps and not options.static:
         own, other = f"{float(info.fps):.5g}", f"{float(fps):.5g}"
-        warn(f"{path} has {own} frames per second, the result {other} (--keep_fps: its own)")
+        note(f"{path} has {own} frames per second, the result {other} (--keep_fps: its own)")
     num_frames = info.num_frames if fps == info.fps else max(1, round(info.duration_s * fps))
     first = round(options.start * fps)
     last = num_frames if options.end is None else min(round(options.end * fps), num_frames)
@@ -124,7 +124,7 @@ def _resize_factor(path, shape, options):
     factor = max(1.0, max(shape[:2]) / LARGEST[0], min(shape[:2]) / LARGEST[1])
     if factor > 1:
         height, width = resized_shape(shape, factor)
-        warn(f"{path} has {shape[1]} x {shape[0]} pixels; {width} x {height} are used (--resize_factor 1 keeps all)")
+        note(f"{path} has {shape[1]} x {shape[0]} pixels; {width} x {height} are used (--resize_factor 1 keeps all)")
     return factor
 
 

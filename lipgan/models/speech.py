@@ -69,15 +69,16 @@ def encode(wav: np.ndarray) -> np.ndarray:
     return encode_speech(wav).features
 
 
-def encode_speech(wav: np.ndarray, phonemes: bool = False) -> Encoding:
+def encode_speech(wav: np.ndarray, phonemes: bool = False, gain: float | None = None) -> Encoding:
     """Encode speech as an Encoding; with `phonemes`, at twice the cost, with log-probabilities.
 
-    wav: as for `encode`. Memory beyond the result does not grow with the length of the recording.
+    wav: as for `encode`. gain: its factor (default: its `speech_gain`). Memory beyond the result does not
+    grow with the length of the recording.
     """
     wav = np.asarray(wav)
     if wav.ndim != 1:
         raise ValueError(f"speech has the shape {wav.shape}, not (samples,)")
-    gain, total = np.float32(speech_gain(wav)), num_vectors(len(wav))
+    gain, total = np.float32(speech_gain(wav) if gain is None else gain), num_vectors(len(wav))
     features = np.zeros((total, FEATURES), np.float32)
     log_probs = np.zeros((total, SYMBOLS), np.float32) if phonemes else None
     for chunk in _chunks(len(wav)) if total else ():

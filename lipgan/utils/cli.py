@@ -2,10 +2,16 @@
 
 import argparse
 import codecs
+import contextlib
+import contextvars
 import errno
 import functools
 import pathlib
+import signal
 import sys
+import threading
+
+_notes = contextvars.ContextVar("notes", default=None)  # the list of `collected_notes`
 
 
 class UserError(Exception):
@@ -54,6 +60,44 @@ def script(main):
 def warn(text):
     """Print a line on stderr: stdout is for results."""
     print(one_line(text), file=sys.stderr, flush=True)
+
+
+def note(text):
+    """Say what was assumed or found on the way: in the list of `collected_notes`, or else as `warn` does."""
+    notes = _notes.get()
+    warn(text) if notes is None else notes.append(one_line(text))
+
+
+@contextlib.contextmanager
+def collected_notes():
+    """Yield a list that gets the notes of the block, of this thread, instead of stderr; an error prints them."""
+    notes = []
+    token = _notes.set(notes)
+    try:
+        yield notes
+    except UserError:
+        for line in notes:  # they may explain the error, which will be the last line
+            warn(line)
+        raise
+    finally:
+        _notes.reset(token)
+
+
+@contextlib.contextmanager
+def interrupted_by_sigterm():
+    """Let SIGTERM end the block as Ctrl-C does, so that temporary files are removed."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield
+        return
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def one_line(text):

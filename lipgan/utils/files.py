@@ -1,6 +1,7 @@
 """Files: atomic writes, CSV rows, and package versions."""
 
 import contextlib
+import contextvars
 import csv
 import importlib.metadata
 import os
@@ -11,13 +12,27 @@ import tempfile
 
 from lipgan.utils.cli import UserError
 
+_prefix = contextvars.ContextVar("prefix", default=".tmp_")
+
+
+@contextlib.contextmanager
+def temporary_prefix(prefix):
+    """Let `atomic_write` name its temporary files so in the block, by which they are found if the process is killed."""
+    token = _prefix.set(prefix)
+    try:
+        yield
+    finally:
+        _prefix.reset(token)
+
 
 @contextlib.contextmanager
 def atomic_write(path):
     """Yield a temporary path beside `path` that is renamed to `path` on success and removed on failure."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=".tmp_", suffix="".join(path.suffixes[-2:])[-20:], dir=path.parent)
+    handle, temporary = tempfile.mkstemp(
+        prefix=_prefix.get(), suffix="".join(path.suffixes[-2:])[-20:], dir=path.parent
+    )
     os.close(handle)
     temporary = pathlib.Path(temporary)
     try:

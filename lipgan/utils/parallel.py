@@ -14,6 +14,7 @@ import threading
 import time
 
 from lipgan.utils.cli import UserError
+from lipgan.utils.cpus import LIMIT, available_cpus
 
 MAX_TRIES = 2  # times that a task may kill its worker before it is given up
 WORKER_TIMEOUT_S = 60  # for the first worker of a cluster
@@ -27,10 +28,13 @@ def in_workers(task, arguments, num_workers, scratch, scheduler=None):
     exception of a task is raised here. `task` must be importable by the workers.
     num_workers: processes on this machine. scheduler: address of a Dask scheduler whose workers are used instead.
     scratch: folder that all workers share, for a temporary `.tmp_` folder of marks.
-    Raises UserError for a scheduler that does not answer, or whose workers cannot import this module.
+    Raises UserError where Dask is missing, for a scheduler that does not answer, or whose workers cannot import this
+    module.
     """
     if not arguments:
         return
+    if importlib.util.find_spec("distributed") is None:
+        raise UserError('worker processes need the package distributed; pip install "dask[distributed]"')
     import distributed
 
     indexed = iter(enumerate(arguments))
@@ -85,6 +89,7 @@ def _local_client(num_workers, folder):
             dashboard_address="127.0.0.1:0",
             scheduler_kwargs={"dashboard": False},
             memory_limit=None,
+            env={LIMIT: str(max(1, available_cpus() // num_workers))},
             local_directory=folder,
             silence_logs=logging.CRITICAL,
         ) as cluster,

@@ -46,7 +46,15 @@ def test_bad_cell_raises_user_error(cell, message):
 
 def test_columns_are_the_options_of_the_command_line():
     args = vars(batch_inference.parse_args(["--face", "a", "--audio", "b"]))
-    assert job_columns() == set(args) - {"jobs", "list_faces", "verbose", "face_det_batch_size", "n_gpu"}
+    assert job_columns() == set(args) - {
+        "jobs",
+        "num_workers",
+        "scheduler",
+        "list_faces",
+        "verbose",
+        "face_det_batch_size",
+        "n_gpu",
+    }
 
 
 @pytest.mark.parametrize(

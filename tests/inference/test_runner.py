@@ -60,3 +60,16 @@ def test_openvino_matches_the_training_backend(tmp_path, kind):
 def test_missing_checkpoint_raises_user_error(tmp_path):
     with pytest.raises(UserError, match=r"none\.h5 does not exist"):
         load_runner(tmp_path / "none.h5")
+
+
+def test_gpu_machine_without_a_framework_uses_openvino(monkeypatch):
+    """requirements-inference.txt on a machine with a GPU."""
+    from lipgan.inference import runner
+    from lipgan.models import backend
+
+    monkeypatch.setenv("KERAS_BACKEND", "")
+    monkeypatch.delitem(sys.modules, "keras", raising=False)
+    for installed, chosen in (("openvino", "openvino"), ("jax openvino", "jax"), ("tensorflow jax", "tensorflow")):
+        monkeypatch.setattr(backend, "is_installed", installed.split().__contains__)
+        monkeypatch.setenv("KERAS_BACKEND", "")
+        assert backend.set_backend(None, runner.GPU_BACKENDS) == chosen

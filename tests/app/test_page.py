@@ -1,0 +1,179 @@
+"""The page: what visitors do, through Gradio's client and in a real browser. Skipped without requirements-app.txt."""
+
+import contextlib
+import json
+import pathlib
+import shutil
+import socket
+import threading
+import urllib.request
+
+import cv2
+import numpy as np
+import pytest
+from helpers.sounds import write_wav
+
+from lipgan.media import video
+
+gradio = pytest.importorskip("gradio", reason="the page needs requirements-app.txt")
+gradio_client = pytest.importorskip("gradio_client", reason="the page needs requirements-app.txt")
+
+from gradio.route_utils import delete_files_created_by_app  # noqa: E402
+
+from lipgan.app import page as app_page  # noqa: E402
+from lipgan.app.visit import Limits, Progress, Studio  # noqa: E402
+from lipgan.inference.runner import load_runner  # noqa: E402
+from lipgan.utils.cli import UserError  # noqa: E402
+
+pytestmark = pytest.mark.slow
+ROOT = pathlib.Path(__file__).parents[2]
+ASTRONAUT = str(ROOT / "examples" / "astronaut.jpg")
+LIMITS = Limits(max_mb=1, max_seconds=3)
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """(address, page, studio, folder) of a page that runs here."""
+    folder = tmp_path_factory.mktemp("app")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", "")
+        patch.setattr("tempfile.tempdir", None)
+        studio = Studio(load_runner(), app_page.use_folder(folder), LIMITS)
+        page = app_page.build_page(studio)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        yield app_page.launch(page, LIMITS, "127.0.0.1", port), page, studio, folder
+        page.close()
+
+
+@pytest.fixture
+def speech(tmp_path):
+    """The path of a short sound."""
+    return str(write_wav(tmp_path / "speech.wav", 0.4))
+
+
+@contextlib.contextmanager
+def client_of(address):
+    client = gradio_client.Client(address, verbose=False)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def make(client, image=None, audio=None, **options):
+    """Call the page's function by its name. Returns the job."""
+    values = {"kind": "image", "image": image, "video": None, "audio": audio, "resize_factor": "2", **options}
+    files = {name: gradio_client.handle_file(path) for name, path in values.items() if name in FILES and path}
+    ordered = {name: files.get(name, values.get(name, default)) for name, default in DEFAULTS.items()}
+    return client.submit(*ordered.values(), api_name="/make_video")
+
+
+FILES = ("image", "video", "audio")
+DEFAULTS = {"kind": "image", "image": None, "video": None, "audio": None, "resize_factor": "", "expression": ""}
+DEFAULTS |= {"static": False, "side_by_side": False, "face_index": "", "pads": ""}
+
+
+def test_a_visitor_gets_a_video_and_leaves_nothing_behind(server, speech):
+    address, page, _, folder = server
+    with client_of(address) as client:
+        status, shown, _download = make(client, ASTRONAUT, speech, side_by_side=True).result(timeout=120)
+    assert "0.40 s, 10 frames, 512 x 256" in status and "assumed face: the largest" in status and "/" not in status[:20]
+    path = shown["video"] if isinstance(shown, dict) else shown
+    assert video.probe(path).num_frames == 10
+    assert not any((folder / "videos").iterdir())  # Gradio's own copy is what the visitor sees
+    mine = [file for file in (folder / "gradio").rglob("*.mp4")]
+    assert mine
+    delete_files_created_by_app(page, age=0)  # what the page does once a minute with the age of --keep_minutes
+    left = [file.name for file in (folder / "gradio").rglob("*") if file.is_file()]
+    assert sorted({name for name in left if not name.startswith("tmp")} - {"astronaut.jpg", "speech.wav"}) == []
+
+
+def test_errors_are_the_products_line(server, speech, tmp_path):
+    (tmp_path / "broken.jpg").write_text("no picture at all")
+    long = str(write_wav(tmp_path / "long.wav", 4))
+    with client_of(server[0]) as client:
+        for job, line in (
+            (make(client, str(tmp_path / "broken.jpg"), speech), "broken.jpg"),
+            (make(client, ASTRONAUT, long), "long.wav is longer than the 3 s that this page takes"),
+            (make(client, ASTRONAUT, None), "choose a face and a recording of speech first"),
+            (make(client, ASTRONAUT, speech, pads="1 2"), "--pads 1 2: 2 values, not 4"),
+        ):
+            with pytest.raises(Exception, match=line) as error:
+                job.result(timeout=120)
+            assert "Traceback" not in str(error.value) and str(tmp_path) not in str(error.value)
+
+
+def test_no_other_file_of_the_server_can_be_had(server):
+    """A path that was not uploaded is refused before the page sees it. (The client would upload it.)"""
+    call = f"{server[0]}gradio_api/call/make_video"
+    file = {"path": str(ROOT / "README.md"), "meta": {"_type": "gradio.FileData"}}
+    body = json.dumps({"data": ["image", file, *list(DEFAULTS.values())[2:]]}).encode()
+    request = urllib.request.Request(call, body, {"Content-Type": "application/json"})
+    event = json.load(urllib.request.urlopen(request, timeout=60))["event_id"]
+    answer = urllib.request.urlopen(f"{call}/{event}", timeout=120).read().decode()
+    assert "event: error" in answer and "choose a face" not in answer
+
+
+def test_two_visitors_are_served_one_after_the_other(server, speech):
+    with client_of(server[0]) as one, client_of(server[0]) as two:
+        jobs = [make(client, ASTRONAUT, speech) for client in (one, two)]
+        assert all("10 frames" in job.result(timeout=180)[0] for job in jobs)
+
+
+def test_work_ends_when_nobody_waits(server, tmp_path):
+    """A closed tab closes the generator."""
+    _, _, studio, folder = server
+    long = write_wav(tmp_path / "long.wav", 2.9)
+    states = studio.make(ASTRONAUT, long, {})
+    while not (state := next(states)).total:
+        assert isinstance(state, Progress)
+    states.close()
+    assert isinstance(list(studio.make(ASTRONAUT, write_wav(tmp_path / "s.wav", 0.1), {"resize_factor": "2"}))[-1].path,
+                      pathlib.Path)  # fmt: skip
+    assert not any((folder / "videos").iterdir())
+
+
+def test_faces_are_numbered_from_the_left(server, tmp_path):
+    face = cv2.imread(ASTRONAUT)
+    cv2.imwrite(str(tmp_path / "two.png"), np.hstack([face, face[:, ::-1]]))
+    image, squares = server[2].find_faces(tmp_path / "two.png")
+    assert image.shape == (512, 1024, 3) and len(squares) == 2 and squares[0][3] < 512 < squares[1][2]
+    (tmp_path / "broken.png").write_text("text")
+    with pytest.raises(UserError, match=r"^no frame of broken\.png"):
+        server[2].find_faces(tmp_path / "broken.png")
+
+
+def test_page_in_a_browser_asks_no_other_machine(server):
+    sync_api = pytest.importorskip("playwright.sync_api", reason="the browser test needs the package playwright")
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        pytest.skip(f"the browser test needs one of {', '.join(BROWSERS)}")
+    hosts = set()
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+    results = {}
+
+    def visit():  # in a thread: the client's event loop must not be in the way of Playwright's
+        with sync_api.sync_playwright() as playwright:
+            chromium = playwright.chromium.launch(executable_path=browser, args=flags)
+            page = chromium.new_page(viewport={"width": 390, "height": 844})
+            page.set_default_timeout(120_000)
+            page.on("request", lambda request: hosts.add(request.url.split("/")[2].partition(":")[0]))
+            page.goto(server[0])
+            page.get_by_text("The same in half the size").click()
+            page.wait_for_selector("img[src*=astronaut]")
+            results["notice"] = page.get_by_text("Results are synthetic").is_visible()
+            results["too_wide"] = page.evaluate("document.documentElement.scrollWidth > innerWidth")
+            page.locator("#make").click()
+            page.locator("#status").get_by_text("longer than the 3 s").or_(
+                page.get_by_text("speech.wav is longer than the 3 s that this page takes").first
+            ).wait_for()
+            chromium.close()
+
+    thread = threading.Thread(target=visit)
+    thread.start()
+    thread.join()
+    assert results == {"notice": True, "too_wide": False}
+    assert hosts <= {"127.0.0.1", ""}

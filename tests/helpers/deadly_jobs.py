@@ -1,0 +1,19 @@
+"""A stand-in for `jobs.make_in_worker` that kills its process where the face's name asks for it."""
+
+import os
+import signal
+
+from lipgan.inference.jobs import Outcome
+
+
+def make_or_die(job, prefix):
+    """Write a result of a few bytes; of "always" never, of "once" at the second try, of "bad" an error."""
+    mark = job.face.with_suffix(".tried")
+    if job.face.stem == "always" or (job.face.stem == "once" and not mark.exists()):
+        mark.touch()
+        (job.out.parent / f"{prefix}half.mp4").write_text("half")
+        os.kill(os.getpid(), signal.SIGKILL)
+    if job.face.stem == "bad":
+        return Outcome(False, ("bad face",))
+    job.out.write_text("video")
+    return Outcome(True, (f"{job.out}: made", "assumed nothing"))

@@ -1,0 +1,76 @@
+"""Batches in worker processes: no video is lost when workers are killed."""
+
+import pathlib
+
+import pytest
+from helpers.deadly_jobs import make_or_die
+from helpers.sounds import write_wav
+
+import batch_inference
+from lipgan.inference import jobs
+from lipgan.inference.options import Job, LipsyncOptions, RunnerOptions
+from lipgan.utils import parallel
+from lipgan.utils.cli import UserError
+
+pytest.importorskip("distributed", reason="worker processes need dask[distributed]")
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_killed_workers_jobs_are_made_again_and_a_killer_is_given_up(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(jobs, "make_in_worker", make_or_die)
+    faces = ["a", "once", "bad", "always", "b", "existing"]
+    audio = write_wav(tmp_path / "s.wav", 0.1)
+    for face in faces:
+        (tmp_path / f"{face}.jpg").write_text(face)
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "existing_s.mp4").write_text("mine")
+    lines = [f"{tmp_path}/{face}.jpg,{audio}" for face in [*faces, "absent"]]
+    (tmp_path / "list.csv").write_text("\n".join(["face,audio", *lines]))
+    command = ["--jobs", str(tmp_path / "list.csv"), "--results_dir", str(out), "--num_workers", "2"]
+    assert batch_inference.main(command) == 1
+    printed = capsys.readouterr().out
+    assert "4 of 7 videos exist, 3 failed" in printed
+    table = [row for row in printed.splitlines() if row.startswith("| ")][1:]
+    expected = ["a_s.mp4", "once_s.mp4", "FAILED: bad face", "FAILED: killed its worker process 2 times", "b_s.mp4",
+                "existed", "absent.jpg does not exist"]  # fmt: skip
+    for row, words in zip(table, expected, strict=True):
+        assert words in row
+    assert "assumed nothing" in printed
+    # Nothing half-written is left, and a second run makes only what is missing.
+    assert sorted(path.name for path in out.iterdir()) == ["a_s.mp4", "b_s.mp4", "existing_s.mp4", "once_s.mp4"]
+    monkeypatch.setattr(
+        jobs, "in_workers", lambda task, arguments, *_: iter([(n, None) for n in range(len(arguments))])
+    )
+    assert batch_inference.main(command) == 1
+    assert capsys.readouterr().out.count("existed") == 4
+
+
+def test_worker_reports_errors_and_existing_results_as_an_outcome(tmp_path):
+    checkpoint = RunnerOptions(checkpoint_path=tmp_path / "none.weights.h5")
+    job = Job(face=tmp_path / "a.jpg", audio=tmp_path / "b.wav", outfile=tmp_path / "c.mp4", runner=checkpoint)
+    outcome = jobs.make_in_worker(job, ".tmp_x_")
+    assert not outcome.succeeded and "none.weights.h5 does not exist" in outcome.lines[0]
+    job.out.touch()
+    assert jobs.make_in_worker(job, ".tmp_x_").succeeded
+
+
+def test_paths_are_absolute_for_workers_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = LipsyncOptions(ref_face=pathlib.Path("me.jpg"))
+    job = Job(face=tmp_path / "a.jpg", audio=pathlib.Path("b.wav"), options=options).absolute()
+    assert (job.audio, job.out) == (tmp_path / "b.wav", tmp_path / "results" / "a_b.mp4")
+    assert job.options.ref_face == tmp_path / "me.jpg" and job.options.pads is None
+
+
+def test_workers_are_for_lists(capsys):
+    with pytest.raises(SystemExit):
+        batch_inference.parse_args(["--face", "a", "--audio", "b", "--num_workers", "2"])
+    assert "--num_workers and --scheduler are for --jobs" in capsys.readouterr().err
+
+
+def test_missing_dask_is_one_line(monkeypatch):
+    monkeypatch.setattr(parallel.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r'pip install "dask\[distributed\]"'):
+        list(parallel.in_workers(make_or_die, [()], 2, None))
