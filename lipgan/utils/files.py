@@ -1,5 +1,6 @@
 """Files: atomic writes, CSV rows, and package versions."""
 
+import codecs
 import contextlib
 import contextvars
 import csv
@@ -64,13 +65,17 @@ def atomic_dir(path):
 def read_rows(path, option, required):
     """Read a CSV file with a header as a list of {column: text}, without blank rows. Raises UserError.
 
+    UTF-8, or UTF-16 with its mark; columns apart by commas, semicolons or tabs, as spreadsheets write them.
+
     option: the one that names the file, for messages. required: columns that must exist; others may.
     """
     columns = " and ".join(required)
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        with path.open("rb") as file:
+            is_utf16 = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        with path.open(newline="", encoding="utf-16" if is_utf16 else "utf-8-sig") as file:
             header = file.readline()
-            delimiter = ";" if ";" in header and "," not in header else ","  # some spreadsheets' "CSV"
+            delimiter = "," if "," in header else next((mark for mark in ";\t" if mark in header), ",")
             file.seek(0)
             rows = list(csv.DictReader(file, skipinitialspace=True, delimiter=delimiter))
     except FileNotFoundError:

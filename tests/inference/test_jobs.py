@@ -74,6 +74,14 @@ def test_malformed_csv_raises_user_error(tmp_path, text, message):
         read_jobs(tmp_path / "none.csv", job_columns())
 
 
+@pytest.mark.parametrize(
+    ("encoding", "mark"), [("utf-8", ","), ("utf-8-sig", ";"), ("utf-16", "\t")], ids=["plain", "semicolons", "unicode"]
+)
+def test_lists_as_spreadsheets_save_them(tmp_path, encoding, mark):
+    (tmp_path / "list.csv").write_text(f"face{mark}audio\r\n顔.jpg{mark}b.wav\r\n", encoding=encoding)
+    assert read_jobs(tmp_path / "list.csv", job_columns()) == [{"face": "顔.jpg", "audio": "b.wav"}]
+
+
 def test_list_loads_the_weights_once_and_continues_after_a_failure_and_a_rerun(tmp_path, capsys, monkeypatch):
     from generator import build_generator
 

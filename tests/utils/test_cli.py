@@ -1,0 +1,31 @@
+"""Scripts: every path is printed somehow, and errors are one line."""
+
+import contextlib
+import io
+
+from lipgan.utils.cli import UserError, script
+
+
+def console():
+    """Return the stream of a console that knows cp1252 only; its `buffer` holds what it receives."""
+    return io.TextIOWrapper(io.BytesIO(), "cp1252", write_through=True)
+
+
+def test_a_path_outside_of_the_consoles_encoding_is_escaped():
+    @script
+    def main(argv=None):
+        print("caf\u00e9/\u9854.jpg", "caf\udcff.jpg")  # the second one's bytes are no UTF-8
+
+    with contextlib.redirect_stdout(console()) as stdout:
+        assert main() == 0
+    assert stdout.buffer.getvalue().split() == [b"caf\xe9/\\u9854.jpg", b"caf\xff.jpg"]
+
+
+def test_an_error_about_such_a_path_is_one_line_with_status_1():
+    @script
+    def main(argv=None):
+        raise UserError("\u9854\n.jpg does not exist")
+
+    with contextlib.redirect_stderr(console()) as stderr:
+        assert main() == 1
+    assert stderr.buffer.getvalue() == b"test_cli.py: \\u9854\\n.jpg does not exist\n"
