@@ -24,6 +24,8 @@ from lipgan.models.warp import RENDERER, build_warp_generator
 from lipgan.utils.cli import UserError
 from lipgan.utils.files import atomic_write
 
+FEWEST_WEIGHTS = 1_000_000  # of any network of width 1; they grow with its square
+
 
 def _build(kind, img_size, width, lower_half_nchw=False):
     if kind == "discriminator":
@@ -139,6 +141,8 @@ def _load(path, kinds, wanted, lower_half_nchw=False):
         if described:
             found = (described["model"], described["img_size"], described["width"])
             _check_wanted(path, found, kinds, wanted)
+            if sum(dataset.size for dataset in stored) < FEWEST_WEIGHTS * (found[2] > 1) * found[2] ** 2:
+                raise UserError(f"{path} has far fewer weights than {_named(*found)}, as {json_path(path).name} says")
             model = _build(*found, lower_half_nchw)
             if _shapes(model) != _counted(stored):
                 if found[0] == "warp" and _recognised(stored) == (None, None):

@@ -7,6 +7,7 @@ from lipgan.utils.cli import UserError
 
 ENDING = ".weights.h5"
 KINDS = ("residual", "basic", "warp")  # generators
+MAX_OFFSET_MS = 5_000
 OLDER_KIND = (
     "{path} is a {kind} generator of version 0.4 or older, which hears mel spectrograms; "
     "use weights/warp.weights.h5, or train again with --model warp"
@@ -31,9 +32,21 @@ def description(path):
         info.update(img_size=int(info["img_size"]), width=float(info["width"]))
         if info["model"] not in (*KINDS, "discriminator") or not isinstance(info.get("hparams", {}), dict):
             raise ValueError(f"model {info['model']}")
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as e:
-        raise UserError(f"{file} does not describe weights ({e!r}); restore what was saved, or move it away") from e
+        _check_defaults(info)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as e:
+        reason = repr(e)[:200]  # it may hold the whole file
+        raise UserError(f"{file} does not describe weights ({reason}); restore what was saved, or move it away") from e
     return info
+
+
+def _check_defaults(info):
+    """Raise ValueError or TypeError for what a description says of inference and nothing can use."""
+    if [type(pad) for pad in info.get("pads", [0] * 4)] != [int] * 4:
+        raise ValueError(f"pads {info['pads']}")
+    if info.get("detector", "cnn") not in ("cnn", "hog"):
+        raise ValueError(f"detector {info['detector']}")
+    if not abs(float(info.get("sync_offset_ms", 0))) <= MAX_OFFSET_MS:
+        raise ValueError(f"sync_offset_ms {info['sync_offset_ms']}")
 
 
 def check_kind(path, info, requested=None):

@@ -164,6 +164,11 @@ def test_a_generator_is_not_taken_for_a_discriminator_nor_the_other_way_round(sa
         ({"model": "unet"}, r"x.json does not describe weights \(ValueError\('model unet'\)\)"),
         ({"img_size": "big"}, "x.json does not describe weights"),
         ({"hparams": 3}, "x.json does not describe weights"),
+        ({"pads": "1234"}, r"does not describe weights \(ValueError\('pads 1234'\)\)"),
+        ({"detector": "eyes"}, "does not describe weights"),
+        ({"sync_offset_ms": None}, "does not describe weights"),
+        ({"sync_offset_ms": float("nan")}, "does not describe weights"),
+        ({"width": 4}, "far fewer weights than --model basic, img_size 96, width 4"),
     ],
 )
 def test_a_json_that_does_not_go_with_the_weights_is_named(saved, tmp_path, changes, message):
@@ -171,7 +176,7 @@ def test_a_json_that_does_not_go_with_the_weights_is_named(saved, tmp_path, chan
         load_generator(copied(saved, tmp_path, **changes))
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"model": "basic", "width": 1}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"model": "basic", "width": 1}', "[" * 100_000])
 def test_a_json_that_is_none_is_named(saved, tmp_path, text):
     path = copied(saved, tmp_path)
     (tmp_path / "x.json").write_text(text)
