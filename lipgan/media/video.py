@@ -35,6 +35,7 @@ from lipgan.utils.cpus import available_cpus
 from lipgan.utils.files import atomic_write
 
 STANDARD_RATES = [Fraction(1000 * n, d) for d in (1000, 1001) for n in (24, 25, 30, 48, 50, 60, 100, 120)]
+KEEPS_RATE = 0.75  # share of the steps between frames that are alike where a rate is constant but for dropped frames
 SLOWEST, FASTEST = 5, 120  # frames a second: lips need some, and hardly any screen shows more
 AAC_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 64_000, 88_200, 96_000)  # Hz
 LIMITED, FULL = 1, 2
@@ -94,7 +95,7 @@ def as_rate(fps) -> Fraction:
 def probe(path) -> VideoInfo:
     """Find out what `read_frames` will give: reads the times of all frames, and decodes a few keyframes.
 
-    The rate is the usual distance of the frames where nearly all keep it (so a dropped frame does not change it), else
+    The rate is the usual distance of the frames where most keep it (so a dropped frame does not change it), else
     their average; outside of 5 to 120 frames a second it becomes 25 or 120. Where the size changes, it is the largest.
     UserError when no frame can be read.
     """
@@ -317,7 +318,7 @@ def _frame_rate(said, times, complete):
         rate = said[0] if said else Fraction(hparams.fps)
     else:
         usual = steps[np.abs(steps / np.median(steps) - 1) < 0.25]
-        usual = usual if len(usual) >= 0.9 * len(steps) else steps
+        usual = usual if len(usual) >= KEEPS_RATE * len(steps) else steps
         measured = len(usual) / usual.sum()
         if measured < SLOWEST:
             return Fraction(hparams.fps)

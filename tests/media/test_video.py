@@ -77,6 +77,12 @@ def test_dropped_frames_leave_the_rate_and_the_clock_alone(tmp_path):
     assert abs(click_s - 30 / 25) < 0.002
 
 
+def test_frames_dropped_from_a_short_clip_leave_its_rate_alone(tmp_path):
+    write_flash(tmp_path / "x.mkv", Fraction(25), 5, 10, times=[0, 3, 4, 5, 6, 7, 8, 9])
+    info = video.probe(tmp_path / "x.mkv")
+    assert (info.fps, info.num_frames) == (25, 10)
+
+
 @pytest.mark.parametrize(("rate", "expected"), [(Fraction(1), 25), (Fraction(240), 120), (Fraction(15), 15)])
 def test_a_rate_that_is_no_use_is_limited(tmp_path, rate, expected):
     write_flash(tmp_path / "x.mov", rate, 5, 12)
