@@ -47,6 +47,13 @@ def test_weights_fade_in_and_out_inside_the_pause():
     assert np.abs(np.diff(weights)).max() < 2 / (EASE_S * 50)
 
 
+def test_quiet_speech_has_the_pauses_of_loud_speech():
+    wav = load_wav(SPEECH)
+    quiet = (np.round(wav * 10 ** (-30 / 20) * 32_768) / 32_768).astype("float32")  # 16 bits, 30 dB lower
+    loud_weights, quiet_weights = (silence_weights(w, 120, 25) for w in (wav, quiet))
+    assert np.abs(loud_weights - quiet_weights).mean() < 0.02
+
+
 def test_silence_at_the_ends_is_full_rest():
     weights = silence_weights(audio_of((0.5, 0), (1, 0.5), (0.5, 0)), 50, 25)
     assert (weights[:8] == 1).all() and (weights[-8:] == 1).all() and not weights[14:36].any()
