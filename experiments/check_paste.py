@@ -35,9 +35,10 @@ def pasted(path, runner, options):
     """Yield (source, result, mask (H, W)) of each frame of a video that has a face."""
     clip = open_clip(path, path, options)
     track = clip.track
-    pairs = zip(clip.source.frames(len(track.found)), lipsynced(clip, runner, options), strict=False)
-    for n, (source, result) in enumerate(pairs):
+    pairs = zip(clip.source.plane_frames(len(track.found)), lipsynced(clip, runner, options), strict=False)
+    for n, (frame, result) in enumerate(pairs):
         if track.found[n]:
+            source = frame.bgr()  # converted as the result's own pixels are
             yield source, result, frame_mask(source.shape, track.boxes[n], runner.img_size, track.points[n])
 
 

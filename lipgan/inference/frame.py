@@ -66,9 +66,9 @@ class PatchedFrame:
         self._pixels, self._before = pixels, before
 
     def bgr(self):
-        """Return the frame as BGR uint8 (H, W, 3)."""
-        image = self.base.bgr().copy()
-        image[self._rows, self._columns] = self._pixels
+        """Return the frame as BGR uint8 (H, W, 3): the base's where no pixel was changed."""
+        image, changed = self.base.bgr().copy(), (self._before != self._pixels).any(axis=2)
+        image[self._rows, self._columns][changed] = self._pixels[changed]
         return image
 
     def planes(self):
