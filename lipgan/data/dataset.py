@@ -68,7 +68,6 @@ class FaceDataset:
         index=None,
         landmarks=None,
         speech=None,
-        closures=None,
     ):
         """clips: folders, as from `find_clips`. index: of the folder they are in, from `open_index`; without it these
         clips are indexed for this object alone, with mels of mel_dtype (float16 is good to 0.001 of [-4, 4]).
@@ -76,13 +75,12 @@ class FaceDataset:
         balance: draw targets so that a speaker (the folder of the clip) weighs as the root of their number of targets.
         augment: change faces and voices as `augment_batch` does. landmarks: of all crops of the index, from
         `read_landmarks`; samples then have lips. speech: SpeechFeatures of the index, from `read_features`; samples
-        then have windows of them, with `augment` of a random version. closures: of the index, from `read_closures`.
-        Raises UserError when no clip can be used, or
+        then have windows of them, with `augment` of a random version. Raises UserError when no clip can be used, or
         when the crops are not of `img_size`.
         """
         self.img_size, self.skipped = img_size, collections.Counter()
         self._index, self._augment, self._last_order = index or index_of(clips, mel_dtype), augment, (None, None)
-        self._landmarks, self._speech, self._closures = landmarks, speech, closures
+        self._landmarks, self._speech = landmarks, speech
         row_of = {str(self._index.root / name): row for row, name in enumerate(self._index.names)}
         rows = []
         for folder in map(pathlib.Path, clips):
@@ -155,7 +153,7 @@ class FaceDataset:
         return self._stored_window(clip, frame).astype("float32")
 
     def speech_window(self, clip: int, frame: int, version: int = 0, num_vectors: int | None = None) -> np.ndarray:
-        """Read the speech vectors around the middle of one frame, (num_vectors, 144) float16.
+        """Read the speech vectors around the middle of one frame, (num_vectors, 335) float16.
 
         version: 0 is the clip's own voice, the others are augmented. num_vectors: default: the encoder's usual.
         """
@@ -179,7 +177,7 @@ class FaceDataset:
         return self._landmarks.read(self._rows[clip]).astype("float32").reshape(-1, NUM_LANDMARKS, 2)
 
     def speech_sequence(self, clip: int, version: int = 0):
-        """Read all speech vectors of one version of a clip, (T, 144) float16, and by how much faster it speaks."""
+        """Read all speech vectors of one version of a clip, (T, 335) float16, and by how much faster it speaks."""
         row = self._rows[clip]
         return self._speech.arrays.read(row, version=version), float(self._speech.arrays.speed[row, version])
 
@@ -187,10 +185,6 @@ class FaceDataset:
     def num_voices(self) -> int:
         """Number of versions of each clip's speech, its own voice included."""
         return self._speech.num_versions
-
-    def closures(self, clip: int) -> np.ndarray:
-        """Read how likely each speech vector of a clip lies at a /p/, /b/ or /m/: (T,) float32."""
-        return self._closures.read(self._rows[clip])[:, 0].astype("float32")
 
     def _landmark_row(self, clip, frame):
         """(136,) float16. Raises UserError where the crop is not an image."""
@@ -209,7 +203,7 @@ class FaceDataset:
         """Read a batch: reference and target (B, S, S, 3) uint8 BGR, mel and wrong_mel (B, 80, 27, 1) float32.
 
         With landmarks, also reference_landmarks and target_landmarks (B, 136) float32, and as views of them
-        reference_lips and target_lips (B, 40). With speech, also speech and wrong_speech (B, vectors, 144) float32.
+        reference_lips and target_lips (B, 40). With speech, also speech and wrong_speech (B, vectors, 335) float32.
 
         key: (seed, epoch, number), of which the batch is a pure function and by which an epoch visits every target; or
         a numpy.random.Generator, which draws targets at random. rows: those samples of the whole batch to read.
@@ -228,7 +222,7 @@ class FaceDataset:
         return clips, frames, mels[..., None]
 
     def speech_batch(self, key, size: int, num_vectors: int | None = None):
-        """Read only the speech of the batch of this key: clips (B,), frames (B,) int32, (B, vectors, 144) float32.
+        """Read only the speech of the batch of this key: clips (B,), frames (B,) int32, (B, vectors, 335) float32.
 
         num_vectors: in a window; the encoder's usual number by default.
         """

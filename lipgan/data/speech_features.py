@@ -31,7 +31,7 @@ class SpeechFeatures:
     """The features of all clips of an index, 50 vectors a second of a version's own time."""
 
     arrays: ClipArrays
-    silence: np.ndarray  # (144,) float16: the vector of digital silence
+    silence: np.ndarray  # (335,) float16: the vector of digital silence
 
     @property
     def num_versions(self) -> int:
@@ -44,7 +44,7 @@ class SpeechFeatures:
         return speech.WINDOW, speech.FEATURES
 
     def window(self, row: int, frame: int, version: int = 0, size: int | None = None) -> np.ndarray:
-        """Read the vectors around the middle of a video frame at hparams.fps: (size, 144) float16.
+        """Read the vectors around the middle of a video frame at hparams.fps: (size, 335) float16.
 
         row: of the index. size: speech.WINDOW by default. What lies before and after the recording is silence.
         """
@@ -55,7 +55,7 @@ class SpeechFeatures:
         return self.vectors(row, middle - size // 2, size, version)
 
     def vectors(self, row: int, first: int, count: int, version: int = 0) -> np.ndarray:
-        """Read `count` vectors of a clip from number `first` on, which may be negative: (count, 144) float16."""
+        """Read `count` vectors of a clip from number `first` on, which may be negative: (count, 335) float16."""
         total = int(self.arrays.count[row, version])
         start, stop = min(max(first, 0), total), min(max(first + count, 0), total)
         inside = self.arrays.read(row, start, stop, version)
@@ -75,7 +75,7 @@ def read_features(index: ClipIndex, versions: int = 1) -> SpeechFeatures:
     versions: voices of each clip, its own included. On two cores each takes some 1/50 of the playing time to encode.
     Raises UserError where the encoder's package or a clip's audio is missing.
     """
-    recipe = f"{speech.MODEL_SHA256[:16]} block {speech.FEATURE_BLOCKS}, augmentation {AUGMENTATION}"
+    recipe = f"{speech.MODEL_SHA256[:16]} block {speech.FEATURE_BLOCK}, phonemes, augmentation {AUGMENTATION}"
     kind = ArrayKind("speech", speech.FEATURES, recipe, versions)
 
     def compute(missing):
@@ -83,17 +83,6 @@ def read_features(index: ClipIndex, versions: int = 1) -> SpeechFeatures:
             yield ClipArray(row, version, speech.encode(wav), speed)
 
     return SpeechFeatures(open_arrays(index, kind, compute), speech.silence().astype("float16"))
-
-
-def read_closures(index: ClipIndex) -> ClipArrays:
-    """Open the probability that each vector of a clip lies at a /p/, /b/ or /m/: (T, 1) float16 of its own voice."""
-
-    def compute(missing):
-        for row, version, wav, _ in _voices(index, missing, "lip closures, once"):
-            log_probs = speech.encode_speech(wav, phonemes=True).log_probs
-            yield ClipArray(row, version, speech.closure_probability(log_probs)[:, None])
-
-    return open_arrays(index, ArrayKind("closures", 1, speech.MODEL_SHA256[:16]), compute)
 
 
 def _voices(index, missing, title):

@@ -56,8 +56,7 @@ def closure_moments(wav) -> tuple[float, ...]:
     """
     from lipgan.models import speech
 
-    log_probs = speech.encode_speech(wav, phonemes=True).log_probs
-    vectors = speech.closure_vectors(speech.closure_probability(log_probs))
+    vectors = speech.closure_vectors(speech.closure_probability(speech.encode(wav)))
     return tuple((vectors / speech.VECTORS_PER_SECOND * hparams.fps - 0.5).tolist())
 
 

@@ -233,7 +233,7 @@ def other_clip(dataset, number, frames, offset_frames=0):
 
 
 def speech_windows(dataset, number, frames, offset_frames=0):
-    """Read the speech windows of frames that lie offset_frames earlier than their audio: (N, 23, 144) float32."""
+    """Read the speech windows of frames that lie offset_frames earlier than their audio: (N, 23, 335) float32."""
     return np.stack([dataset.speech_window(number, frame + offset_frames) for frame in frames]).astype("float32")
 
 

@@ -15,8 +15,8 @@ KINDS = ("mel", "speech")
 class AudioFeatures:
     """The features of one recording. From `audio_features`.
 
-    kind: "mel", values (80, T) float32 in [-4, 4], 80 a second, windows (80, 27, 1); or "speech", values (T, 144)
-    float32 of `lipgan.models.speech`, 50 a second, windows (23, 144).
+    kind: "mel", values (80, T) float32 in [-4, 4], 80 a second, windows (80, 27, 1); or "speech", values (T, 335)
+    float32 of `lipgan.models.speech`, 50 a second, windows (23, 335).
     """
 
     kind: str

@@ -162,7 +162,7 @@ class LiveSpeech:
         if self._kind == "speech":
             from lipgan.models import speech
 
-            values = speech.encode_speech(chunk, gain=speech.speech_gain(heard)).features
+            values = speech.encode(chunk, gain=speech.speech_gain(heard))
             self._features = AudioFeatures("speech", values[: (len(self._wav) - first) // speech.STRIDE + 1])
         else:
             self._features = audio_features(self._kind, chunk)

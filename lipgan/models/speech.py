@@ -1,12 +1,12 @@
 """Speech encoder: 16 kHz speech to 50 phonetic feature vectors a second, which hardly depend on who speaks.
 
 The network is the acoustic model of the package hama (Apache-2.0): a log-mel front end, a strided convolution and four
-Conformer blocks (Gulati et al. 2020) under a CTC phoneme classifier. Block 2's output says most about the lips.
+Conformer blocks (Gulati et al. 2020) under a CTC phoneme classifier. A feature vector is block 2's output, which says
+most about the lips, and the phonemes' probabilities, which carry what is learned of a few people over to others.
 
 Clock: feature vector k is centred on sample 320 k, that is on k * 20 ms.
 """
 
-import dataclasses
 import functools
 import hashlib
 import importlib.util
@@ -22,13 +22,14 @@ from lipgan.utils.cli import UserError
 
 SAMPLE_RATE = 16_000  # Hz
 VECTORS_PER_SECOND = 50
-FEATURES = 144  # numbers in a vector
+CHANNELS, SYMBOLS = 144, 191  # width of the network; size of its phoneme inventory, blank last
+FEATURES = CHANNELS + SYMBOLS  # numbers in a vector: block 2, and the square roots of the phonemes' probabilities
 WINDOW = 23  # vectors that belong to one video frame: 460 ms; odd, so that one of them is the middle
 
 N_FFT, HOP, MELS = 400, 160, 80  # 25 ms windows every 10 ms; the network's first layer keeps every other one
 STRIDE = 2 * HOP  # samples between vectors
 BLOCKS, HEADS, KERNEL = 4, 4, 31
-FEATURE_BLOCKS = 2  # blocks below the features; the rest is only needed for phonemes
+FEATURE_BLOCK = 2  # whose output is part of the features
 EPSILON = 1e-5  # of layer normalisation
 
 CHUNK, CONTEXT = 20 * SAMPLE_RATE, 2 * SAMPLE_RATE  # samples encoded at a time, and those heard before and after them
@@ -40,19 +41,9 @@ STEADY_DB, LIVELY_DB = 6.0, 12.0  # from noise, which is not amplified, to speec
 
 PACKAGE, VERSION, MODEL_FILE = "hama", "1.7.0", "assets/asr_waveform.hama"
 MODEL_SHA256 = "a9fcfe73e179ca48e399cd76a90a6b3e1887bf5037ecc52b778d13a149563328"
-SYMBOLS = 191  # size of the phoneme inventory, blank last
-BLANK = 190
 CLOSURES = {"b": 10, "m": 31, "p": 35, "pʰ": 36, "p͈": 37, "ɓ": 82}  # symbols said with closed lips, and their numbers
 CLOSURE_THRESHOLD = 0.3  # of their probability, above which a peak counts
 CLOSURE_DELAY = 3  # vectors by which that peak comes after the lips meet: measured on 546 /p b m/ of GRID
-
-
-@dataclasses.dataclass(frozen=True)
-class Encoding:
-    """What the encoder knows about one recording."""
-
-    features: np.ndarray  # (T, 144) float32: block 2
-    log_probs: np.ndarray | None  # (T, 191) float32: log-probabilities of the symbols; None where not asked for
 
 
 def num_vectors(num_samples: int) -> int:
@@ -60,33 +51,22 @@ def num_vectors(num_samples: int) -> int:
     return num_samples // STRIDE + 1 if num_samples else 0
 
 
-def encode(wav: np.ndarray) -> np.ndarray:
-    """Encode speech as phonetic features, (T, 144) float32, 50 vectors a second.
+def encode(wav: np.ndarray, gain: float | None = None) -> np.ndarray:
+    """Encode speech as phonetic features, (T, 335) float32, 50 vectors a second.
 
-    wav: (N,) float, 16 kHz mono, any level, any length. Long recordings are encoded in chunks of 20 s.
-    Raises UserError where the package hama is missing or of another version.
-    """
-    return encode_speech(wav).features
-
-
-def encode_speech(wav: np.ndarray, phonemes: bool = False, gain: float | None = None) -> Encoding:
-    """Encode speech as an Encoding; with `phonemes`, at twice the cost, with log-probabilities.
-
-    wav: as for `encode`. gain: its factor (default: its `speech_gain`). Memory beyond the result does not
-    grow with the length of the recording.
+    wav: (N,) float, 16 kHz mono, any level, any length. gain: its factor (default: its `speech_gain`). Long recordings
+    are encoded in chunks of 20 s: memory beyond the result does not grow with the length. Raises UserError where the
+    package hama is missing or of another version.
     """
     wav = np.asarray(wav)
     if wav.ndim != 1:
         raise ValueError(f"speech has the shape {wav.shape}, not (samples,)")
-    gain, total = np.float32(speech_gain(wav) if gain is None else gain), num_vectors(len(wav))
-    features = np.zeros((total, FEATURES), np.float32)
-    log_probs = np.zeros((total, SYMBOLS), np.float32) if phonemes else None
-    for chunk in _chunks(len(wav)) if total else ():
-        results = _run(log_mel(_clean(wav[chunk.heard]) * gain), phonemes)
-        features[chunk.kept] = results[0][chunk.within]
-        if phonemes:
-            log_probs[chunk.kept] = results[1][chunk.within]
-    return Encoding(features, log_probs)
+    gain = np.float32(speech_gain(wav) if gain is None else gain)
+    features = np.zeros((num_vectors(len(wav)), FEATURES), np.float32)
+    for chunk in _chunks(len(wav)) if len(wav) else ():
+        mel = log_mel(_clean(wav[chunk.heard]) * gain)
+        features[chunk.kept] = encoder_network().predict_on_batch(mel[None])[0][chunk.within]
+    return features
 
 
 class _Chunk(typing.NamedTuple):
@@ -116,14 +96,14 @@ def _chunks(num_samples):
 def feature_window(features: np.ndarray, frame: int, fps, offset_ms: float = 0) -> np.ndarray:
     """Return the WINDOW feature vectors whose middle one is nearest to the middle of one video frame.
 
-    features: (T, 144). frame: 0-based index. fps: int, float or Fraction. offset_ms: positive values use later audio.
-    Returns (23, 144), a copy. What lies before and after the recording is silence, as the encoder hears it.
+    features: (T, 335). frame: 0-based index. fps: int, float or Fraction. offset_ms: positive values use later audio.
+    Returns (23, 335), a copy. What lies before and after the recording is silence, as the encoder hears it.
     """
     return feature_windows(features, np.array([frame]), fps, offset_ms)[0]
 
 
 def feature_windows(features: np.ndarray, frames: np.ndarray, fps, offset_ms: float = 0) -> np.ndarray:
-    """Return the feature windows of several video frames, (frames, 23, 144); see `feature_window`."""
+    """Return the feature windows of several video frames, (frames, 23, 335); see `feature_window`."""
     middles = np.array([middle_vector(int(frame), fps, offset_ms) for frame in frames], np.int64)
     index = middles[:, None] + np.arange(WINDOW) - WINDOW // 2
     outside = (index < 0) | (index >= len(features))
@@ -142,16 +122,21 @@ def middle_vector(frame: int, fps, offset_ms: float = 0) -> int:
 
 @functools.cache
 def silence() -> np.ndarray:
-    """Return the feature vector of digital silence, (144,) float32."""
+    """Return the feature vector of digital silence, (335,) float32."""
     return encode(np.zeros(SAMPLE_RATE, np.float32))[VECTORS_PER_SECOND // 2]
 
 
-def closure_probability(log_probs: np.ndarray) -> np.ndarray:
-    """Return how likely each vector lies at a /p/, /b/ or /m/, at which the lips close: (T, 191) -> (T,) float32.
+def phoneme_probabilities(features: np.ndarray) -> np.ndarray:
+    """Return the probability of each symbol, blank last, at each feature vector: (T, 335) -> (T, 191) float32."""
+    return np.square(features[:, CHANNELS:], dtype=np.float32)
+
+
+def closure_probability(features: np.ndarray) -> np.ndarray:
+    """Return how likely each vector lies at a /p/, /b/ or /m/, at which the lips close: (T, 335) -> (T,) float32.
 
     A CTC classifier spends one or two vectors on a phoneme, so this is a row of peaks, not of plateaus.
     """
-    return np.exp(log_probs[:, list(CLOSURES.values())]).sum(axis=1)
+    return phoneme_probabilities(features)[:, list(CLOSURES.values())].sum(axis=1)
 
 
 def closure_vectors(probability: np.ndarray) -> np.ndarray:
@@ -209,12 +194,6 @@ def log_mel(wav: np.ndarray) -> np.ndarray:
     return np.log(np.maximum(np.einsum("tf,fm->tm", power, _tensors()["mel_fb"]), 1e-10))
 
 
-def _run(mel, phonemes):
-    """Run the network on one chunk: log-mel (frames, 80) -> [features] or [features, log-probabilities]."""
-    results = encoder_network(phonemes).predict_on_batch(mel[None])
-    return [result[0] for result in (results if phonemes else [results])]
-
-
 @functools.cache
 def _tensors():
     """The tensors of the acoustic model by name, float32. Raises UserError."""
@@ -254,29 +233,26 @@ def read_tensors(data: bytes) -> dict[str, np.ndarray]:
 
 
 @functools.cache
-def encoder_network(phonemes: bool = False):
-    """Build the encoder with hama's weights as a functional Keras model.
+def encoder_network():
+    """Build the encoder with hama's weights as a functional Keras model. Raises UserError.
 
-    Input: log-mel, (frames, 80). Output: features (frames / 2 rounded up, 144); with `phonemes` also log-probabilities
-    (the same, 191). Raises UserError.
+    Input: log-mel, (frames, 80). Output: features, (frames / 2 rounded up, 335).
     """
     import keras
     from keras import layers, ops
 
     mel = keras.Input((None, MELS), name="log_mel")
     x = layers.ZeroPadding1D(1)(mel)
-    x = layers.Conv1D(FEATURES, 3, strides=2, activation=_gelu, name="subsample")(x)  # (frames / 2, 144)
-    outputs = []
-    for block in range(BLOCKS if phonemes else FEATURE_BLOCKS):
-        x = _conformer_block(x, f"block{block + 1}")
-        if block + 1 == FEATURE_BLOCKS:
-            outputs.append(x)
-    if phonemes:
-        outputs.append(ops.log_softmax(layers.Dense(SYMBOLS, name="classifier")(x)))  # (frames / 2, 191)
-    network = keras.Model(mel, outputs if phonemes else outputs[0], name="speech_encoder")
-    for layer, weights in _weights(_tensors(), BLOCKS if phonemes else FEATURE_BLOCKS).items():
-        if phonemes or layer != "classifier":
-            network.get_layer(layer).set_weights(weights)
+    x = layers.Conv1D(CHANNELS, 3, strides=2, activation=_gelu, name="subsample")(x)  # (frames / 2, 144)
+    blocks = []
+    for number in range(1, BLOCKS + 1):
+        x = _conformer_block(x, f"block{number}")
+        blocks.append(x)
+    probabilities = ops.softmax(layers.Dense(SYMBOLS, name="classifier")(x))  # (frames / 2, 191)
+    features = layers.Concatenate(name="features")([blocks[FEATURE_BLOCK - 1], ops.sqrt(probabilities)])
+    network = keras.Model(mel, features, name="speech_encoder")
+    for layer, weights in _weights(_tensors()).items():
+        network.get_layer(layer).set_weights(weights)
     network.trainable = False
     return network
 
@@ -302,8 +278,8 @@ def _feed_forward(x, name):
     from keras import layers
 
     x = layers.LayerNormalization(epsilon=EPSILON, name=f"{name}_norm")(x)
-    x = layers.Dense(4 * FEATURES, activation="silu", name=f"{name}_wide")(x)  # (T, 576)
-    return layers.Dense(FEATURES, name=f"{name}_narrow")(x)
+    x = layers.Dense(4 * CHANNELS, activation="silu", name=f"{name}_wide")(x)  # (T, 576)
+    return layers.Dense(CHANNELS, name=f"{name}_narrow")(x)
 
 
 def _self_attention(x, name):
@@ -311,12 +287,12 @@ def _self_attention(x, name):
     from keras import layers, ops
 
     x = layers.LayerNormalization(epsilon=EPSILON, name=f"{name}_norm")(x)
-    x = layers.Dense(3 * FEATURES, name=f"{name}_qkv")(x)
-    x = layers.Reshape((-1, 3, HEADS, FEATURES // HEADS))(x)  # (T, 3, 4, 36)
+    x = layers.Dense(3 * CHANNELS, name=f"{name}_qkv")(x)
+    x = layers.Reshape((-1, 3, HEADS, CHANNELS // HEADS))(x)  # (T, 3, 4, 36)
     query, key, value = (ops.transpose(x[:, :, part], (0, 2, 1, 3)) for part in range(3))  # (4, T, 36)
-    scores = ops.matmul(query * (FEATURES // HEADS) ** -0.5, ops.transpose(key, (0, 1, 3, 2)))  # (4, T, T)
+    scores = ops.matmul(query * (CHANNELS // HEADS) ** -0.5, ops.transpose(key, (0, 1, 3, 2)))  # (4, T, T)
     x = ops.transpose(ops.matmul(ops.softmax(scores), value), (0, 2, 1, 3))  # (T, 4, 36)
-    return layers.Dense(FEATURES, name=f"{name}_out")(layers.Reshape((-1, FEATURES))(x))
+    return layers.Dense(CHANNELS, name=f"{name}_out")(layers.Reshape((-1, CHANNELS))(x))
 
 
 def _convolution(x, name):
@@ -324,13 +300,13 @@ def _convolution(x, name):
     from keras import layers, ops
 
     x = layers.LayerNormalization(epsilon=EPSILON, name=f"{name}_norm")(x)
-    x = layers.Dense(2 * FEATURES, name=f"{name}_gated")(x)
-    x = x[:, :, :FEATURES] * ops.sigmoid(x[:, :, FEATURES:])  # (T, 144)
+    x = layers.Dense(2 * CHANNELS, name=f"{name}_gated")(x)
+    x = x[:, :, :CHANNELS] * ops.sigmoid(x[:, :, CHANNELS:])  # (T, 144)
     x = layers.DepthwiseConv1D(KERNEL, padding="same", activation="silu", name=f"{name}_depthwise")(x)
-    return layers.Dense(FEATURES, name=f"{name}_pointwise")(x)
+    return layers.Dense(CHANNELS, name=f"{name}_pointwise")(x)
 
 
-def _weights(tensors, blocks):
+def _weights(tensors):
     """The weights of `encoder_network`'s layers by their names, from hama's tensors.
 
     The exported file names only some tensors; the others are numbered in the order in which the network uses them.
@@ -338,7 +314,7 @@ def _weights(tensors, blocks):
     numbered = {kind: sorted(name for name in tensors if f"::{kind}_" in name) for kind in ("Conv", "MatMul")}
     convs, matmuls = ([tensors[name] for name in numbered[kind]] for kind in ("Conv", "MatMul"))
     weights = {"subsample": [convs[0].transpose(2, 1, 0), convs[1]]}
-    for block in range(blocks):
+    for block in range(BLOCKS):
         prefix, mine = f"acoustic_model.model.blocks.{block}.", f"block{block + 1}_"
         get = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
         m = matmuls[6 * block : 6 * block + 6]

@@ -19,7 +19,10 @@ from lipgan.faces.landmarks import NUM_LIPS
 from lipgan.models import lip_flow, speech
 
 AUDIO_TO_LIPS, RENDERER = "audio_to_lips", "renderer"  # layers of the generator, each a model of its own
-MOTION = "motion"  # the last layer of audio_to_lips
+MOTION = "motion"  # the last layer of each member of audio_to_lips
+# Deviation of the noise on the standardised features that each member of audio_to_lips is trained on. Without noise it
+# learns by heart the few words of its training data, with it it learns less of people like those.
+MEMBER_NOISE = (0.0, 0.0, 1.5, 1.5)
 LIPS_CENTRE = (0.5, 0.73)  # (x, y) of an average mouth in the crop, as hparams place it
 LIPS_UNIT = 0.02  # of the crop's side: about by how much lips move in speech
 MAX_CORRECTION = 0.06  # of the side: by how much the renderer can correct the lips' flow
@@ -35,7 +38,7 @@ float32 = {"dtype": "float32"}
 def build_warp_generator(img_size: int = 96, width: float = 1.0) -> keras.Model:
     """Build the flagship generator, untrained: [face, speech, reference_lips, rest_lips] -> face.
 
-    face: (S, S, 6) as `faces.crop.generator_input` makes it. speech: (23, 144), the speech encoder's feature window.
+    face: (S, S, 6) as `faces.crop.generator_input` makes it. speech: (23, 335), the speech encoder's feature window.
     reference_lips: (40,), the lips in the reference crop. rest_lips: (40,), this person's lips when nothing is said.
     Output: (S, S, 3) BGR in [0, 1], float32. width multiplies the renderer's filter counts. Raises UserError.
     """
@@ -72,21 +75,51 @@ def freeze_audio_to_lips(generator: keras.Model) -> None:
     generator.get_layer(AUDIO_TO_LIPS).trainable = False
 
 
-def build_audio_to_lips(width: int = 128, dropout: float = 0.2) -> keras.Model:
-    """Build the network from speech features (T, 144), T = 23 + 2 k, to the lips' motion away from rest (k + 1, 40).
+def build_audio_to_lips(width: int = 128, dropout: float = 0.4) -> keras.Model:
+    """Build the network from speech features (T, 335), T = 23 + 2 k, to the lips' motion away from rest (k + 1, 40).
 
     The feature window of one video frame, T = 23, gives one row; longer sequences, one for every other vector, serve
-    training. A time-delay neural network (Waibel et al., IEEE TASSP 1989).
+    training. The mean of several time-delay neural networks (Waibel et al., IEEE TASSP 1989), its `lip_members`, which
+    learn with different noise on their features: together they know strangers' lips better than each of them.
     """
     features = keras.Input((None, speech.FEATURES), name="speech")
-    x = features
-    for number, (kernel, dilation, strides) in enumerate(((5, 1, 2), (4, 1, 1), (4, 2, 1))):  # T = 23: 10, 7, 1
-        x = layers.Conv1D(width, kernel, strides, dilation_rate=dilation, name=f"conv{number}", **float32)(x)
-        x = layers.Activation("gelu", **float32)(layers.LayerNormalization(**float32)(x))
-        x = layers.Dropout(dropout, **float32)(x)
-    motion = layers.Dense(2 * NUM_LIPS, kernel_initializer="zeros", name=MOTION, **float32)(x)
-    motion = layers.Rescaling(LIPS_UNIT, **float32)(motion)  # (k + 1, 40)
-    return keras.Model(features, motion, name=AUDIO_TO_LIPS)
+    motions = []
+    for number, noise in enumerate(MEMBER_NOISE):
+        x = inputs = keras.Input((None, speech.FEATURES))
+        x = FeatureNoise(noise, **float32)(x)
+        for layer, (kernel, dilation, strides) in enumerate(((5, 1, 2), (4, 1, 1), (4, 2, 1))):  # T = 23: 10, 7, 1
+            x = layers.Conv1D(width, kernel, strides, dilation_rate=dilation, name=f"conv{layer}", **float32)(x)
+            x = layers.Activation("gelu", **float32)(layers.LayerNormalization(**float32)(x))
+            x = layers.Dropout(dropout, **float32)(x)
+        motion = layers.Dense(2 * NUM_LIPS, kernel_initializer="zeros", name=MOTION, **float32)(x)
+        motion = layers.Rescaling(LIPS_UNIT, **float32)(motion)  # (k + 1, 40)
+        motions.append(keras.Model(inputs, motion, name=f"member{number}")(features))
+    return keras.Model(features, layers.Average(**float32)(motions), name=AUDIO_TO_LIPS)
+
+
+def lip_members(audio_to_lips: keras.Model) -> list[keras.Model]:
+    """Return the networks whose mean an `audio_to_lips` is, each (T, 335) -> (k + 1, 40)."""
+    return [audio_to_lips.get_layer(f"member{number}") for number in range(len(MEMBER_NOISE))]
+
+
+class FeatureNoise(layers.Layer):
+    """Add noise to features (B, T, C) in training: of each number, and a third as much of all times alike.
+
+    The latter is as another voice or another room changes features.
+    """
+
+    def __init__(self, deviation, **kwargs):
+        super().__init__(**kwargs)
+        self.deviation = deviation
+        self.seed_generator = keras.random.SeedGenerator()
+
+    def call(self, features, training=False):
+        if not training or not self.deviation:
+            return features
+        batch, times, channels = ops.shape(features)
+        noise = keras.random.normal((batch, times, channels), seed=self.seed_generator)
+        offset = keras.random.normal((batch, 1, channels), seed=self.seed_generator)
+        return features + self.deviation * (noise + offset / 3)
 
 
 def build_renderer(img_size: int = 96, width: float = 1.0) -> keras.Model:

@@ -14,12 +14,14 @@ from lipgan.faces.landmarks import NUM_LIPS
 from lipgan.faces.rest_lips import closed_lips, upright_lips
 from lipgan.models import speech
 from lipgan.models.lip_flow import FACING
-from lipgan.models.warp import AUDIO_TO_LIPS, LIPS_UNIT, MOTION
+from lipgan.models.warp import AUDIO_TO_LIPS, LIPS_UNIT, MOTION, lip_members
 
 STRIDE = 2  # feature vectors between two outputs: one output for a frame of 25 fps
 OUTPUTS = 24  # consecutive outputs of a training sample: 0.96 s
 SPAN = STRIDE * (OUTPUTS - 1) + 1  # feature vectors from the first output to the last
 RIGHT_CORNER, LEFT_CORNER = 0, 6
+# A prediction varies less than the truth, by its correlation with it, and rendered lips less than predicted ones.
+OPENING_GAIN, WIDTH_GAIN = 1.3, 1.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Voice:
     """One version (voice) of one clip to learn from."""
 
     speaker: str
-    features: np.ndarray  # (T, 144) float16 or float32
+    features: np.ndarray  # (T, 335) float16 or float32
     motion: np.ndarray  # (T, 40) float32: lips less the person's rest shape, at the features' times
     valid: np.ndarray  # (T,) bool: where there are landmarks
     closure: np.ndarray  # (T,) float32, 0 to 1: see `closure_weight`
@@ -46,6 +48,8 @@ class LipMotionConfig:
     function_weight: float = 1.0  # of the errors of opening and width
     velocity_weight: float = 0.5
     closure_weight: float = 1.0
+    opening_gain: float = OPENING_GAIN
+    width_gain: float = WIDTH_GAIN
     seed: int = 0
 
 
@@ -69,7 +73,7 @@ def closure_weight(closure_probability):
 def lip_loss(config):
     """Make the loss of a sample: L1 of the points, of opening and width, of velocities, and lips open at a closure.
 
-    y_true: (B, OUTPUTS, 42): motion (40), valid, closure. y_pred: (B, OUTPUTS, 40).
+    y_true: (B, OUTPUTS, 42): motion (40), valid, closure. y_pred: (B, members, OUTPUTS, 40).
     """
 
     def errors(difference):
@@ -77,12 +81,13 @@ def lip_loss(config):
         return ops.mean(ops.abs(difference)) + config.function_weight * functions
 
     def loss(y_true, y_pred):
+        y_true = y_true[:, None]
         truth, valid, closure = y_true[..., :40] / LIPS_UNIT, y_true[..., 40:41], y_true[..., 41]
         predicted = y_pred / LIPS_UNIT
         difference = (predicted - truth) * valid
         total = errors(difference)
         if config.velocity_weight:
-            total += config.velocity_weight * errors(difference[:, 1:] - difference[:, :-1])
+            total += config.velocity_weight * errors(difference[..., 1:, :] - difference[..., :-1, :])
         if config.closure_weight:
             too_open = ops.relu(opening(predicted) - ops.maximum(opening(truth), -0.3)) * closure * valid[..., 0]
             total += config.closure_weight * ops.mean(too_open) / ops.maximum(ops.mean(closure * valid[..., 0]), 0.02)
@@ -97,7 +102,7 @@ class LipMotionBatches(keras.utils.PyDataset):
     def __init__(self, clips, config, silence, mean, deviation):
         """clips: for each clip a list of its voices (`Voice`), the unchanged one first.
 
-        silence: (144,) features, those before and after a clip. mean, deviation: (144,), to standardise features.
+        silence: (335,) features, those before and after a clip. mean, deviation: (335,), to standardise features.
         """
         super().__init__(workers=1)
         self.clips, self.config, self.silence, self.mean, self.deviation = clips, config, silence, mean, deviation
@@ -130,36 +135,38 @@ class LipMotionBatches(keras.utils.PyDataset):
 def fit_audio_to_lips(network, clips, config, silence, callbacks=()):
     """Train a network of `build_audio_to_lips` in place. clips, silence: see `LipMotionBatches`. Returns the losses.
 
-    It learns from standardised features; in the end their mean and deviation are folded into the first layer, so that
-    it takes features as the speech encoder gives them.
+    Its members learn side by side, from standardised features; in the end their mean and deviation are folded into the
+    first layers, so that the network takes features as the speech encoder gives them.
     """
     known = np.concatenate([voices[0].features for voices in clips]).astype(np.float32)
     mean, deviation = known.mean(axis=0), known.std(axis=0) + 0.1
     schedule = keras.optimizers.schedules.CosineDecay(config.learning_rate, config.steps)
     optimizer = keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay)
-    trainer = keras.Model(network.inputs, network.outputs)  # the network itself would save its optimizer in every state
+    members, features = lip_members(network), network.inputs[0]
+    # A model of its own: the network itself would save its optimizer in every state.
+    trainer = keras.Model(features, ops.stack([member(features) for member in members], axis=1))
     trainer.compile(optimizer=optimizer, loss=lip_loss(config))
     batches = LipMotionBatches(clips, config, silence, mean, deviation)
     history = trainer.fit(batches, epochs=1, shuffle=False, verbose=0, callbacks=callbacks).history["loss"]
-    first = network.get_layer("conv0")
-    kernel, bias = first.get_weights()  # (5, 144, width), (width,)
-    kernel = kernel / deviation[:, None]
-    first.set_weights([kernel, bias - np.einsum("kfw,f->w", kernel, mean)])
+    for first in (member.get_layer("conv0") for member in members):
+        kernel, bias = first.get_weights()  # (5, 335, width), (width,)
+        kernel = kernel / deviation[:, None]
+        first.set_weights([kernel, bias - np.einsum("kfw,f->w", kernel, mean)])
     return history
 
 
-def scale_motion(network, opening_gain=1.0, width_gain=1.0):
-    """Multiply what the network says about opening and width, in place: folded into its last layer.
+def scale_motion(network, opening_gain, width_gain):
+    """Multiply what the network says about opening and width, in place: folded into its last layers.
 
     Vertical motion of all points is scaled as the opening, horizontal motion as the width.
     """
-    last = network.get_layer(MOTION)
     gains = np.tile(np.array([width_gain, opening_gain], np.float32), NUM_LIPS)
-    last.set_weights([weights * gains for weights in last.get_weights()])
+    for last in (member.get_layer(MOTION) for member in lip_members(network)):
+        last.set_weights([weights * gains for weights in last.get_weights()])
 
 
 def lip_motion(network, windows):
-    """Predict the lip motion of frames: windows (N, 23, 144) -> (N, 40) float32."""
+    """Predict the lip motion of frames: windows (N, 23, 335) -> (N, 40) float32."""
     return network.predict(windows, batch_size=256, verbose=0)[:, 0]
 
 
@@ -173,6 +180,7 @@ def train_audio_to_lips(generator, dataset, val_set, config, callbacks=()):
     """
     network = generator.get_layer(AUDIO_TO_LIPS)
     fit_audio_to_lips(network, clip_voices(dataset), config, speech.silence(), callbacks)
+    scale_motion(network, config.opening_gain, config.width_gain)
     if val_set is None:
         return []
     scores = []
@@ -195,15 +203,15 @@ def clip_voices(dataset):
     voices = []
     for clip, clip_lips in enumerate(lips):
         speaker, frames = _speaker(dataset, clip), dataset.clips[clip].frame_ids
-        closure = closure_weight(dataset.closures(clip))
         versions = [dataset.speech_sequence(clip, version) for version in range(dataset.num_voices)]
+        closure = closure_weight(speech.closure_probability(versions[0][0]))
         motion = clip_lips - rests[speaker]
         voices.append([_voice(speaker, frames, motion, closure, *version) for version in versions])
     return voices
 
 
 def _voice(speaker, frames, motion, closure, features, speed):
-    """One Voice: the motion (N, 40) of frames (N,) and the closures (T0,) at the times of its features (T, 144)."""
+    """One Voice: the motion (N, 40) of frames (N,) and the closures (T0,) at the times of its features (T, 335)."""
     own = np.arange(len(features)) * speed  # in vectors of the clip's own voice
     frame = own / speech.VECTORS_PER_SECOND * hparams.fps - 0.5
     at = np.stack([np.interp(frame, frames, column) for column in motion.T], axis=1).astype("float32")

@@ -51,7 +51,7 @@ def as_inputs(batch):
     """Return a batch of `FaceDataset` for the step: ({face, mel, wrong_mel}, target), float32, images in [0, 1].
 
     A dataset with landmarks adds reference_lips and target_lips (B, 40); with speech features, also speech,
-    wrong_speech (B, 23, 144) and rest_lips (B, 40).
+    wrong_speech (B, 23, 335) and rest_lips (B, 40).
     """
     face = generator_input(batch["reference"], batch["target"])
     target = batch["target"].astype("float32") / np.float32(255)

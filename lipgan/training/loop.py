@@ -18,7 +18,7 @@ from lipgan.data.dataset import FaceDataset
 from lipgan.data.filelists import find_clips
 from lipgan.data.index import open_index
 from lipgan.data.lip_landmarks import read_landmarks
-from lipgan.data.speech_features import read_closures, read_features
+from lipgan.data.speech_features import read_features
 from lipgan.models import backend
 from lipgan.models.checkpoint import ENDING, build_generator, load_discriminator, load_generator
 from lipgan.training import distributed
@@ -144,7 +144,7 @@ def read_datasets(config):
     needs_landmarks = config.model == "warp" or (config.pretrain_audio and config.starts_fresh)
     arrays = {"landmarks": read_landmarks(index)} if needs_landmarks else {}
     if config.model == "warp":
-        arrays |= {"speech": read_features(index, VOICES if config.augment else 1), "closures": read_closures(index)}
+        arrays["speech"] = read_features(index, VOICES if config.augment else 1)
     datasets = {}
     for split, (clips, notes) in lists.items():
         print("\n".join(notes), end="\n" if notes else "")

@@ -43,7 +43,7 @@ def test_openvino_matches_the_training_backend(tmp_path, kind):
     inputs = [faces, mels]
     if kind == "warp":
         lips = np.tile(rng.uniform(0.6, 0.9, 40).astype("float32"), (2, 1))
-        inputs = [faces, rng.normal(size=(2, 23, 144)).astype("float32"), lips, lips + np.float32(0.01)]
+        inputs = [faces, rng.normal(size=(2, 23, 335)).astype("float32"), lips, lips + np.float32(0.01)]
     np.savez(tmp_path / "inputs.npz", *inputs)
     subprocess.run([sys.executable, "-c", PREDICT, str(tmp_path)], cwd=ROOT, env=os.environ, timeout=100, check=True)
     expected = model.predict_on_batch(inputs)

@@ -25,7 +25,7 @@ def lips(opening=0.03, width=0.26):
 def inputs(size=2):
     rng = np.random.default_rng(0)
     faces = rng.random((size, 96, 96, 6), dtype="float32")
-    speech = rng.normal(size=(size, 23, 144)).astype("float32")
+    speech = rng.normal(size=(size, 23, 335)).astype("float32")
     shown, rest = lips(0.05).ravel(), lips(0.0).ravel()
     return [faces, speech, np.tile(shown, (size, 1)), np.tile(rest, (size, 1))]
 
@@ -38,8 +38,9 @@ def to_numpy(tensor):
 def generator():
     keras.utils.set_random_seed(0)
     network = warp.build_warp_generator(width=WIDTH)
-    motion = network.get_layer(warp.AUDIO_TO_LIPS).get_layer(warp.MOTION)  # zero when untrained
-    motion.set_weights([np.random.default_rng(1).normal(0, 0.1, w.shape) for w in motion.get_weights()])
+    for member in warp.lip_members(network.get_layer(warp.AUDIO_TO_LIPS)):
+        motion = member.get_layer(warp.MOTION)  # zero when untrained
+        motion.set_weights([np.random.default_rng(1).normal(0, 0.1, w.shape) for w in motion.get_weights()])
     return network
 
 
@@ -61,7 +62,7 @@ def test_maps_come_with_the_same_face(generator):
 
 
 def test_longer_sequences_give_a_row_for_every_other_vector(generator):
-    network, speech = generator.get_layer(warp.AUDIO_TO_LIPS), np.random.default_rng(0).normal(size=(1, 23 + 6, 144))
+    network, speech = generator.get_layer(warp.AUDIO_TO_LIPS), np.random.default_rng(0).normal(size=(1, 23 + 6, 335))
     speech = speech.astype("float32")
     whole = network.predict_on_batch(speech)
     assert whole.shape == (1, 4, 40)

@@ -1,0 +1,64 @@
+"""Training of audio_to_lips: its batches, its closures, and the gain of its motion."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from lipgan.models import speech
+
+audio_to_lips = pytest.importorskip("lipgan.training.audio_to_lips")
+warp = pytest.importorskip("lipgan.models.warp")
+
+CONFIG = audio_to_lips.LipMotionConfig(steps=3, batch_size=4)
+
+
+def voice(seconds=2.0, seed=0):
+    """A recording of random features and lips."""
+    rng, count = np.random.default_rng(seed), round(seconds * speech.VECTORS_PER_SECOND)
+    features = rng.normal(size=(count, speech.FEATURES)).astype("float32")
+    motion = rng.normal(0, 0.02, (count, 40)).astype("float32")
+    return audio_to_lips.Voice("speaker", features, motion, np.ones(count, bool), np.zeros(count, "float32"))
+
+
+def batches(config, voices=1):
+    clips = [[voice(seed=10 * clip + version) for version in range(voices)] for clip in range(3)]
+    silence, ones = np.zeros(speech.FEATURES, "float32"), np.ones(speech.FEATURES, "float32")
+    return audio_to_lips.LipMotionBatches(clips, config, silence, silence, ones)
+
+
+def test_a_batch_is_a_pure_function_of_seed_and_step():
+    first, again = batches(CONFIG), batches(CONFIG)
+    for one, other in zip(first[1], again[1], strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert not np.array_equal(first[0][0], first[1][0])
+    assert not np.array_equal(first[1][0], batches(dataclasses.replace(CONFIG, seed=1))[1][0])
+
+
+def test_noise_is_only_added_in_training():
+    noise, features = warp.FeatureNoise(1.5), np.zeros((8, 50, 40), "float32")
+    np.testing.assert_array_equal(noise(features, training=False), features)
+    noisy = np.asarray(noise(features, training=True))
+    assert 1.4 < noisy.std() < 1.8
+    assert 0.3 < noisy.mean(axis=1).std() < 0.8  # a part of it is the same all the time
+    np.testing.assert_array_equal(warp.FeatureNoise(0.0)(features, training=True), features)
+
+
+def test_gain_multiplies_motion_down_and_across():
+    network = warp.build_audio_to_lips()
+    for last in (member.get_layer(warp.MOTION) for member in warp.lip_members(network)):
+        last.set_weights([np.random.default_rng(0).normal(size=weights.shape) for weights in last.get_weights()])
+    windows = np.random.default_rng(1).normal(size=(2, speech.WINDOW, speech.FEATURES)).astype("float32")
+    before = audio_to_lips.lip_motion(network, windows)
+    audio_to_lips.scale_motion(network, opening_gain=1.5, width_gain=0.5)
+    after = audio_to_lips.lip_motion(network, windows)
+    np.testing.assert_allclose(audio_to_lips.opening(after), 1.5 * audio_to_lips.opening(before), rtol=1e-4)
+    np.testing.assert_allclose(audio_to_lips.mouth_width(after), 0.5 * audio_to_lips.mouth_width(before), rtol=1e-4)
+
+
+def test_closures_weigh_most_before_the_phoneme_is_recognised():
+    probability = np.zeros(60, "float32")
+    probability[30] = 0.9
+    weight = audio_to_lips.closure_weight(probability)
+    assert weight.argmax() == 30 - speech.CLOSURE_DELAY and weight.max() == 1 and weight[:15].max() < 1e-3
+    assert not audio_to_lips.closure_weight(np.full(60, 0.2, "float32")).any()
