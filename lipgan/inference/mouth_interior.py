@@ -12,11 +12,11 @@ import numpy as np
 from lipgan.models.lip_flow import LOWER_INNER, UPPER_INNER, touching
 
 CURVE_POINTS = 12  # of an edge's curve, between two landmarks
-EDGE = 0.006  # of the side: width of the border between lips and what is behind them
+EDGE = 0.01  # of the side: width of the border between lips and what is behind them
 LIP_MARGIN = 0.004  # how far from the reference's teeth the lips' pixels are taken: dlib's landmarks are no nearer
 FULL_GAP = 0.016  # from this gap on the inside shows fully; it begins where lips part
 STILL = 0.01  # lips that have moved less than this, as at rest, are rendered partly without layers
-BEHIND = 0.012  # width of the change from what the reference shows of its inside to what it does not
+BEHIND = 0.02  # width of the change from what the reference shows of its inside to what it does not
 CAVITY = np.array([0.20, 0.19, 0.28], np.float32)  # of the lower lip's colour, BGR: what is behind the teeth
 TONGUE = np.array([0.36, 0.34, 0.48], np.float32)  # as well, near the lower lip
 UNDER_LIP = 0.006  # how far below the upper lip's edge its shadow on the teeth has ended

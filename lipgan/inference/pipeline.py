@@ -105,6 +105,9 @@ class _Mouth:
     reference: np.ndarray  # (h, w, 3) BGR uint8: what the box shows, or the reference fitted there
     lips: np.ndarray  # of the reference, upright; zeros where no generator needs them
     rest_lips: np.ndarray  # of this person at rest, upright; as well
+    inside: tuple | None = (
+        None  # another reference fitted there, (h, w, 3) uint8, and its lips: the inside of its mouth
+    )
     at_rest: float = 0.0  # how much it stays there, 1: it does not move with the audio, and nothing is painted
     gain: float = 1.0  # by which a dark crop was brightened for the generator; what it paints is darkened by as much
 
@@ -387,7 +390,11 @@ def _crop(clip, index, region, roll, runner, find_lips):
     reference = own = crop.cut(region.pixels, region.box)
     points = None if clip.track.points is None else clip.landmarks(index)
     rest = clip.rest_lips(index)
+    inside = None
     if clip.references is not None:
+        if runner.needs_lips:
+            open_mouth, open_points = clip.references.fit_inside(index, own, points)
+            inside = open_mouth, crop.rotate_points(open_points[LIPS], roll).ravel()
         reference, points = clip.references.fit(index, own, points)
     size = runner.img_size
     upright = crop.rotate(crop.resize_crop(reference, size), roll)
@@ -401,7 +408,7 @@ def _crop(clip, index, region, roll, runner, find_lips):
         rest_upright = crop.rotate_points(rest, roll).ravel()
     gain = float(np.clip(DARK / max(upright.mean(), 1e-6), 1, MAX_BRIGHTENING))
     face = np.minimum(crop.generator_input(upright, pose) * np.float32(gain), 1)
-    return face, _Mouth(reference, lips, rest_upright, gain=gain)
+    return face, _Mouth(reference, lips, rest_upright, inside, gain=gain)
 
 
 def _predict(batches, runner, seconds):
@@ -433,7 +440,8 @@ def _predict_batch(batch, runner):
     lips, rest = (np.stack([getattr(mouth, name) for mouth in batch.mouths]) for name in ("lips", "rest_lips"))
     moved, corrections, overlays = runner.predict_mouths(batch.images, batch.audio, lips, rest)
     overlays = np.concatenate([overlays[..., :3] / gains, overlays[..., 3:]], axis=-1)
-    results = [MouthMaps(*values) for values in zip(lips, moved, corrections, overlays, strict=True)]
+    inside = [mouth.inside for mouth in batch.mouths]
+    results = [MouthMaps(*values) for values in zip(lips, moved, corrections, overlays, inside, strict=True)]
     return [maps.calmed(mouth.rest_lips, mouth.at_rest) for maps, mouth in zip(results, batch.mouths, strict=True)]
 
 

@@ -24,6 +24,7 @@ MAX_GAIN = 4.0  # by which the reference's colours are brightened at most: noise
 BRIGHT = 0.6  # of the light in a shot's bright frames: darker ones, as in a fade, are no reference
 SEARCH_S = 10  # seconds of a shot in which its reference is searched
 USUAL_OPENING, USUAL_WIDTH = 0.25, 0.6  # so many of the mouths in a shot are less open, and less wide
+OPEN = 0.85  # as many are less open than the one that shows the inside of the mouth
 REACH = (0.62, 0.58)  # half width and height of what is fitted, about the lips' middle, in parts of the eyes' distance
 FEATHER = 0.35  # of that reach, from its edge inwards
 
@@ -36,31 +37,42 @@ class References:
     shapes: list  # of K (height, width): of each crop
     points: np.ndarray  # (K, 68, 2) float32: landmarks in parts of the crop's side
     number: np.ndarray  # (N,) int: which of the K each frame refers to; -1 where there is no face
-    _last: tuple = (None, None)  # number of the crop that was read last, and that crop: often the next one too
+    open_number: np.ndarray  # (N,) int: as well, for the inside of its mouth
+    _recent: dict = dataclasses.field(default_factory=dict)  # crops that were read last, by number: often the next too
 
     def fit(self, index, own, points):
         """Return the reference of frame `index`, whose own crop (h, w, 3) has landmarks `points` (68, 2).
 
         Returns its crop (h, w, 3) uint8 and its landmarks (68, 2) in parts of the crop's side.
         """
-        number = self.number[index]
-        if self._last[0] != number:
+        return self._fitted(self.number[index], own, points)
+
+    def fit_inside(self, index, own, points):
+        """Return as `fit` a reference whose mouth is open: teeth and tongue of this person."""
+        return self._fitted(self.open_number[index], own, points)
+
+    def _fitted(self, number, own, points):
+        if number not in self._recent:
+            if len(self._recent) > 1:  # one for the lips, one for their inside
+                self._recent.clear()
             height, width = self.shapes[number]
-            self._last = number, self.crops.get(number)[:height, :width]
-        return fit_mouth(self._last[1], self.points[number], own, points)
+            self._recent[number] = self.crops.get(number)[:height, :width]
+        return fit_mouth(self._recent[number], self.points[number], own, points)
 
 
 def read_references(mode, source, track, covered=None):
     """Choose the reference frames by the face track, and read them. None where each frame is its own reference.
 
     mode: of REFERENCE_MODES. source: a `source.Source` of a video. track: its `tracker.Track`; without landmarks
-    nothing can be chosen.
+    nothing can be chosen. covered: as of `choose_references`.
     """
     if mode == "same" or track.points is None:
         return None
-    of_frame = choose_references(track, float(source.fps), covered)
-    wanted, number = np.unique(of_frame, return_inverse=True)
-    wanted, number = (wanted[1:], number - 1) if wanted[0] < 0 else (wanted, number)
+    fps = float(source.fps)
+    of_frame = [choose_references(track, fps, covered, share) for share in (USUAL_OPENING, OPEN)]
+    wanted = np.unique(of_frame)
+    wanted = wanted[wanted >= 0]
+    numbers = (np.where(rows < 0, -1, np.searchsorted(wanted, rows)) for rows in of_frame)
     shapes = [(int(b[1] - b[0]), int(b[3] - b[2])) for b in track.boxes[wanted]]
     canvas, row = np.zeros((*np.max(shapes, axis=0), 3), np.uint8), 0
     crops = FrameStore()
@@ -70,13 +82,13 @@ def read_references(mode, source, track, covered=None):
                 canvas[: shapes[row][0], : shapes[row][1]] = face_crop.cut(frame, track.boxes[index])
                 crops.put(row, canvas)
                 row += 1
-    return References(crops, shapes, to_crop_coords(track.points[wanted], track.boxes[wanted]), number)
+    return References(crops, shapes, to_crop_coords(track.points[wanted], track.boxes[wanted]), *numbers)
 
 
-def choose_references(track, fps, covered=None):
+def choose_references(track, fps, covered=None, share=USUAL_OPENING):
     """Return, for each frame of a `tracker.Track`, the index of its reference frame: (N,) int, -1 without a face.
 
-    covered: (N,) bool, frames whose mouth cannot be seen (None: of none).
+    covered: (N,) bool, frames whose mouth cannot be seen (None: of none). share: as of `usual_frame`.
     """
     of_frame = np.full(len(track.found), -1)
     for shot in np.unique(track.shots):
@@ -87,7 +99,7 @@ def choose_references(track, fps, covered=None):
                 first = first[~covered[first]]
             if track.light is not None:
                 first = first[track.light[first] >= BRIGHT * np.quantile(track.light[first], 0.9)]
-            of_frame[own] = first[usual_frame(track.points[first])]
+            of_frame[own] = first[usual_frame(track.points[first], share)]
     return of_frame
 
 

@@ -31,6 +31,7 @@ class MouthMaps:
     lips: np.ndarray  # (40,) float32
     correction: np.ndarray  # (S/2, S, 2) float32, of the lower half, added to the lips' flow
     overlay: np.ndarray  # (S/2, S, 4) float32, of the lower half: BGR in [0, 1], opacity
+    inside: tuple | None = None  # another crop (H, W, 3) uint8 of the same size, and its lips (40,): whose teeth show
 
     def calmed(self, rest: np.ndarray, share: float) -> "MouthMaps":
         """Return the maps with a share in [0, 1] of motion and paint taken away. rest: lips (40,) without motion."""
@@ -97,6 +98,7 @@ def render_mouth(crop, maps: MouthMaps, rows: slice, columns: slice, roll: float
     """
     share = moved_share(maps.reference_lips, maps.lips)
     touching = (lip_flow.touching(lips).ravel() for lips in (maps.reference_lips, maps.lips))
+    inside_crop, inside_lips = maps.inside or (crop, maps.reference_lips)
     maps = MouthMaps(*touching, maps.correction, maps.overlay)
     grid = _grid(crop.shape, rows, columns, roll)
     below_upper, above_lower = lip_flow.edge_distances(maps.lips, grid.rows, grid.columns)
@@ -119,8 +121,8 @@ def render_mouth(crop, maps: MouthMaps, rows: slice, columns: slice, roll: float
         part = slice(top, top + height), slice(left, left + width)
         region = tuple(slice(r.start + p.start, r.start + p.stop) for r, p in zip(region, part, strict=True))
         here, place = ([values[part] for values in pair] for pair in (here, place))
-        lowered, shown = teeth(reference, place)
-        own = _sampled(crop, *_lowered(*here, lowered, crop.shape, grid))
+        lowered, shown = teeth(edges(inside_lips), place)
+        own = _sampled(inside_crop, *_lowered(*here, lowered, crop.shape, grid))
         paint = 255 * grid.at_pixels(_stretch(maps.overlay, grid), *region)[..., :3]
         behind = dark_inside(target, place, _lip_colour(crop, maps.reference_lips, roll), paint)
         behind += shown[..., None] * (own - behind)

@@ -43,6 +43,16 @@ def test_each_shot_has_a_reference_of_its_own():
     assert choose_references(track, 25).tolist() == [1, 1, 1, -1, 5, 5]
 
 
+def test_inside_of_the_mouth_comes_from_an_open_one():
+    points = mouths([5, 1, 0, 3, 7, 2])
+    found, shots = np.ones(6, bool), np.array([0, 0, 0, 1, 1, 1])
+    track = Track(None, found, points, shots, found)
+    assert choose_references(track, 25, share=0.85).tolist() == [0, 0, 0, 4, 4, 4]
+    covered = np.array([1, 0, 0, 0, 1, 0], bool)
+    assert choose_references(track, 25, covered, 0.85).tolist() == [1, 1, 1, 3, 3, 3]
+    assert choose_references(track, 25, ~found, 0.85)[0] == 0 and choose_references(track, 25, found, 0.85)[0] == 0
+
+
 def test_bridged_frame_is_no_reference():
     found = np.ones(4, bool)
     track = Track(None, found, mouths([5, 0, 1, 7]), np.zeros(4, int), np.array([1, 0, 1, 1], bool))

@@ -1,5 +1,7 @@
 """Rendering at the frame's own resolution."""
 
+import dataclasses
+
 import cv2
 import numpy as np
 import pytest
@@ -91,6 +93,17 @@ def test_teeth_stay_in_place_when_lips_open_wider_or_close():
     for target in (0.05, 0.14):
         moved = render.paste_mouth(image, crop_of(image), maps(0.08, target, paint=(0, 0, 0)), BOX)
         np.testing.assert_allclose(moved[row, columns], image[row, columns], atol=3)
+
+
+def test_teeth_of_another_crop_show_between_lips_that_open():
+    image, other = np.full((280, 260, 3), 100, np.uint8), striped_teeth(0.08)
+    mouth = maps(0.0, 0.08, paint=(0, 0, 0))
+    opened = render.paste_mouth(image, crop_of(image), mouth, BOX)
+    inside = dataclasses.replace(mouth, inside=(crop_of(other), lips(0.08)))
+    with_teeth = render.paste_mouth(image, crop_of(image), inside, BOX)
+    middle = BOX[0] + round(0.72 * 230), slice(BOX[2] + 92, BOX[2] + 108)
+    assert opened[middle].max() < 60
+    np.testing.assert_allclose(with_teeth[middle], other[middle], atol=6)
 
 
 def test_no_teeth_show_between_lips_that_meet():
