@@ -105,9 +105,7 @@ class _Mouth:
     reference: np.ndarray  # (h, w, 3) BGR uint8: what the box shows, or the reference fitted there
     lips: np.ndarray  # of the reference, upright; zeros where no generator needs them
     rest_lips: np.ndarray  # of this person at rest, upright; as well
-    inside: tuple | None = (
-        None  # another reference fitted there, (h, w, 3) uint8, and its lips: the inside of its mouth
-    )
+    inside: tuple | None = None  # another crop (h, w, 3) uint8 of this face, and its lips: what is behind the lips
     at_rest: float = 0.0  # how much it stays there, 1: it does not move with the audio, and nothing is painted
     gain: float = 1.0  # by which a dark crop was brightened for the generator; what it paints is darkened by as much
 
@@ -126,7 +124,8 @@ class _Face:
     @property
     def num_bytes(self):
         """The memory that the face takes."""
-        return self.region.pixels.nbytes + self.image.nbytes + self.mouth.reference.nbytes
+        inside = self.mouth.inside[0].nbytes if self.mouth.inside else 0
+        return self.region.pixels.nbytes + self.image.nbytes + self.mouth.reference.nbytes + inside
 
 
 @dataclasses.dataclass
