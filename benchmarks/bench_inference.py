@@ -33,7 +33,8 @@ import sys; sys.path.insert(0, {root!r})
 from lipgan.media import video
 info = video.probe({face!r})
 count, frames = round({seconds} * info.fps), []
-with video.VideoWriter({out!r}, info.width, info.height, info.fps, audio={audio!r}, colour=info.colour) as writer:
+encoding = video.Encoding(colour=info.colour)
+with video.VideoWriter({out!r}, info.width, info.height, info.fps, {audio!r}, encoding) as writer:
     for frame in video.read_frames(info, planes=True):
         writer.write(frame)
         if info.num_frames < count:

@@ -80,7 +80,9 @@ def main(argv=None):
         writer.write(frame)
     writer.release()
     video.PRESET = "medium"
-    with video.VideoWriter(args.folder / "result.mp4", width, height, FPS, audio=args.audio, crf=23) as whole:
+    with video.VideoWriter(
+        args.folder / "result.mp4", width, height, FPS, audio=args.audio, encoding=video.Encoding(crf=23)
+    ) as whole:
         for frame in video.read_frames(args.folder / "result.avi"):
             whole.write(frame)
     phase("write")

@@ -18,7 +18,7 @@ from lipgan.inference.pipeline import generate_frames
 from lipgan.inference.preparation import load_audio, prepare
 from lipgan.inference.runner import load_runner
 from lipgan.inference.source import open_source
-from lipgan.media.video import VideoWriter
+from lipgan.media.video import Encoding, VideoWriter
 from lipgan.utils.cli import script
 from lipgan.utils.files import atomic_write
 
@@ -54,7 +54,9 @@ def main(argv=None):
     picks = np.linspace(0, clip.num_frames - 1, TILES + 1).round().astype(int)[1:-1].tolist()
     still, writer = (
         [],
-        VideoWriter(video_path, 2 * args.side, args.side, clip.source.fps, audio=clip.audio.track, crf=CRF),
+        VideoWriter(
+            video_path, 2 * args.side, args.side, clip.source.fps, audio=clip.audio.track, encoding=Encoding(crf=CRF)
+        ),
     )
     with writer:
         for number, (frame, _) in enumerate(generate_frames(clip, runner.reset(still=True), options)):

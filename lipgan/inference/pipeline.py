@@ -233,13 +233,20 @@ def write_video(clip, out, runner, options, progress=None) -> Result:
     width, without_face = source.width * (1 + options.side_by_side), 0
     is_odd = bool(width % 2 or source.height % 2)
     comment = f"Synthetic: lips made by LipGAN in Keras 3, version {__version__}, with {runner.name}"
-    target = {"audio": clip.audio.track, "max_s": clip.audio.max_s, "colour": source.colour, "crf": options.crf}
-    target |= {"lossless": options.lossless, "comment": None if options.no_metadata else comment}
+    encoding = video.Encoding(
+        colour=source.colour,
+        crf=options.crf,
+        lossless=options.lossless,
+        comment=None if options.no_metadata else comment,
+        max_s=clip.audio.max_s,
+    )
     with contextlib.ExitStack() as stack:
         stack.enter_context(timed(seconds, "write"))
         png = stack.enter_context(atomic_write(out.with_suffix(".png"))) if options.preview else None  # both, or none
         preview = _Preview(clip.num_frames)
-        writer = stack.enter_context(video.VideoWriter(out, width, source.height, source.fps, **target))
+        writer = stack.enter_context(
+            video.VideoWriter(out, width, source.height, source.fps, clip.audio.track, encoding)
+        )
         frames = stack.enter_context(contextlib.closing(_generate(clip, runner, options, out.parent, seconds)))
         for frame, has_face, original in reported(frames, clip.num_frames, "frames", progress):
             with timed(seconds, "encode"):

@@ -422,28 +422,34 @@ def _with_bars(image, shape):
     return canvas
 
 
+@dataclasses.dataclass(frozen=True)
+class Encoding:
+    """How a result is encoded."""
+
+    colour: Colour | None = None  # the source's, to be kept and tagged; None: usual for the size
+    crf: int = 16  # H.264's quality, lower is better
+    lossless: bool = False  # H.264 in RGB, bit-exact, which few players show
+    comment: str | None = None  # kept in the file's metadata
+    max_s: float | None = None  # only the first so many seconds of the audio
+
+
 class VideoWriter:
     """Write an mp4 (H.264, AAC, faststart) with exactly the frames given and the whole audio of another file.
 
         with VideoWriter("results/out.mp4", 640, 480, Fraction(30000, 1001), audio="speech.wav") as writer:
             writer.write(frame)  # BGR uint8 (480, 640, 3)
 
-    The file appears under its name when the block ends well. Odd sizes grow by one pixel. colour: the source's, to be
-    kept and tagged. crf: H.264's quality, lower is better. lossless: H.264 in RGB, bit-exact, which few players show.
-    comment: kept in the file's metadata. audio: what `audio.read_blocks` takes, at its own rate and channels
-    where AAC has them. max_s: only the first so many seconds of it. UserError, before the first frame, for a name that
-    is not mp4 and for audio that cannot be read.
+    The file appears under its name when the block ends well. Odd sizes grow by one pixel. audio: what
+    `audio.read_blocks` takes, at its own rate and channels where AAC has them. UserError, before the first frame, for a
+    name that is not mp4 and for audio that cannot be read.
     """
 
-    def __init__(
-        self, path, width, height, fps, audio=None, colour=None, crf=16, lossless=False, comment=None, max_s=None
-    ):
+    def __init__(self, path, width, height, fps, audio=None, encoding=Encoding()):
         self.path, self.width, self.height, self.fps = pathlib.Path(path), width, height, as_rate(fps)
         if self.path.suffix.lower() not in (".mp4", ".m4v", ".mov"):
             raise UserError(f"the result is an mp4, but its name is {self.path.name}; name it {self.path.stem}.mp4")
-        self.colour = (colour or Colour()).settled(height)
-        self.crf, self.lossless, self.comment = crf, lossless, comment
-        self.audio, self.max_s, self.num_frames, self.num_samples = audio, max_s, 0, 0
+        self.encoding, self.colour = encoding, (encoding.colour or Colour()).settled(height)
+        self.audio, self.num_frames, self.num_samples = audio, 0, 0
 
     def __enter__(self):
         with contextlib.ExitStack() as stack:
@@ -451,11 +457,11 @@ class VideoWriter:
             temporary = stack.enter_context(atomic_write(self.path))
             stack.enter_context(self._user_errors())
             self.container = stack.enter_context(av.open(str(temporary), "w", "mp4", {"movflags": "+faststart"}))
-            if self.comment:
-                self.container.metadata["comment"] = self.comment
+            if self.encoding.comment:
+                self.container.metadata["comment"] = self.encoding.comment
             self.video_stream = self._add_video()
             self.audio_stream = self._add_audio(rate, channels) if self.blocks else None
-            self.blocks = self.blocks and audio.first_seconds(self.blocks, self.max_s)
+            self.blocks = self.blocks and audio.first_seconds(self.blocks, self.encoding.max_s)
             self.container.start_encoding()  # opens the encoders: what they refuse is known now
             stack.push(self._finish)
             self.stack = stack.pop_all()
@@ -478,14 +484,14 @@ class VideoWriter:
 
     def _add_video(self):
         """Add the H.264 stream, its colours tagged."""
-        quality = {"qp": "0"} if self.lossless else {"crf": str(self.crf)}
+        quality = {"qp": "0"} if self.encoding.lossless else {"crf": str(self.encoding.crf)}
         options = {"preset": PRESET, "threads": str(min(MAX_ENCODER_THREADS, available_cpus())), **quality}
-        stream = self.container.add_stream(H264 + "rgb" * self.lossless, self.fps, options=options)
+        stream = self.container.add_stream(H264 + "rgb" * self.encoding.lossless, self.fps, options=options)
         stream.width, stream.height = self.width + self.width % 2, self.height + self.height % 2
-        stream.pix_fmt = "bgr24" if self.lossless else "yuv420p"
+        stream.pix_fmt = "bgr24" if self.encoding.lossless else "yuv420p"
         context = stream.codec_context
         context.time_base = 1 / self.fps
-        if not self.lossless:
+        if not self.encoding.lossless:
             context.color_range, context.colorspace = self.colour.range, self.colour.matrix
             context.color_primaries, context.color_trc = self.colour.primaries, self.colour.transfer
         return stream
@@ -499,7 +505,7 @@ class VideoWriter:
 
     def write(self, frame: np.ndarray):
         """Add the next frame: BGR uint8 (height, width, 3), or yuv420p planes (3 height / 2, width) of even size."""
-        if frame.ndim == 2 and not self.lossless:
+        if frame.ndim == 2 and not self.encoding.lossless:
             if frame.shape != (self.height * 3 // 2, self.width):
                 raise ValueError(f"planes {frame.shape}, but the video is {(self.height, self.width)}")
             self._encode(av.VideoFrame.from_ndarray(frame, "yuv420p"))
@@ -511,7 +517,7 @@ class VideoWriter:
         if self.width % 2 or self.height % 2:
             frame = cv2.copyMakeBorder(frame, 0, self.height % 2, 0, self.width % 2, cv2.BORDER_REPLICATE)
         encoded = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), "bgr24")
-        if not self.lossless:
+        if not self.encoding.lossless:
             matrix = self.colour.swscale_matrix
             encoded = encoded.reformat(
                 format="yuv420p",

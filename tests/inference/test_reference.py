@@ -119,7 +119,7 @@ def test_a_dark_face_is_brightened_for_the_generator_and_its_paint_darkened(tmp_
 def clip(tmp_path_factory, astronaut):
     """(video, sound): 12 frames of the astronaut, whose mouth is painted white in the last three."""
     folder = tmp_path_factory.mktemp("clip")
-    with video.VideoWriter(folder / "face.mp4", 256, 256, 25, crf=4) as writer:
+    with video.VideoWriter(folder / "face.mp4", 256, 256, 25, encoding=video.Encoding(crf=4)) as writer:
         for n in range(12):
             frame = astronaut.copy()
             frame[162:182, 110:146] = frame[162:182, 110:146] if n < 9 else 255

@@ -52,7 +52,7 @@ PATCHES = [(200, 60, 30), (30, 180, 220), (120, 140, 180), (16, 16, 16), (250, 2
 def test_colours_survive_and_are_what_the_tags_say(tmp_path, matrix, red, blue, full):
     path, colour = tmp_path / "x.mp4", video.Colour(2 if full else 1, matrix, matrix, matrix)
     images = [np.full((64, 64, 3), patch, np.uint8) for patch in PATCHES]
-    with video.VideoWriter(path, 64, 64, 25, colour=colour) as writer:
+    with video.VideoWriter(path, 64, 64, 25, encoding=video.Encoding(colour=colour)) as writer:
         for image in images:
             writer.write(image)
     assert video.probe(path).colour == colour
@@ -71,14 +71,16 @@ def test_colours_survive_and_are_what_the_tags_say(tmp_path, matrix, red, blue, 
 
 def test_lossless_is_bit_exact(tmp_path):
     frames = np.random.default_rng(0).integers(0, 256, (5, 32, 48, 3), dtype=np.uint8)
-    with video.VideoWriter(tmp_path / "x.mp4", 48, 32, 25, lossless=True) as writer:
+    with video.VideoWriter(tmp_path / "x.mp4", 48, 32, 25, encoding=video.Encoding(lossless=True)) as writer:
         for frame in frames:
             writer.write(frame)
     assert (np.stack(list(video.read_frames(tmp_path / "x.mp4"))) == frames).all()
 
 
 def test_odd_sizes_grow_by_a_copied_pixel_and_the_comment_is_kept(tmp_path):
-    with video.VideoWriter(tmp_path / "new" / "x.mp4", 51, 33, 25, comment="made by lipgan") as writer:
+    with video.VideoWriter(
+        tmp_path / "new" / "x.mp4", 51, 33, 25, encoding=video.Encoding(comment="made by lipgan")
+    ) as writer:
         writer.write(np.full((33, 51, 3), 200, np.uint8))
     [frame] = video.read_frames(tmp_path / "new" / "x.mp4")
     assert frame.shape == (34, 52, 3)
