@@ -10,7 +10,6 @@ import argparse
 import pathlib
 
 import dask.system
-import tqdm
 
 from lipgan.data.clip_folder import is_clip
 from lipgan.data.filelists import DEFAULT_FOLDER, SPLITS
@@ -20,6 +19,7 @@ from lipgan.preprocessing.run_log import RunLog, print_summary
 from lipgan.preprocessing.video_list import Shard, all_jobs, listed_jobs
 from lipgan.utils.cli import positive_int, script
 from lipgan.utils.parallel import in_workers
+from lipgan.utils.progress import tracked
 
 KILLED = ClipResult(Status.FAILED, "killed its worker process")
 
@@ -70,11 +70,9 @@ def main(argv=None):
         work = [(job.source, str(root / job.name), settings) for job in todo]
         num_existing, results = len(jobs) - len(todo), {}
         try:
-            with tqdm.tqdm(total=len(jobs), initial=num_existing, unit="clip", dynamic_ncols=True) as bar:
-                num_workers = min(args.num_workers, len(todo))
-                for number, result in in_workers(run_job, work, num_workers, root, args.scheduler):
-                    results[todo[number].name] = result or KILLED
-                    bar.update()
+            finished = in_workers(run_job, work, min(args.num_workers, len(todo)), root, args.scheduler)
+            for number, result in tracked(finished, "clips", len(jobs), existing=num_existing):
+                results[todo[number].name] = result or KILLED
         finally:  # also when interrupted, so that the next run knows what this one did
             summary = log.finish(results, missing, num_existing)
     print_summary(summary, args.final_data_root)

@@ -17,7 +17,6 @@ import pathlib
 import wave
 
 import numpy as np
-import tqdm
 
 from lipgan.data.clip_folder import MELS_NAME
 from lipgan.inference.options import SHIPPED_CHECKPOINT
@@ -25,6 +24,7 @@ from lipgan.models.backend import BACKENDS, set_backend
 from lipgan.utils import cli
 from lipgan.utils.cli import UserError, script
 from lipgan.utils.files import atomic_write
+from lipgan.utils.progress import tracked
 
 QUANTILES = {"least": 0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "most": 1}
 EPILOG = """
@@ -93,7 +93,7 @@ def main(argv=None):
     dataset = read_clips(args.data_root, args.split, args.filelists, args.max_clips, args.img_size)
     offset_of = lag_estimator(args)
     rows = []
-    for number in tqdm.trange(len(dataset.clips), desc="clips", dynamic_ncols=True):
+    for number in tracked(range(len(dataset.clips)), "clips"):
         row = report_clip(dataset.clips[number], args.data_root)
         offset = offset_of(dataset, number) if offset_of else None
         rows.append(dataclasses.replace(row, **offset._asdict()) if offset else row)

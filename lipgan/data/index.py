@@ -23,12 +23,12 @@ import zipfile
 import zlib
 
 import numpy as np
-import tqdm
 
 from audio_hparams import hparams
 from lipgan.data import tar_shards
 from lipgan.data.clip_folder import MELS_NAME, SUBSETS
 from lipgan.utils.files import atomic_write
+from lipgan.utils.progress import tracked
 
 INDEX_NAME = "index.npz"
 VERSION = 1  # of the index's format
@@ -267,7 +267,7 @@ def _build(root, entries, total, keep, dtype="float16", files=(), shard_stamps=(
         keep = False
     elif keep:
         print(f"indexing the clips of {root}, once", flush=True)
-    entries = tqdm.tqdm(entries, "indexing", total, unit="clip", dynamic_ncols=True, delay=3)
+    entries = tracked(entries, "indexing", total)
     name = f"mels_{time.time_ns():x}.f16"
     with contextlib.ExitStack() as stack:
         # It stays open: a process that builds a newer one may remove it.

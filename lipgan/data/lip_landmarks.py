@@ -9,7 +9,6 @@ import functools
 import cv2
 import dask
 import numpy as np
-import tqdm
 
 from audio_hparams import hparams
 from lipgan.data import tar_shards
@@ -21,6 +20,7 @@ from lipgan.faces.landmarks import NUM_LANDMARKS
 from lipgan.faces.tracker import smooth_landmarks
 from lipgan.utils.cli import UserError
 from lipgan.utils.parallel import in_workers
+from lipgan.utils.progress import tracked
 
 KIND = ArrayKind("landmarks", 2 * NUM_LANDMARKS, "dlib 68, smoothed, lips less")
 FEW = 2_000  # crops for which starting worker processes does not pay
@@ -77,7 +77,7 @@ def _found_in_crops(index, rows):
         results = in_workers(landmarks_of_crops, jobs, dask.system.CPU_COUNT, None)
     else:
         results = ((number, landmarks_of_crops(*job)) for number, job in enumerate(jobs))
-    for number, landmarks in tqdm.tqdm(results, "landmarks of older clips, once", len(rows), unit="clip", delay=3):
+    for number, landmarks in tracked(results, "landmarks of older clips, once", len(rows)):
         if landmarks is None:
             name = index.root / index.names[rows[number]]
             raise UserError(f"{name} kills the process that finds landmarks in it; remove it")

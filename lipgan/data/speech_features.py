@@ -12,7 +12,6 @@ import wave
 import zlib
 
 import numpy as np
-import tqdm
 
 from audio_hparams import hparams
 from lipgan.data import tar_shards
@@ -22,6 +21,7 @@ from lipgan.data.clip_folder import AUDIO_NAME, read_audio
 from lipgan.data.index import ClipIndex
 from lipgan.models import speech
 from lipgan.utils.cli import UserError
+from lipgan.utils.progress import tracked
 
 AUGMENTATION = 1  # to be raised when `augment_waveform` changes
 
@@ -90,12 +90,10 @@ def _voices(index, missing, title):
     versions = {}
     for row, version in missing:
         versions.setdefault(row, []).append(version)
-    with tqdm.tqdm(total=len(missing), desc=title, unit="clip", dynamic_ncols=True, delay=3) as bar:
-        for row, wav in _recordings(index, versions):
-            for version in versions[row]:
-                rng = np.random.default_rng((zlib.crc32(index.names[row].encode()), version))
-                yield row, version, *(augment_waveform(wav, rng) if version else (wav, 1.0))
-                bar.update()
+    for row, wav in tracked(_recordings(index, versions), title, len(versions)):
+        for version in versions[row]:
+            rng = np.random.default_rng((zlib.crc32(index.names[row].encode()), version))
+            yield row, version, *(augment_waveform(wav, rng) if version else (wav, 1.0))
 
 
 def _recordings(index, rows):

@@ -17,11 +17,11 @@ import shutil
 import tarfile
 
 import numpy as np
-import tqdm
 
 from lipgan.data.clip_folder import MELS_NAME, SETTINGS_NAME, SUBSETS
 from lipgan.utils.cli import UserError
 from lipgan.utils.files import atomic_dir
+from lipgan.utils.progress import tracked
 
 SHARDS = "shard_*.tar"
 
@@ -101,7 +101,7 @@ def pack(data_root, out, shard_bytes):
         if (root / SETTINGS_NAME).is_file():
             shutil.copyfile(root / SETTINGS_NAME, temporary / SETTINGS_NAME)
         count, tar = 0, None
-        for folder in tqdm.tqdm(folders, "packing", unit="clip", dynamic_ncols=True, delay=3):
+        for folder in tracked(folders, "packing"):
             if tar is None or tar.offset >= shard_bytes:
                 if tar:
                     tar.close()

@@ -6,7 +6,6 @@ import pathlib
 from fractions import Fraction
 
 import numpy as np
-import tqdm
 
 from audio_hparams import hparams
 from lipgan.evaluation import metrics
@@ -31,6 +30,7 @@ from lipgan.faces.landmarks import LIPS
 from lipgan.faces.rest_lips import rest_lips
 from lipgan.media.audio import load_wav
 from lipgan.utils.cli import UserError
+from lipgan.utils.progress import tracked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +67,7 @@ def collect(outcomes, total, sync_offset_ms=None, on_clip=None) -> Evaluation:
     total: number of outcomes. on_clip: called with the number of each ScoredClip and the clip, which is not kept.
     """
     rows, skipped, count = [], collections.Counter(), 0
-    for outcome in tqdm.tqdm(outcomes, "clips", total, dynamic_ncols=True):
+    for outcome in tracked(outcomes, "clips", total):
         if isinstance(outcome, SkippedClip):
             skipped[outcome.reason] += 1
             continue

@@ -27,11 +27,28 @@ class ProgressBars:
             self.__exit__()
             self._phase, self._start_s = phase, time.monotonic()
             self._line_s = self._start_s
-            self._bar = tqdm.tqdm(desc=phase, total=total, unit=self._unit) if sys.stderr.isatty() else None
+            self._bar = self._open_bar(phase, total) if sys.stderr.isatty() else None
         if self._bar is not None:
             self._bar.update(done - self._bar.n)
         elif time.monotonic() - self._line_s >= LINE_S:
             self._line_s = time.monotonic()
-            left_s = (self._line_s - self._start_s) / done * (total - done)
-            line = f"{phase}: {done} of {total} {self._unit}s, about {left_s:.0f} s left"
+            line = f"{phase}: {done} {self._unit}s"
+            if total:
+                left_s = (self._line_s - self._start_s) / done * (total - done)
+                line = f"{phase}: {done} of {total} {self._unit}s, about {left_s:.0f} s left"
             print(line, file=sys.stderr, flush=True)
+
+    def _open_bar(self, phase, total):
+        return tqdm.tqdm(desc=phase, total=total, unit=self._unit, dynamic_ncols=True, delay=1)
+
+
+def tracked(items, title, total=None, unit="clip", existing=0):
+    """Yield the items, and show how many are done: on a terminal by a bar, in a log by a line every half minute.
+
+    total: of all, default: their number where they have one. existing: how many of the total were done before.
+    """
+    total = len(items) if total is None and hasattr(items, "__len__") else total
+    with ProgressBars(unit) as show:
+        for done, item in enumerate(items, existing + 1):
+            yield item
+            show(done, total, title)
