@@ -7,6 +7,7 @@ Existing clips are skipped. Videos that cannot be used are counted by reason, at
 """
 
 import argparse
+import contextlib
 import pathlib
 
 import dask.system
@@ -17,7 +18,7 @@ from lipgan.faces.detector import DETECTORS, FaceDetector
 from lipgan.preprocessing.clip import ClipResult, ClipSettings, Status, run_job
 from lipgan.preprocessing.run_log import RunLog, print_summary
 from lipgan.preprocessing.video_list import Shard, all_jobs, listed_jobs
-from lipgan.utils.cli import positive_int, script
+from lipgan.utils.cli import interrupted_by_sigterm, positive_int, script
 from lipgan.utils.parallel import in_workers
 from lipgan.utils.progress import tracked
 
@@ -69,10 +70,14 @@ def main(argv=None):
         todo = [job for job in jobs if not is_clip(root / job.name)]
         work = [(job.source, str(root / job.name), settings) for job in todo]
         num_existing, results = len(jobs) - len(todo), {}
+        num_workers = min(args.num_workers, len(todo))
         try:
-            finished = in_workers(run_job, work, min(args.num_workers, len(todo)), root, args.scheduler)
-            for number, result in tracked(finished, "clips", len(jobs), existing=num_existing):
-                results[todo[number].name] = result or KILLED
+            with (
+                interrupted_by_sigterm(),
+                contextlib.closing(in_workers(run_job, work, num_workers, root, args.scheduler)) as finished,
+            ):
+                for number, result in tracked(finished, "clips", len(jobs), existing=num_existing):
+                    results[todo[number].name] = result or KILLED
         finally:  # also when interrupted, so that the next run knows what this one did
             summary = log.finish(results, missing, num_existing)
     print_summary(summary, args.final_data_root)

@@ -1,5 +1,6 @@
 """Batches: a CSV file of jobs is read, run one job after another or in worker processes, and reported."""
 
+import contextlib
 import dataclasses
 import traceback
 import uuid
@@ -67,12 +68,13 @@ def run_in_workers(rows, job_of, workers: Workers):
     """
     jobs, results = _planned(rows, job_of)
     numbers = list(jobs)
-    for number, outcome in _outcomes(list(jobs.values()), workers):
-        row = numbers[number]
-        print(f"video {row + 1} of {len(rows)}: {'' if outcome.succeeded else 'failed: '}{outcome.lines[0]}")
-        for line in outcome.lines[1:]:
-            print(f"  {line}")
-        results[row] = outcome.succeeded, str(jobs[row].out) if outcome.succeeded else outcome.lines[0]
+    with contextlib.closing(_outcomes(list(jobs.values()), workers)) as outcomes:
+        for number, outcome in outcomes:
+            row = numbers[number]
+            print(f"video {row + 1} of {len(rows)}: {'' if outcome.succeeded else 'failed: '}{outcome.lines[0]}")
+            for line in outcome.lines[1:]:
+                print(f"  {line}")
+            results[row] = outcome.succeeded, str(jobs[row].out) if outcome.succeeded else outcome.lines[0]
     for number, row in enumerate(rows):
         yield row, *results[number]
 
@@ -101,11 +103,12 @@ def _outcomes(jobs, workers):
     prefix = f".tmp_{uuid.uuid4().hex}_"
     scratch = min(folders, default=None)  # seen by all workers, as the results are
     count = min(workers.count, max(1, len(jobs)))
+    tasks = [(job, prefix) for job in jobs]
     try:
-        for number, outcome in in_workers(
-            make_in_worker, [(job, prefix) for job in jobs], count, scratch, workers.scheduler
-        ):
-            yield number, outcome or Outcome(False, (KILLER,))
+        # Closed before the files are removed: then no worker is left that writes.
+        with contextlib.closing(in_workers(make_in_worker, tasks, count, scratch, workers.scheduler)) as ended:
+            for number, outcome in ended:
+                yield number, outcome or Outcome(False, (KILLER,))
     finally:
         for folder in folders:
             for leftover in (*folder.glob(f"{prefix}*"), *folder.glob(f".boxes/{prefix}*")):

@@ -7,6 +7,7 @@ import contextlib
 import importlib.util
 import itertools
 import logging
+import multiprocessing
 import pathlib
 import queue
 import tempfile
@@ -18,6 +19,7 @@ from lipgan.utils.cpus import LIMIT, available_cpus
 
 MAX_TRIES = 2  # times that a task may kill its worker before it is given up
 WORKER_TIMEOUT_S = 60  # for the first worker of a cluster
+CLOSE_TIMEOUT_S = 6  # for workers that are stopped; Dask kills its own after 4 s
 ALLOWED_FAILURES = 10**6  # by default a scheduler gives up tasks after a few deaths of workers that merely held them
 
 
@@ -25,7 +27,8 @@ def in_workers(task, arguments, num_workers, scratch, scheduler=None):
     """Run `task` on each tuple of `arguments` in worker processes. Yields (index, result) as they finish.
 
     A worker that dies is replaced and its task is run again; a task that kills MAX_TRIES workers yields None. An
-    exception of a task is raised here. `task` must be importable by the workers.
+    exception of a task is raised here. `task` must be importable by the workers. Closing this generator (or its end, or
+    an exception) ends the workers.
     num_workers: processes on this machine. scheduler: address of a Dask scheduler whose workers are used instead.
     scratch: folder that all workers share, for a temporary `.tmp_` folder of marks.
     Raises UserError where Dask is missing, for a scheduler that does not answer, or whose workers cannot import this
@@ -35,26 +38,69 @@ def in_workers(task, arguments, num_workers, scratch, scheduler=None):
         return
     if importlib.util.find_spec("distributed") is None:
         raise UserError('worker processes need the package distributed; pip install "dask[distributed]"')
-    import distributed
-
-    indexed = iter(enumerate(arguments))
-    with (
-        tempfile.TemporaryDirectory(prefix=".tmp_", dir=scratch, ignore_cleanup_errors=True) as marks,
-        _remote_client(scheduler) if scheduler else _local_client(num_workers, marks) as client,
-    ):
-        window = _Window(client)
-
-        def submit(count):
-            batch = itertools.islice(indexed, count)
-            return [client.submit(_attempt, task, index, args, marks, pure=False) for index, args in batch]
-
-        running = distributed.as_completed(submit(window.size()))
+    with tempfile.TemporaryDirectory(prefix=".tmp_", dir=scratch, ignore_cleanup_errors=True) as marks:
+        cluster = _ClusterThread(task, arguments, marks, num_workers, scheduler)
         try:
-            for future in running:
-                yield future.result()
-                running.update(submit(max(0, window.size() - running.count())))
+            while (entry := cluster.results.get()) is not None:
+                result, error = entry
+                if error is not None:
+                    raise error
+                yield result
+        finally:
+            cluster.close()
+
+
+class _ClusterThread:
+    """Calls Dask in a thread of its own, where no signal interrupts it.
+
+    Python raises Ctrl-C's exception in the main thread, at any instruction. Inside Dask it can leave a lock taken for
+    which Dask's event loop then waits for ever. The main thread therefore waits at a SimpleQueue only, which is safe.
+    """
+
+    def __init__(self, task, arguments, marks, num_workers, scheduler):
+        self.results = queue.SimpleQueue()  # of (result, None) or (None, exception); None at the end
+        self._ended = queue.SimpleQueue()  # of futures; None to stop
+        self._task, self._indexed, self._marks = task, iter(enumerate(arguments)), marks
+        self._open_client = lambda: _remote_client(scheduler) if scheduler else _local_client(num_workers, marks)
+        self._scheduler = scheduler
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def close(self):
+        """Stop the tasks and the workers of this machine; those that do not stop in time are killed."""
+        self._ended.put(None)
+        try:
+            self._thread.join(CLOSE_TIMEOUT_S)
+        finally:  # a second Ctrl-C ends the waiting
+            if self._thread.is_alive() and not self._scheduler:
+                for process in multiprocessing.active_children():
+                    if process.name.startswith("Dask Worker"):
+                        process.kill()
+                        process.join()
+
+    def _run(self):
+        try:
+            with self._open_client() as client:
+                self._run_tasks(client)
+        except BaseException as e:  # every exception belongs to the consumer
+            self.results.put((None, e))
+        self.results.put(None)
+
+    def _run_tasks(self, client):
+        import distributed
+
+        window, running = _Window(client), {}
+        try:
+            while True:
+                for index, args in itertools.islice(self._indexed, max(0, window.size() - len(running))):
+                    future = client.submit(_attempt, self._task, index, args, self._marks, pure=False)
+                    running[future.key] = future
+                    future.add_done_callback(self._ended.put)
+                if not running or (future := self._ended.get()) is None:
+                    return
+                self.results.put((running.pop(future.key).result(), None))
         except distributed.client.FutureCancelledError as e:
-            raise UserError(f"lost the scheduler {scheduler} ({e}); run again: finished work is kept") from None
+            raise UserError(f"lost the scheduler {self._scheduler} ({e}); run again: finished work is kept") from None
 
 
 class _Window:

@@ -1,7 +1,8 @@
-"""A stand-in for `jobs.make_in_worker` that kills its process where the face's name asks for it."""
+"""Stand-ins for `jobs.make_in_worker` that kill their process, or never end, where the face's name asks for it."""
 
 import os
 import signal
+import time
 
 from lipgan.inference.jobs import Outcome
 
@@ -17,3 +18,12 @@ def make_or_die(job, prefix):
         return Outcome(False, ("bad face",))
     job.out.write_text("video")
     return Outcome(True, (f"{job.out}: made", "assumed nothing"))
+
+
+def make_for_ever(job, prefix):
+    """Write a result of a few bytes; of "endless" only half of one, and go on for longer than any test."""
+    if job.face.stem.startswith("endless"):
+        (job.out.parent / f"{prefix}{job.face.stem}.mp4").write_text("half")
+        time.sleep(600)
+    job.out.write_text("video")
+    return Outcome(True, (f"{job.out}: made",))

@@ -1,6 +1,11 @@
 """Batches in worker processes: no video is lost when workers are killed."""
 
+import os
 import pathlib
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 from helpers.deadly_jobs import make_or_die
@@ -12,6 +17,7 @@ from lipgan.inference.options import Job, LipsyncOptions, RunnerOptions
 from lipgan.utils import parallel
 from lipgan.utils.cli import UserError
 
+ROOT = pathlib.Path(__file__).parents[2]
 pytest.importorskip("distributed", reason="worker processes need dask[distributed]")
 
 
@@ -40,11 +46,40 @@ def test_killed_workers_jobs_are_made_again_and_a_killer_is_given_up(tmp_path, c
     assert "assumed nothing" in printed
     # Nothing half-written is left, and a second run makes only what is missing.
     assert sorted(path.name for path in out.iterdir()) == ["a_s.mp4", "b_s.mp4", "existing_s.mp4", "once_s.mp4"]
-    monkeypatch.setattr(
-        jobs, "in_workers", lambda task, arguments, *_: iter([(n, None) for n in range(len(arguments))])
-    )
+    monkeypatch.setattr(jobs, "in_workers", lambda task, arguments, *_: ((n, None) for n in range(len(arguments))))
     assert batch_inference.main(command) == 1
     assert capsys.readouterr().out.count("existed") == 4
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_signal_ends_a_list_with_workers_and_leaves_no_temporary_file(tmp_path, sent):
+    out = tmp_path / "out"
+    audio = write_wav(tmp_path / "s.wav", 0.1)
+    names = ["a", "endless1", "endless2", "b"]
+    for name in names:
+        (tmp_path / f"{name}.jpg").write_text(name)
+    lines = [f"{tmp_path}/{name}.jpg,{audio}" for name in names]
+    (tmp_path / "list.csv").write_text("\n".join(["face,audio", *lines]))
+    code = (
+        "import sys, signal, batch_inference as b; from lipgan.inference import jobs; from helpers import deadly_jobs\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job in the background ignores it
+        "jobs.make_in_worker = deadly_jobs.make_for_ever; sys.exit(b.main())"
+    )
+    options = ["--jobs", str(tmp_path / "list.csv"), "--results_dir", str(out), "--num_workers", "2"]
+    path = {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests")))}
+    run = subprocess.Popen([sys.executable, "-c", code, *options], cwd=tmp_path, env=os.environ | path)
+    deadline = time.monotonic() + 240
+    while len(list(out.glob(".tmp_*_endless?.mp4"))) < 2:
+        assert run.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    run.send_signal(sent)
+    try:
+        assert run.wait(20) == 130
+    finally:
+        run.kill()
+    assert {path.name for path in out.iterdir()} <= {"a_s.mp4", "b_s.mp4"}
 
 
 def test_worker_reports_errors_and_existing_results_as_an_outcome(tmp_path):
