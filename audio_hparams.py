@@ -1,4 +1,4 @@
-"""The numbers that tie sound to frames and faces to crops: one frozen object that every other file reads.
+"""The numbers that tie audio to frames and faces to crops: one frozen object that every other file reads.
 
 They are written beside preprocessed data and beside weights, and compared when those are read back:
 a network only knows the windows and the crops it was trained on.
@@ -48,7 +48,7 @@ class HParams:
     def mel_start(self, frame: int, fps) -> int:
         """First mel frame of the window of video frame `frame` (0-based), whose middle is the nearest to the frame's.
 
-        fps: int, float or Fraction. May be negative: what lies before the sound is silence.
+        fps: int, float or Fraction. May be negative: what lies before the audio is silence.
         """
         middle = (Fraction(frame) + Fraction(1, 2)) / Fraction(fps) * Fraction(self.sample_rate, self.hop_size)
         return math.floor(middle + Fraction(1, 2)) - self.mel_window // 2

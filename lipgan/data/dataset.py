@@ -125,25 +125,25 @@ class FaceDataset:
 
         Raises UserError when missing, damaged or of another size.
         """
-        picture = None
+        image = None
         try:
             data = self._index.jpeg(self._rows[clip], frame)
-            picture = simplejpeg.decode_jpeg(data, colorspace="BGR", buffer=out)
+            image = simplejpeg.decode_jpeg(data, colorspace="BGR", buffer=out)
         except FileNotFoundError:
             raise UserError(f"{self._path(clip, frame)} is missing; remove its folder and preprocess again") from None
         except ValueError:  # not quite a JPEG (OpenCV forgives more), or larger than `out`
-            picture = cv2.imdecode(np.frombuffer(data, "uint8"), cv2.IMREAD_COLOR) if data else None
-            if picture is not None and out is not None and picture.shape == out.shape:
-                out[...] = picture
-        if picture is None:
+            image = cv2.imdecode(np.frombuffer(data, "uint8"), cv2.IMREAD_COLOR) if data else None
+            if image is not None and out is not None and image.shape == out.shape:
+                out[...] = image
+        if image is None:
             raise UserError(f"{self._path(clip, frame)} is not an image; remove its folder and preprocess again")
-        if picture.shape != (self.img_size, self.img_size, 3):
-            height, width = picture.shape[:2]
+        if image.shape != (self.img_size, self.img_size, 3):
+            height, width = image.shape[:2]
             raise UserError(
                 f"{self._path(clip, frame)} is {width}x{height}, not {self.img_size}x{self.img_size}; "
                 f"use --img_size {width}, or preprocess again with --img_size {self.img_size}"
             )
-        return picture
+        return image
 
     def _path(self, clip, frame):
         return self.clips[clip].folder / f"{frame}.jpg"

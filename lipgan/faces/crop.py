@@ -22,7 +22,7 @@ def cut(frame, box):
     height, width = frame.shape[:2]
     inside = frame[max(0, top) : max(0, bottom), max(0, left) : max(0, right)]
     if min(bottom - top, right - left) < 1 or not inside.size:
-        raise ValueError(f"box {top} {bottom} {left} {right} lies outside of the picture {height} x {width}")
+        raise ValueError(f"box {top} {bottom} {left} {right} lies outside of the image {height} x {width}")
     edges = (max(0, -top), max(0, bottom - height), max(0, -left), max(0, right - width))
     return cv2.copyMakeBorder(inside, *edges, cv2.BORDER_REPLICATE) if any(edges) else inside
 

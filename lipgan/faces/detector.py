@@ -1,6 +1,6 @@
 """Faces: found, cropped, and fed to the generator; `tracking` follows one through a video.
 
-Boxes are (top, bottom, left, right) in pixels, bottom and right exclusive; they may reach past the picture's edge.
+Boxes are (top, bottom, left, right) in pixels, bottom and right exclusive; they may reach past the image's edge.
 Frames and crops are BGR uint8.
 """
 
@@ -25,7 +25,7 @@ from lipgan.utils.files import atomic_write
 
 DETECTORS = ("cnn", "hog")
 FACE_PX = 95  # dlib's CNN sees best at this size, and is blind under 80
-WHOLE_SIDES = (320, 640, 1280, 1920)  # longer sides at which a whole picture is searched, until a face is found
+WHOLE_SIDES = (320, 640, 1280, 1920)  # longer sides at which a whole image is searched, until a face is found
 
 TILE_SCALES = (1.0, 1.5)  # at which tiles of a large frame are searched for small faces, from 60 px on
 TILE_PX, TILE_OVERLAP_PX = 1_280, 240  # as searched; a face in the overlap is whole in one of two tiles
@@ -102,7 +102,7 @@ class FaceDetector:
         return boxes[np.argsort([-_area(b) for b in boxes], kind="stable")]
 
     def detect_whole(self, frame, sides=WHOLE_SIDES, twice=True):
-        """Faces of a whole picture, coarse to fine: large faces are found at little cost, and stop the search."""
+        """Faces of a whole image, coarse to fine: large faces are found at little cost, and stop the search."""
         longer = max(frame.shape[:2])
         scales = [side / longer for side in sides if side < longer]
         scales += [1.0] if longer <= max(sides) else []
@@ -131,7 +131,7 @@ class FaceDetector:
         return self._small[1]
 
     def detect_all(self, frame):
-        """All faces of a picture, small ones beside large ones too, each once. (N, 4) float64, largest first."""
+        """All faces of an image, small ones beside large ones too, each once. (N, 4) float64, largest first."""
         longer, found = max(frame.shape[:2]), []
         for side in [side for side in WHOLE_SIDES if side < longer] + [min(longer, max(WHOLE_SIDES))]:
             found = _distinct(found, self.detect(frame, side / longer))
@@ -157,7 +157,7 @@ class FaceDetector:
         y, x = max(0, top - margin), max(0, left - margin)
         region = frame[y : max(0, bottom + margin), x : max(0, right + margin)]
         if min(region.shape[:2]) < 8:
-            raise ValueError(f"box {box} lies outside of the picture {frame.shape[:2]}")
+            raise ValueError(f"box {box} lies outside of the image {frame.shape[:2]}")
         region = cv2.cvtColor(region, cv2.COLOR_BGR2RGB)
         shape = self._landmarks(region, dlib.rectangle(left - x, top - y, right - x, bottom - y))
         return np.array([(p.x + x, p.y + y) for p in shape.parts()], np.float64)

@@ -2,7 +2,7 @@
 
 dlib's wheel has no fast matrix product: this takes a tenth of the time and lets other threads run. The boxes
 are the same, or a pixel off; now and then one is a neighbouring window.
-The picture and ever smaller copies of it lie on one canvas, over which seven convolutions slide; every positive cell of
+The image and ever smaller copies of it lie on one canvas, over which seven convolutions slide; every positive cell of
 the result is a window of 80 pixels with a face.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 from lipgan.utils.cli import UserError
 from lipgan.utils.imports import import_openvino
 
-SHRINK = 5 / 6  # each copy of the picture is so much smaller than the one before
+SHRINK = 5 / 6  # each copy of the image is so much smaller than the one before
 GAP, BORDER = 10, 11  # pixels between the copies, and round them
 FEWEST_ROWS = 5  # of the last copy
 GRID = 64  # the canvas' sides are multiples of this: OpenVINO compiles the network again for every size
@@ -40,7 +40,7 @@ def load_detector(path):
     except RuntimeError as e:
         reason = str(e).strip().splitlines()[0]
         raise UserError(f"--face_det_checkpoint {path}: not a dlib CNN face detector ({reason})") from e
-    return lambda picture: [sides(found.rect) for found in network(picture, 0)]
+    return lambda image: [sides(found.rect) for found in network(image, 0)]
 
 
 def sides(rect):
@@ -141,8 +141,8 @@ class Detector:
         settings = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
         self.infer = ov.compile_model(ov.Model([x], [canvas]), "CPU", settings).create_infer_request().infer
 
-    def __call__(self, picture):
-        canvas, places = tiled((picture.astype(np.float32) - self.mean) / 256)
+    def __call__(self, image):
+        canvas, places = tiled((image.astype(np.float32) - self.mean) / 256)
         scores = self.infer([np.ascontiguousarray(canvas.transpose(2, 0, 1)[None])])[0][0, 0]
         cells = np.argwhere(scores > 0)
         cells = cells[np.argsort(-scores[tuple(cells.T)], kind="stable")]
@@ -171,7 +171,7 @@ def _overlap(a, b):
 
 
 def layout(height, width):
-    """Where dlib lays a picture and its copies: [(top, left, rows, columns), ...], and the canvas' (height, width).
+    """Where dlib lays an image and its copies: [(top, left, rows, columns), ...], and the canvas' (height, width).
 
     The copies go down a first column, and where the next fits beside the last, up again at the right edge.
     """
@@ -196,22 +196,22 @@ def layout(height, width):
     y -= GAP
     for rows, columns in sizes[len(places) :]:
         top, left = y - rows, BORDER + width - columns
-        if top < BORDER + height:  # it would lie over the picture itself
+        if top < BORDER + height:  # it would lie over the image itself
             break
         places.append((top, left, rows, columns))
         y -= rows + GAP
     return places, (tall + 2 * BORDER, width + 2 * BORDER)
 
 
-def tiled(picture):
-    """The canvas with a float32 picture (H, W, 3) and its copies, zero between them, and where they lie: `layout`."""
-    places, shape = layout(*picture.shape[:2])
+def tiled(image):
+    """The canvas with a float32 image (H, W, 3) and its copies, zero between them, and where they lie: `layout`."""
+    places, shape = layout(*image.shape[:2])
     canvas = np.zeros([-(-side // GRID) * GRID for side in shape] + [3], np.float32)
     for top, left, rows, columns in places:
-        if picture.shape[:2] != (rows, columns):  # each is made of the one before, corner on corner
-            down, across = ((a - 1) / max(b - 1, 1) for a, b in zip(picture.shape, (rows, columns), strict=False))
+        if image.shape[:2] != (rows, columns):  # each is made of the one before, corner on corner
+            down, across = ((a - 1) / max(b - 1, 1) for a, b in zip(image.shape, (rows, columns), strict=False))
             to = np.array([[across, 0, 0], [0, down, 0]])
             how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-            picture = cv2.warpAffine(picture, to, (columns, rows), flags=how, borderMode=cv2.BORDER_REPLICATE)
-        canvas[top : top + rows, left : left + columns] = picture
+            image = cv2.warpAffine(image, to, (columns, rows), flags=how, borderMode=cv2.BORDER_REPLICATE)
+        canvas[top : top + rows, left : left + columns] = image
     return canvas, places

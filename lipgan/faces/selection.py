@@ -1,6 +1,6 @@
 """Which of several faces is followed: named once, then known again by what it looks like.
 
-A face is compared by dlib's descriptor (King 2017, a ResNet): 128 numbers, nearer than 0.6 for pictures of one person.
+A face is compared by dlib's descriptor (King 2017, a ResNet): 128 numbers, nearer than 0.6 for images of one person.
 """
 
 import hashlib
@@ -14,33 +14,31 @@ from lipgan.utils.cli import UserError
 
 SAME_PERSON = 0.6  # distance of descriptors
 SAME_PLACE = 0.2  # overlap (intersection over union) of a face and a box that a user gives
-CHIP_PX = 150  # side of the upright, centred picture that the descriptor is taken of
+CHIP_PX = 150  # side of the upright, centred image that the descriptor is taken of
 
 
 class FaceChoice:
     """The face that `tracking` follows: the largest, or one that is named. After a cut, only the same person.
 
-    index: counted from left to right, from 0. box: (T, B, L, R) pixels that the face overlaps most. picture: a BGR
-    picture of the person (its largest face counts); in every shot the nearest face is taken, if it is near enough.
+    index: counted from left to right, from 0. box: (T, B, L, R) pixels that the face overlaps most. image: a BGR
+    image of the person (its largest face counts); in every shot the nearest face is taken, if it is near enough.
     Give one of these at most; one object is for one video. first: `FaceDetector.detect_all` of its first frame, where
     that is known. Raises UserError, later too: when the first frame with faces has no such one.
     """
 
-    def __init__(self, index=None, box=None, picture=None, first=None):
-        if sum(v is not None for v in (index, box, picture)) > 1:
+    def __init__(self, index=None, box=None, image=None, first=None):
+        if sum(v is not None for v in (index, box, image)) > 1:
             raise UserError("--face_index, --face_box and --ref_face exclude each other; give one of them")
         self.index, self.box, self._first, self._network = index, box, first, None
-        self.by_picture = picture is not None
-        self.named = index is not None or box is not None or self.by_picture
+        self.by_image = image is not None
+        self.named = index is not None or box is not None or self.by_image
         self._chip = self._descriptor = None  # of the person, as soon as known; the descriptor only when it is needed
-        if self.by_picture:
+        if self.by_image:
             detector = FaceDetector()
-            squares = placed(detector, picture, detector.detect_whole(picture))
+            squares = placed(detector, image, detector.detect_whole(image))
             if not squares:
-                raise UserError(
-                    "--ref_face: no face found in that picture; give one that shows the face from the front"
-                )
-            self._chip = _chip(detector, picture, squares[0])
+                raise UserError("--ref_face: no face found in that image; give one that shows the face from the front")
+            self._chip = _chip(detector, image, squares[0])
 
     @property
     def settings(self):
@@ -118,11 +116,11 @@ def placed(detector, frame, boxes):
 
 def draw_faces(frame, squares):
     """A copy of the frame in which each square is drawn with its number."""
-    picture, scale = frame.copy(), max(frame.shape[:2]) / 1000
+    image, scale = frame.copy(), max(frame.shape[:2]) / 1000
     thick = max(1, round(3 * scale))
     for number, (top, bottom, left, right) in enumerate(np.round(squares).astype(int)):
-        cv2.rectangle(picture, (left, top), (right, bottom), (0, 255, 255), thick)
+        cv2.rectangle(image, (left, top), (right, bottom), (0, 255, 255), thick)
         at = (left + 2 * thick, bottom - 3 * thick)
         for colour, extra in (((0, 0, 0), 3), ((0, 255, 255), 0)):
-            cv2.putText(picture, str(number), at, cv2.FONT_HERSHEY_SIMPLEX, 1.5 * scale + 0.5, colour, thick + extra)
-    return picture
+            cv2.putText(image, str(number), at, cv2.FONT_HERSHEY_SIMPLEX, 1.5 * scale + 0.5, colour, thick + extra)
+    return image

@@ -62,7 +62,7 @@ class _Tracker:
         return self._placed(frame, max(boxes, key=lambda b: overlap(b, square))) if boxes else None
 
     def again(self, frame, square):
-        """A Face lost from its place, searched in the whole picture: the nearest to where it was, if it is as large."""
+        """A Face lost from its place, searched in the whole image: the nearest to where it was, if it is as large."""
         boxes = self.detector.detect_whole(frame, sides=WHOLE_SIDES[:2], twice=False)
         if self.choice is not None:
             return self._chosen(frame, boxes)
@@ -107,7 +107,7 @@ class _Tracker:
 
 
 def _thumbnail(frame):
-    step = max(1, min(frame.shape[:2]) // 256)  # of a large picture, some pixels are enough
+    step = max(1, min(frame.shape[:2]) // 256)  # of a large image, some pixels are enough
     frame = frame[::step, ::step]
     return cv2.resize(frame, (64, 64), interpolation=cv2.INTER_AREA).astype(np.int16)
 

@@ -1,6 +1,6 @@
-"""Live: frames while the speech is still being said, each a fixed time after its sound.
+"""Live: frames while the speech is still being said, each a fixed time after its audio.
 
-A frame needs the sound around its middle: half of the generator's window after it, and LOOKAHEAD_S more, which the
+A frame needs the audio around its middle: half of the generator's window after it, and LOOKAHEAD_S more, which the
 speech encoder hears as context. Audio comes in blocks of 0.1 s; the last CHUNK_S are encoded again when a frame needs
 more than was encoded. Who is slower than the audio plays leaves frames out, so that the delay stays bounded.
 """
@@ -28,7 +28,7 @@ CHUNK_S = 4.0  # encoded at a time
 LEVEL_S = 10.0  # over which loudness and pauses are judged
 HALF_WINDOW_S = {"speech": 0.23, "mel": 0.17}  # that a generator hears after the middle of a frame
 LOOKAHEAD_S = 0.16
-MAX_BEHIND_S = 0.2  # of unused sound, before frames are left out
+MAX_BEHIND_S = 0.2  # of unused audio, before frames are left out
 FOREVER = np.broadcast_to(np.float32(0), (24 * 3600 * SAMPLE_RATE,))  # no memory: the clip's length is not known
 
 
@@ -67,7 +67,7 @@ def live_frames(face, blocks, runner: GeneratorRunner, options=LipsyncOptions(),
 
 
 class LiveSpeech:
-    """Stands for a `pipeline.Speech` of a recording that is not at its end yet: `window` waits for the sound.
+    """Stands for a `pipeline.Speech` of a recording that is not at its end yet: `window` waits for the audio.
 
     start_s: when the first sample was heard, on the clock of time.monotonic.
     """

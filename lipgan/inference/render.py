@@ -74,7 +74,7 @@ class _Grid:
 def paste_mouth(frame, crop, maps: MouthMaps, box, landmarks=None, roll: float = 0.0):
     """Return a copy of the frame in which the crop's mouth has moved, feathered along the jaw.
 
-    frame: (H, W, 3) uint8 BGR. crop: (h, w, 3), what the box (top, bottom, left, right) shows, or another picture of
+    frame: (H, W, 3) uint8 BGR. crop: (h, w, 3), what the box (top, bottom, left, right) shows, or another image of
     the same face fitted there. landmarks: (68, 2) of the frame's face in the frame's pixels, or None. Pixels where
     `blend.paste_mask` is 0 stay as they are.
     """

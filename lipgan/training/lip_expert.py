@@ -1,7 +1,7 @@
 """The mouth expert: a small network from a face crop to the lips' landmarks, and the losses that it allows.
 
-The plain L1 loss is content with an average mouth for a long time: lips are a few per cent of the picture. Two more
-losses lead the generator to use the sound: the same error over the mouth alone, and the error of the lips' landmarks,
+The plain L1 loss is content with an average mouth for a long time: lips are a few per cent of the image. Two more
+losses lead the generator to use the audio: the same error over the mouth alone, and the error of the lips' landmarks,
 as a frozen expert sees them in the generated crop and in the true one. (Wav2Lip, Prajwal et al. 2020, freezes a judge
 of sync for the same reason.)
 """
@@ -101,11 +101,11 @@ def _labelled(dataset, clips, rng, held_out):
 
 
 def pretrain_audio_encoder(generator, dataset, val_set, steps, seed=0):
-    """Teach the generator's audio encoder which lips go with a sound, before it meets a face; in place.
+    """Teach the generator's audio encoder which lips go with the audio, before it meets a face; in place.
 
     The lips are dlib's, (x, y) as deviations from the mean of their clip: what the face looks like cannot be heard.
     dataset, val_set: `dataset.FaceDataset`s with lips (val_set may be None). Prints the correlation of mouth opening on
-    the clips of val_set, and returns it by clip. A network that meets face and sound at once learns to ignore the sound
+    the clips of val_set, and returns it by clip. A network that meets face and audio at once learns to ignore the audio
     for long.
     """
     meeting = generator.get_layer(FUSION)
@@ -139,7 +139,7 @@ def _lips_of_clips(dataset):
 
 
 class _Listening(keras.utils.PyDataset):
-    """Batches of sounds and the lips that go with them."""
+    """Batches of audio and the lips that go with them."""
 
     def __init__(self, dataset, lips, steps, seed):
         super().__init__(workers=1)

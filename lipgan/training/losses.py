@@ -60,7 +60,7 @@ class TrainingStep(keras.Model):
         return total / self.num_replicas  # gradients are summed over replicas
 
     def _gan_losses(self, x, real, fake, training):
-        # The discriminator learns from its own pass, in which the generated face is only a picture ...
+        # The discriminator learns from its own pass, in which the generated face is only an image ...
         faces = ops.concatenate([real, real, ops.stop_gradient(fake)])
         mels = ops.concatenate([x["mel"], x["wrong_mel"], x["mel"]])
         d_real, d_wrong, d_fake = ops.split(self.discriminator([faces, mels], training=training), 3)

@@ -55,7 +55,7 @@ def test_a_face_that_is_not_there_is_said_with_what_is(pair, hog):
     with pytest.raises(UserError, match="exclude each other"):
         FaceChoice(index=0, box=(0, 20, 0, 20))
     with pytest.raises(UserError, match="--ref_face: no face"):
-        FaceChoice(picture=np.full((64, 64, 3), 90, "uint8"))
+        FaceChoice(image=np.full((64, 64, 3), 90, "uint8"))
 
 
 def test_after_a_cut_the_person_is_known_again_wherever_they_are(pair, hog):
@@ -81,10 +81,10 @@ def test_a_frame_without_that_person_passes():
 
 
 def test_a_picture_of_the_person_names_the_face(pair, hog):
-    choice = FaceChoice(picture=ASTRONAUT)
+    choice = FaceChoice(image=ASTRONAUT)
     squares = list_faces(hog, ASTRONAUT)
     assert choice.distance(hog, ASTRONAUT, squares[0]) < 0.3
-    assert choice.settings["person"] != FaceChoice(picture=ASTRONAUT[:, ::-1].copy()).settings["person"]
+    assert choice.settings["person"] != FaceChoice(image=ASTRONAUT[:, ::-1].copy()).settings["person"]
     _, found = find_boxes([pair] * 2, 25, hog, choice=choice)
     assert found.all()
 
