@@ -8,6 +8,7 @@ MIRRORED_FACE += [39, 38, 37, 36, 41, 40, *range(54, 47, -1), *range(59, 54, -1)
 MIRRORED = [number - LIPS.start for number in MIRRORED_FACE[LIPS]]
 NUM_LANDMARKS = 68
 NUM_LIPS = 20  # dlib's landmarks 48 to 67: 12 of the outer lips, 8 of the inner ones
+FACING = ((13, 14, 15), (19, 18, 17))  # of these: inner landmarks of the upper and the lower lip that face each other
 
 
 MOUTH = (0.54, 0.94, 0.21, 0.79)  # top, bottom, left, right of the mouth in the crop, open or shut, by hparams' placing

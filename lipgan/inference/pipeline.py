@@ -398,9 +398,8 @@ def _crop(clip, index, region, roll, runner, find_lips):
     rest = clip.rest_lips(index)
     inside = None
     if clip.references is not None:
-        if runner.needs_lips:
-            open_mouth, open_points = clip.references.fit_inside(index, own, points)
-            inside = open_mouth, crop.rotate_points(open_points[LIPS], roll).ravel()
+        if runner.needs_lips and (fitted := clip.references.fit_inside(index, own, points)):
+            inside = fitted[0], crop.rotate_points(fitted[1][LIPS], roll).ravel()
         reference, points = clip.references.fit(index, own, points)
     size = runner.img_size
     upright = crop.rotate(crop.resize_crop(reference, size), roll)

@@ -48,8 +48,9 @@ class References:
         return self._fitted(self.number[index], own, points)
 
     def fit_inside(self, index, own, points):
-        """Return as `fit` a reference whose mouth is open: teeth and tongue of this person."""
-        return self._fitted(self.open_number[index], own, points)
+        """Return as `fit` a reference whose mouth is open, with teeth and tongue; None where `fit` gives it anyway."""
+        number = self.open_number[index]
+        return None if number == self.number[index] else self._fitted(number, own, points)
 
     def _fitted(self, number, own, points):
         if number not in self._recent:

@@ -11,10 +11,11 @@ Lips are (20, 2) or (40,) float32: x and y of dlib's landmarks 48 to 67 in parts
 
 import numpy as np
 
+from lipgan.faces.landmarks import FACING
+
 UPPER_LIP = (0, 1, 2, 3, 4, 5, 6, 12, 13, 14, 15, 16)  # indices into the 20 landmarks; both corners are in both
 LOWER_LIP = (6, 7, 8, 9, 10, 11, 0, 16, 17, 18, 19, 12)
 UPPER_INNER, LOWER_INNER = (12, 13, 14, 15, 16), (12, 19, 18, 17, 16)  # from the left corner to the right one
-FACING = ((13, 14, 15), (19, 18, 17))  # inner landmarks of the upper and the lower lip that face each other
 SEAL = 0.02  # of the side: how much further lips that close reach over the teeth than their landmarks say
 SEAL_GAP = 0.03  # of the side: a gap that closes completely seals fully from this size on
 PULL_RADIUS = 0.045  # of the side: how far a landmark pulls the pixels around it
@@ -83,11 +84,7 @@ def overlay_mask(lips, rows, columns):
 
     The inside of the mouth and a little more, less where the lips are close, and nothing where they touch.
     """
-    return overlay_at(*edge_distances(lips, rows, columns))
-
-
-def overlay_at(below_upper, above_lower):
-    """Return `overlay_mask` of pixels at these `edge_distances`."""
+    below_upper, above_lower = edge_distances(lips, rows, columns)
     gap = below_upper + above_lower
     return _between(below_upper + OVERLAY_MARGIN, above_lower + OVERLAY_MARGIN) * np.clip(gap / OVERLAY_GAP, 0, 1)
 

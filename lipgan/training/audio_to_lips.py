@@ -10,10 +10,9 @@ import numpy as np
 from keras import ops
 
 from audio_hparams import hparams
-from lipgan.faces.landmarks import NUM_LIPS
+from lipgan.faces.landmarks import FACING, NUM_LIPS
 from lipgan.faces.rest_lips import closed_lips, upright_lips
 from lipgan.models import speech
-from lipgan.models.lip_flow import FACING
 from lipgan.models.warp import AUDIO_TO_LIPS, LIPS_UNIT, MOTION, lip_members
 
 STRIDE = 2  # feature vectors between two outputs: one output for a frame of 25 fps

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from lipgan.faces import rest_lips
+from lipgan.faces.landmarks import FACING
 
 
 def lips(width, gap, corners=0.0):
@@ -22,7 +23,7 @@ REST, SMILE = lips(0.16, 0.01), lips(0.22, 0.05, corners=0.03)
 
 def gaps(points):
     points = points.reshape(20, 2)
-    return np.array([points[low, 1] - points[up, 1] for up, low in rest_lips.INNER_PAIRS])
+    return np.array([points[low, 1] - points[up, 1] for up, low in zip(*FACING, strict=True)])
 
 
 def test_expression_is_complete_in_a_pause_and_gone_when_neutral():

@@ -8,13 +8,18 @@ import sys
 
 import pytest
 
+HDF5 = pytest.mark.xfail(
+    reason="HDF5 allocates a string of 2 GB that a file claims before it refuses (docs/results.md)"
+)
 FUZZER = pathlib.Path(__file__).parents[2] / "benchmarks" / "stress" / "fuzz_inputs.py"
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the fuzzer forks")
-# Not seed 7: one of its checkpoints claims a string of 2 GB, which HDF5 allocates before it refuses (docs/results.md).
-@pytest.mark.parametrize(("subject", "count", "seed"), [("media", 48, 7), ("checkpoint", 15, 8)])
+@pytest.mark.parametrize(
+    ("subject", "count", "seed"),
+    [("media", 48, 7), ("checkpoint", 15, 8), pytest.param("checkpoint", 15, 7, marks=HDF5)],
+)
 def test_mutated_files_are_read_or_refused_in_one_line(subject, count, seed):
     command = [sys.executable, str(FUZZER), "--subject", subject, "--count", str(count), "--seed", str(seed)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
