@@ -175,7 +175,7 @@ class LiveSpeech:
         start_s = Fraction(self._received - count, SAMPLE_RATE)
         offset_frames = number + (self._offset_s - start_s) * fps
         pauses = silence_weights(self._wav[len(self._wav) - count :], 1, fps, offset_frames)
-        silence = pauses if self._options.silence_gate else np.zeros_like(pauses)
+        silence = pauses if self._options.gates_silence(self._kind) else np.zeros_like(pauses)
         is_still = self._source.is_still
         self._speech = Speech(self._features, silence, 0, pauses if is_still else None, self._options.expression)
         offset_ms = 1000 * (self._offset_s - Fraction(self._features_start, SAMPLE_RATE))

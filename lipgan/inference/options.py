@@ -165,7 +165,12 @@ class LipsyncOptions:
         type=expression_strength,
         metavar="keep|neutral|NUMBER",
     )
-    silence_gate: bool = switch(True, "fade the mouth to rest where the audio is silent for over 0.3 s")
+    silence_gate: bool | None = option(
+        None,
+        "fade the mouth to rest where the audio is silent for over 0.3 s (default: for generators that hear mel "
+        "spectrograms; the shipped one knows silence, and hears breath in it)",
+        action=argparse.BooleanOptionalAction,
+    )
     box_cache: bool = switch(
         True, "keep the face track of a video in .boxes beside the result, for the next audio or checkpoint"
     )
@@ -198,6 +203,10 @@ class LipsyncOptions:
         info = info or {}
         pads = info.get("pads", (0, 0, 0, 0)) if self.pads is None else self.pads
         return dataclasses.replace(self, detector=self.detector or info.get("detector", "cnn"), pads=tuple(pads))
+
+    def gates_silence(self, audio_kind):
+        """Return whether the mouth of a generator that hears this kind of features is at rest in silence."""
+        return audio_kind == "mel" if self.silence_gate is None else self.silence_gate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -329,7 +338,7 @@ def replace_from_row(job, row):
 def _read_cell(field, text):
     """Return the value of an option that a cell gives."""
     settings = field.metadata
-    if isinstance(field.default, bool):
+    if settings.get("action"):
         return _Converter(field.name, boolean)(text)
     if choices := settings.get("choices"):
         if text not in choices:

@@ -106,6 +106,7 @@ class _Mouth:
     lips: np.ndarray  # of the reference, upright; zeros where no generator needs them
     rest_lips: np.ndarray  # of this person at rest, upright; as well
     inside: tuple | None = None  # another crop (h, w, 3) uint8 of this face, and its lips: what is behind the lips
+    speaking_lips: np.ndarray | None = None  # the same where the mouth opens in a pause; None outside of pauses
     at_rest: float = 0.0  # how much it stays there, 1: it does not move with the audio, and nothing is painted
     gain: float = 1.0  # by which a dark crop was brightened for the generator; what it paints is darkened by as much
 
@@ -158,8 +159,8 @@ class Speech:
             return mouth
         pause = float(self.pauses[frame])
         strength = natural_expression(mouth.lips) if self.expression is None else self.expression
-        rest = with_expression(mouth.rest_lips, mouth.lips, strength, pause)
-        return dataclasses.replace(mouth, rest_lips=rest, at_rest=strength * pause)
+        rest, speaking = (with_expression(mouth.rest_lips, mouth.lips, strength, p) for p in (pause, 0.0))
+        return dataclasses.replace(mouth, rest_lips=rest, speaking_lips=speaking, at_rest=strength * pause)
 
     def window(self, frame, fps):
         """Return the audio window of one video frame of the result."""
@@ -330,7 +331,7 @@ def _hear(clip, runner, options):
     features = audio_features(runner.audio_kind, clip.audio.wav)
     fps = clip.source.fps
     pauses = silence_weights(clip.audio.wav, clip.num_frames, fps, Fraction(offset_ms) / 1000 * fps)
-    silence = pauses if options.silence_gate else np.zeros_like(pauses)
+    silence = pauses if options.gates_silence(runner.audio_kind) else np.zeros_like(pauses)
     return Speech(features, silence, offset_ms, pauses if clip.source.is_still else None, options.expression)
 
 
@@ -447,7 +448,10 @@ def _predict_batch(batch, runner):
     overlays = np.concatenate([overlays[..., :3] / gains, overlays[..., 3:]], axis=-1)
     inside = [mouth.inside for mouth in batch.mouths]
     results = [MouthMaps(*values) for values in zip(lips, moved, corrections, overlays, inside, strict=True)]
-    return [maps.calmed(mouth.rest_lips, mouth.at_rest) for maps, mouth in zip(results, batch.mouths, strict=True)]
+    return [
+        maps.in_pause(mouth.rest_lips, mouth.speaking_lips, mouth.at_rest) if mouth.at_rest else maps
+        for maps, mouth in zip(results, batch.mouths, strict=True)
+    ]
 
 
 def _paste(generated, seconds):

@@ -13,6 +13,7 @@ import functools
 import cv2
 import numpy as np
 
+from lipgan.faces.landmarks import opening
 from lipgan.inference.blend import paste_mask
 from lipgan.inference.mouth_interior import dark_inside, edges, moved_share, off_teeth, teeth
 from lipgan.models import lip_flow
@@ -20,6 +21,7 @@ from lipgan.models import lip_flow
 GRID_POINTS = 160  # along a side of the crop: interpolated from these, the flow is off by 0.2 % of its largest offset
 BESIDE_MOUTH = 0.08  # of the side: further from the corners of the mouth its inside plays no part
 MOUTH_REACH = 0.07  # of the side: nor further outside of the inner lips
+CALM = 0.01  # of the side: a mouth that opens by this is still at rest, by twice as much no longer
 SEAM_REACH = 8  # softnesses of the line where the lips meet: past it the other lip's flow counts less than 0.04 %
 
 
@@ -33,11 +35,16 @@ class MouthMaps:
     overlay: np.ndarray  # (S/2, S, 4) float32, of the lower half: BGR in [0, 1], opacity
     inside: tuple | None = None  # another crop (H, W, 3) uint8 of the same size, and its lips (40,): whose teeth show
 
-    def calmed(self, rest: np.ndarray, share: float) -> "MouthMaps":
-        """Return the maps with a share in [0, 1] of motion and paint taken away. rest: lips (40,) without motion."""
-        if not share:
-            return self
-        lips, left = self.lips - share * (self.lips - rest), np.float32(1 - share)
+    def in_pause(self, rest: np.ndarray, speaking: np.ndarray, share: float) -> "MouthMaps":
+        """Return the maps with a share in [0, 1] of motion and paint taken away, unless the mouth opens, as for breath.
+
+        rest: lips (40,) without motion, to which the network has added its own. speaking: those that they are for a
+        mouth that opens.
+        """
+        motion = self.lips - rest
+        calm = float(np.clip(2 - opening(motion.reshape(-1, 2)) / CALM, 0, 1))
+        left = np.float32(1 - calm * share)
+        lips = speaking + np.float32(calm) * (rest - speaking) + left * motion
         overlay = self.overlay * np.array([1, 1, 1, left], np.float32)
         return dataclasses.replace(self, lips=lips, correction=left * self.correction, overlay=overlay)
 

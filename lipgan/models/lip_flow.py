@@ -20,6 +20,7 @@ SEAL = 0.02  # of the side: how much further lips that close reach over the teet
 SEAL_GAP = 0.03  # of the side: a gap that closes completely seals fully from this size on
 PULL_RADIUS = 0.045  # of the side: how far a landmark pulls the pixels around it
 PULL_FLOOR = 0.05  # weight of not moving at all
+PULL_STEPS = 2
 INNER_RADIUS = 0.03  # of the side: smoothing of the inner lips' curves
 SEAM_SOFTNESS = 0.004  # of the side: width of the change from the upper to the lower lip's field
 EDGE_SOFTNESS = 0.01  # of the side: width of the border of the inner mouth
@@ -114,11 +115,24 @@ def _pull(reference, target, rows, columns):
     """The field of one lip: a mean of its landmarks' offsets, weighted by a Gaussian around each. (R, C, 2)."""
     x = np.exp(-np.square(columns - target[:, :1]) / (2 * PULL_RADIUS**2))  # (K, C)
     y = np.exp(-np.square(rows - target[:, 1:]) / (2 * PULL_RADIUS**2)).T  # (R, K)
-    offsets = reference - target
+    offsets = _pulling(reference - target, target)
     # No matrix product: beside other threads OpenBLAS wastes both cores on these (see media.audio.melspectrogram).
     scale = 1 / (np.einsum("rk,kc->rc", y, x) + PULL_FLOOR)
     sums = [np.einsum("rk,kc->rc", y, x * offsets[:, i : i + 1]) for i in (1, 0)]
     return np.stack([total * scale for total in sums], axis=-1)
+
+
+def _pulling(offsets, points):
+    """Return what landmarks (K, 2) must pull so that the mean of their neighbours' pulls is their own offset: (K, 2).
+
+    By a few steps of the Landweber iteration (Am. J. Math. 1951): nearly so, and smooth where landmarks are close.
+    """
+    near = np.exp(-np.square(points[:, None] - points[None]).sum(-1) / (2 * PULL_RADIUS**2))  # (K, K)
+    mean = near / (near.sum(axis=1, keepdims=True) + PULL_FLOOR)
+    pulls = offsets
+    for _ in range(PULL_STEPS):
+        pulls = pulls + offsets - (mean[..., None] * pulls).sum(axis=1)
+    return pulls
 
 
 def _curve(points, columns):

@@ -258,9 +258,20 @@ class LipFlow(layers.Layer):
     def _pull(reference, target, rows, columns):
         x = ops.exp(-ops.square(columns - target[..., :1]) / (2 * lip_flow.PULL_RADIUS**2))  # (B, K, S)
         y = ops.exp(-ops.square(rows - target[..., 1:]) / (2 * lip_flow.PULL_RADIUS**2))  # (B, K, S/2)
-        y, offsets = ops.transpose(y, (0, 2, 1)), reference - target
-        sums = [ops.matmul(y, x * offsets[..., i : i + 1]) for i in (1, 0)]  # (B, S/2, S)
+        y, pulls = ops.transpose(y, (0, 2, 1)), LipFlow._pulling(reference - target, target)
+        sums = [ops.matmul(y, x * pulls[..., i : i + 1]) for i in (1, 0)]  # (B, S/2, S)
         return ops.stack(sums, axis=-1) / (ops.matmul(y, x) + lip_flow.PULL_FLOOR)[..., None]
+
+    @staticmethod
+    def _pulling(offsets, points):
+        """What landmarks (B, K, 2) must pull, as in `lip_flow`: (B, K, 2)."""
+        apart = ops.square(points[:, :, None] - points[:, None])  # (B, K, K, 2)
+        near = ops.exp(-ops.sum(apart, axis=-1) / (2 * lip_flow.PULL_RADIUS**2))
+        mean = near / (ops.sum(near, axis=-1, keepdims=True) + lip_flow.PULL_FLOOR)
+        pulls = offsets
+        for _ in range(lip_flow.PULL_STEPS):
+            pulls += offsets - ops.matmul(mean, pulls)
+        return pulls
 
 
 class Warp(layers.Layer):

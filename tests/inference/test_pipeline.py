@@ -329,7 +329,7 @@ def test_silence_gate_replaces_the_audio_of_a_pause(tmp_path):
     sound = write_wav(tmp_path / "pause.wav", np.concatenate([speech, np.zeros(16_000), speech]) + noise)
     clip = prepared(still(tmp_path / "face.png"), sound)
     gated, open_ = ([f[40:50, 24:40].mean() for f, _ in frames_of(clip, loudness, silence_gate=gate)]
-                    for gate in (True, False))  # fmt: skip
+                    for gate in (None, False))  # fmt: skip
     assert np.ptp(gated[30:45]) == 0 and np.mean(gated[30:45]) < np.mean(open_[30:45]) - 5
     assert gated[:24] == open_[:24] and gated[51:] == open_[51:]
 
@@ -355,7 +355,7 @@ def test_smile_is_kept_in_a_pause_and_gone_when_neutral(tmp_path, astronaut):
     for expression in (None, "neutral", 0.5):
         options = LipsyncOptions(detector="hog", expression=expression)
         clip = prepare(open_source(tmp_path / "a.png", options), load_audio(pause, options), options)
-        runner = LipRunner()
+        runner = LipRunner(opening=0.005)
         frames = [frame for frame, _ in generate_frames(clip, runner, options)]
         results[expression] = frames[-1], runner.rest_lips[-1].reshape(20, 2)
     np.testing.assert_array_equal(results[None][0], astronaut)

@@ -42,13 +42,21 @@ def test_lips_that_stay_change_nothing():
     np.testing.assert_array_equal(render.paste_mouth(image, crop_of(image), maps(0.03, 0.03), BOX), image)
 
 
-def test_calmed_mouth_is_the_references():
-    image, moved = frame(), maps(0.03, 0.06, opacity=1.0)
-    calmed = moved.calmed(moved.reference_lips, 1.0)
-    np.testing.assert_array_equal(render.paste_mouth(image, crop_of(image), calmed, BOX), image)
-    half = moved.calmed(moved.reference_lips, 0.5)
+def test_mouth_in_a_pause_is_the_references():
+    image, moved = frame(), maps(0.03, 0.035, opacity=1.0)
+    calm = moved.in_pause(moved.reference_lips, moved.lips, 1.0)
+    np.testing.assert_array_equal(render.paste_mouth(image, crop_of(image), calm, BOX), image)
+    half = moved.in_pause(moved.reference_lips, moved.lips, 0.5)
     np.testing.assert_allclose(half.lips, (moved.lips + moved.reference_lips) / 2, atol=1e-6)
     assert half.overlay[..., 3].max() == 0.5 and half.overlay[..., :3].min() == 1
+
+
+def test_mouth_that_opens_for_breath_in_a_pause_moves():
+    breath, smile, speaking = maps(0.03, 0.06), lips(0.01), lips(0.0)
+    breath = dataclasses.replace(breath, lips=smile + breath.lips - lips(0.0), overlay=breath.overlay + 0.5)
+    moved = breath.in_pause(smile, speaking, 1.0)
+    np.testing.assert_allclose(moved.lips, speaking + breath.lips - smile, atol=1e-6)
+    np.testing.assert_array_equal(moved.overlay, breath.overlay)
 
 
 def test_pixels_outside_of_the_mask_stay_as_they_are():

@@ -82,6 +82,14 @@ def test_lips_that_stay_move_no_pixel():
     assert np.abs(lip_flow.lip_flow(lips(), lips(), PIXELS, PIXELS)).max() < 1e-6
 
 
+def test_the_flow_passes_through_the_landmarks():
+    """Where a corner of the mouth moves more than its neighbours, too."""
+    shown, target = lips(0.02), lips(0.02, 0.22)
+    corners = target[[0, 6]]
+    flow = lip_flow.lip_flow(shown, target, corners[:1, 1], corners[:, 0])[0, :, 1]
+    np.testing.assert_allclose(flow, (shown - target)[[0, 6], 0], rtol=0.12)
+
+
 def test_lips_that_close_fetch_lips_and_not_what_is_between_them():
     shown, closed = lips(0.08), lips(0.0)
     flow = lip_flow.lip_flow(shown, closed, PIXELS, PIXELS)
