@@ -25,6 +25,10 @@ ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders
 def check_file(path) -> pathlib.Path:
     """Return the path of a regular file that is not empty. UserError in one line for anything else."""
     path = pathlib.Path(path)
+    if str(path) == "-" and not path.exists():
+        raise UserError(
+            "- is the standard input, which can be read only once; save it to a file first and give its path"
+        )
     if not path.exists():
         if address := re.match(r"([a-z][a-z0-9+.-]+):/+(?=[^/])", str(path), re.IGNORECASE):
             shown = f"{address[1]}://{str(path)[address.end() :]}"  # pathlib keeps only one of its slashes

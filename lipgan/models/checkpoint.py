@@ -19,11 +19,13 @@ import generator as paper
 from audio_hparams import hparams
 from discriminator import build_discriminator
 from generator import FUSION, IMG_SIZES, scaled
+from lipgan.models.hdf5_claims import check_arrays, check_attributes
 from lipgan.models.metadata import ENDING, KINDS, OLDER_KIND, description, json_path
 from lipgan.models.warp import RENDERER, build_warp_generator
 from lipgan.utils.cli import UserError
 from lipgan.utils.files import atomic_write
 
+ATTRIBUTES = ("layer_names", "weight_names", "dtype")  # those of a file that are read here, and by Keras
 FEWEST_WEIGHTS = 1_000_000  # of any network of width 1; they grow with its square
 
 
@@ -187,6 +189,7 @@ def _opened(path):
     if not h5py.is_hdf5(path):
         raise UserError(f"{path} is no HDF5 file ({path.stat().st_size:,} bytes); give a {ENDING} or a legacy .h5 file")
     with _readable(path):
+        check_attributes(path, ATTRIBUTES)
         file = h5py.File(path, "r")
     with file:
         yield file
@@ -212,6 +215,7 @@ def _arrays(file):
             file["layers"].visititems(lambda _, item: found.append(item) if isinstance(item, h5py.Dataset) else None)
         if any(d.file != file or d.external or d.is_virtual or d.shape is None for d in found):
             raise ValueError("it takes arrays from other files")
+        check_arrays(pathlib.Path(file.filename), found)
     return found
 
 

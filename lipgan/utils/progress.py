@@ -13,6 +13,7 @@ class ProgressBars:
 
     def __init__(self, unit="frame"):
         self._unit, self._phase, self._bar, self._start_s, self._line_s = unit, None, None, 0.0, 0.0
+        self._done = 0
 
     def __enter__(self):
         return self
@@ -23,11 +24,12 @@ class ProgressBars:
 
     def __call__(self, done, total, phase):
         """Show that `done` of `total` items of a phase are done."""
-        if phase != self._phase:
+        if phase != self._phase or done < self._done:  # or it has begun again
             self.__exit__()
             self._phase, self._start_s = phase, time.monotonic()
             self._line_s = self._start_s
             self._bar = self._open_bar(phase, total) if sys.stderr.isatty() else None
+        self._done = done
         if self._bar is not None:
             self._bar.update(done - self._bar.n)
         elif time.monotonic() - self._line_s >= LINE_S:

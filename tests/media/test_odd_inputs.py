@@ -344,3 +344,9 @@ def test_a_wav_whose_header_claims_no_length_is_read(tmp_path):
     data[4:8] = data[40:44] = b"\xff\xff\xff\xff"  # as a program writes that pipes it
     (tmp_path / "x.wav").write_bytes(data)
     assert abs(len(audio.load_wav(tmp_path / "x.wav")) - 8_000) <= 1
+
+
+@pytest.mark.parametrize("read", [audio.open_audio, video.probe, read_image])
+def test_the_standard_input_is_named_as_one(read):
+    with pytest.raises(UserError, match=r"- is the standard input, .*; save it to a file first"):
+        read("-")

@@ -1,5 +1,6 @@
 """Checkpoints: what is saved comes back, legacy files give the legacy networks' outputs, wrong files are refused."""
 
+import contextlib
 import json
 
 import h5py
@@ -11,7 +12,9 @@ from helpers.legacy import legacy_discriminator, legacy_generator
 from audio_hparams import hparams
 from discriminator import build_discriminator
 from generator import build_generator, scaled
+from lipgan.models import hdf5_claims
 from lipgan.models.checkpoint import load_discriminator, load_generator, save_discriminator, save_generator
+from lipgan.models.hdf5_claims import check_attributes
 from lipgan.utils.cli import UserError
 
 WIDTH = 1 / 8
@@ -308,3 +311,57 @@ def test_a_legacy_file_of_another_network_is_refused_with_what_fits(legacy):
         load_generator(files["model"], kind=other)
     with pytest.raises(UserError, match=r"not --img_size 128 --width 0.5; "):
         load_generator(files["weights"], img_size=128, width=0.5)
+
+
+# What a damaged file claims
+
+
+def with_names(path, names):
+    """A legacy file without arrays, whose list of layers holds these names, as strings of variable length."""
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = names
+    return path
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_name_of_gigabytes_is_refused_before_memory_is_taken_for_it(tmp_path, number):
+    path = with_names(tmp_path / "x.h5", [b"first", b"second"])
+    data = bytearray(path.read_bytes())
+    at = data.index(len([b"first", b"second"][number]).to_bytes(4, "little"), data.index(b"layer_names") + 40)
+    data[at : at + 4] = (2**31 + 5).to_bytes(4, "little")
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"cannot be read whole \(a string of 2,147,483,653 bytes in its attribute"):
+        load_generator(path)
+
+
+@pytest.mark.parametrize("libver", ["earliest", "latest"])
+def test_lengths_of_names_are_read_in_every_version_of_the_format(tmp_path, libver):
+    for names in ([b"one", b"three"], np.array([b"one", b"three"])):  # of variable length, and of a fixed one
+        with h5py.File(tmp_path / "x.h5", "w", libver=libver) as file:
+            file.attrs["layer_names"] = names
+            file.attrs["weight_names"] = "four"
+        check_attributes(tmp_path / "x.h5", ["layer_names", "weight_names"])
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(ValueError, match="a string of 4 bytes"):
+            patch.setattr(hdf5_claims, "LONGEST_TEXT", 3)
+            check_attributes(tmp_path / "x.h5", ["weight_names"])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(hdf5_claims, "LONGEST_TEXT", 4)
+            refused = pytest.raises(ValueError, match="5 bytes in its attribute layer_names")
+            with refused if isinstance(names, list) else contextlib.nullcontext():
+                check_attributes(tmp_path / "x.h5", ["layer_names"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"shape": (2**14, 2**14), "dtype": "float32"}, "is empty"),  # HDF5 keeps no array that nothing was written to
+        ({"data": np.zeros(3, "S9")}, "no numbers"),
+        ({"shape": (4,), "chunks": (2**28,), "maxshape": (None,), "dtype": "float32"}, "comes in pieces of"),
+    ],
+)
+def test_arrays_that_claim_more_than_the_file_holds_are_refused(saved, tmp_path, settings, message):
+    path = copied(saved, tmp_path)
+    with h5py.File(path, "r+") as file:
+        file["layers"].create_dataset("other", **settings)
+    with pytest.raises(UserError, match=f"cannot be read whole .*{message}"):
+        load_generator(path)
