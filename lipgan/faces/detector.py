@@ -27,6 +27,8 @@ DETECTORS = ("cnn", "hog")
 FACE_PX = 95  # dlib's CNN sees best at this size, and is blind under 80
 WHOLE_SIDES = (320, 640, 1280, 1920)  # longer sides at which a whole image is searched, until a face is found
 
+UPRIGHT_PX = 160  # size of a face at which HOG tells whether it is upright
+UPRIGHT_SCORE, TURNED_SCORE = 0.3, 1.0  # HOG's scores: upright faces have over 1.3, other ones under 0.3
 TILE_SCALES = (1.0, 1.5)  # at which tiles of a large frame are searched for small faces, from 60 px on
 TILE_PX, TILE_OVERLAP_PX = 1_280, 240  # as searched; a face in the overlap is whole in one of two tiles
 
@@ -182,6 +184,28 @@ class FaceDetector:
         """The square of `face` alone: (4,) float64, or None."""
         face = self.face(frame, box)
         return None if face is None else face.square
+
+
+def quarter_turn(frame, box):
+    """Return by how many degrees clockwise the face in a box must be rotated to be upright: 90, 180, 270, or 0.
+
+    0 also where no rotation shows a face better. dlib's CNN finds faces that lie on their side, but its landmarks are
+    wrong there, and the mouth would be painted in a wrong place; HOG sees upright faces only.
+    """
+    side = box[1] - box[0]
+    rows, columns = (slice(max(0, int(a - side / 2)), max(0, int(b + side / 2))) for a, b in (box[:2], box[2:]))
+    if min(frame[rows, columns].shape[:2]) < 8:
+        return 0
+    scale = UPRIGHT_PX / side
+    region = cv2.cvtColor(cv2.resize(frame[rows, columns], None, fx=scale, fy=scale), cv2.COLOR_BGR2RGB)
+    hog, scores = dlib.get_frontal_face_detector(), {}
+    for degrees in (0, 90, 180, 270):
+        rotated = np.ascontiguousarray(np.rot90(region, -degrees // 90))
+        scores[degrees] = max(hog.run(rotated, 0, UPRIGHT_SCORE)[1], default=0.0)
+        if scores[0]:
+            return 0
+    best = max(scores, key=scores.get)
+    return best if scores[best] > TURNED_SCORE else 0
 
 
 class LipLandmarks:

@@ -11,7 +11,7 @@ import numpy as np
 
 from audio_hparams import hparams
 from lipgan.faces import crop, tracker
-from lipgan.faces.detector import FaceDetector, overlap
+from lipgan.faces.detector import FaceDetector, overlap, quarter_turn
 from lipgan.faces.occlusion import covered_share
 from lipgan.faces.rest_lips import rest_shape
 from lipgan.faces.selection import SAME_PLACE, FaceChoice, placed
@@ -100,6 +100,8 @@ def prepare(source, audio, options, boxes=None, cache_dir=None, progress=None) -
     if not track.found.any():
         raise _no_face(source, len(track.found), options, given=boxes is not None)
     _check_boxes(track.boxes[track.found], source.height, source.width)
+    if boxes is None and track.found[0] and (degrees := quarter_turn(source.first_frame(), track.boxes[0])):
+        note(f"the face of {source.path} is not upright, so its mouth will be wrong; {_turn_first(degrees)}")
     references, covered = None, np.zeros(len(track.found), np.float32)
     if not source.is_still:
         covered = covered_share(track, source.fps)
@@ -217,7 +219,25 @@ def _no_face(source, count, options, given):
             f"no face like --ref_face's found in {searched} {source.path}; --list_faces shows who is there"
         )
     how = "the given boxes" if given else f"detector {options.detector}"
+    if not given and (degrees := _degrees_to_a_face(source, options)):
+        return UserError(f"no upright face found in {searched} {source.path}; {_turn_first(degrees)}")
     return UserError(f"no face found in {searched} {source.path} ({how}); try --face_box T B L R or a larger face")
+
+
+def _degrees_to_a_face(source, options):
+    """Return by how many degrees the first frame must be rotated clockwise to show a face; 0 where none helps."""
+    detector, frame = _load_detector(options.detector, options.face_det_checkpoint), source.first_frame()
+    for degrees in (180, 90, 270):  # the CNN finds most faces that lie on their side
+        boxes = detector.detect_whole(np.ascontiguousarray(np.rot90(frame, -degrees // 90)), twice=False)
+        if len(boxes):
+            return degrees
+    return 0
+
+
+def _turn_first(degrees):
+    """Return what to do with an image or a video that is not upright, in words."""
+    how = {90: "by 90 degrees clockwise", 180: "by 180 degrees", 270: "by 90 degrees counterclockwise"}[degrees]
+    return f"rotate it {how} first"
 
 
 def _check_boxes(boxes, height, width):

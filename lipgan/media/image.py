@@ -13,7 +13,7 @@ from lipgan.media.container import check_file
 from lipgan.utils.cli import UserError
 
 # Those of Pillow's that begin in a way of their own and run no other program (as EPS does).
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "PSD", "QOI", "SUN", "TIFF", "WEBP")
+FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "PSD", "QOI", "SUN", "TIFF", "WEBP")
 ANIMATED = ("AVIF", "GIF", "PNG", "WEBP")  # a phone's MPO and a TIFF of several pages are still images
 # What OpenCV reads where Pillow does not: floats in TIFF, PFM and HDR.
 OPENCV_STARTS = (b"II*\0", b"MM\0*", b"PF\n", b"Pf\n", b"#?RADIANCE", b"#?RGBE")

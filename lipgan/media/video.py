@@ -122,12 +122,23 @@ def probe(path) -> VideoInfo:
         notes.append(f"the frame size of {path} changes ({sizes}); frames are fitted into {width} x {height} with bars")
     if frame.interlaced_frame or survey.is_interlaced:
         notes.append(f"{path} is interlaced; it is deinterlaced")
+    notes += _rate_notes(path, fps, survey.times)
     if is_hdr(convert.colour.transfer):
         notes.append(f"{path} is HDR; its colours are tone-mapped to SDR (BT.709)")
     num_frames = max(1, round(duration_s * fps))
     return VideoInfo(
         width, height, fps, num_frames, duration_s, has_audio, convert.output_colour, path, (height, width), (*notes,)
     )
+
+
+def _rate_notes(path, fps, times):
+    """Return what to say of frames that come more slowly or faster than at the rate that is used, as a list."""
+    average = (
+        float((len(times) - 1) / (times[-1] - times[0])) if len(times) > 1 and times[-1] > times[0] else float(fps)
+    )
+    if SLOWEST <= average <= FASTEST * 1.02:
+        return []
+    return [f"{path} shows {average:.4g} frames per second; {float(fps):g} are used (--fps chooses another rate)"]
 
 
 def _probe_animation(path):
@@ -139,7 +150,8 @@ def _probe_animation(path):
     times, duration_s = np.cumsum(shown) - shown, float(np.sum(shown))
     fps = _frame_rate([], times, complete=True)
     num_frames = max(1, round(duration_s * fps))
-    return VideoInfo(width, height, fps, num_frames, duration_s, False, Colour(), path, (height, width))
+    notes = tuple(_rate_notes(path, fps, times))
+    return VideoInfo(width, height, fps, num_frames, duration_s, False, Colour(), path, (height, width), notes)
 
 
 def read_frames(source, fps=None, counts: DecodeCounts | None = None, planes=False) -> Iterator[np.ndarray]:
@@ -315,7 +327,7 @@ def _frame_rate(said, times, complete):
     steps = np.diff(times)
     steps = steps[steps > 0]
     if not complete or not len(steps):
-        rate = said[0] if said else Fraction(hparams.fps)
+        rate = said[0] if said and said[0] <= FASTEST else Fraction(hparams.fps)  # a file of one image may say 90,000
     else:
         usual = steps[np.abs(steps / np.median(steps) - 1) < 0.25]
         usual = usual if len(usual) >= KEEPS_RATE * len(steps) else steps

@@ -1,6 +1,8 @@
 """Preparation: where the face is."""
 
+import cv2
 import numpy as np
+import pytest
 from helpers.sounds import write_wav
 
 from lipgan.faces.detector import FaceDetector
@@ -8,6 +10,7 @@ from lipgan.inference import preparation
 from lipgan.inference.options import LipsyncOptions
 from lipgan.inference.source import open_source
 from lipgan.media import video
+from lipgan.utils.cli import UserError, collected_notes
 
 
 class LongSightedDetector(FaceDetector):
@@ -32,3 +35,28 @@ def test_a_video_without_a_face_at_once_is_searched_for_small_ones(tmp_path, ast
     assert clip.track.found.all()
     assert "small ones are searched for" in capsys.readouterr().err
     assert not detector.search_small  # the next video is searched fast again
+
+
+@pytest.mark.parametrize(
+    ("degrees", "message"),
+    [
+        (0, None),
+        (90, "is not upright, so its mouth will be wrong; rotate it by 90 degrees counterclockwise first"),
+        (180, "no upright face found in the image .*; rotate it by 180 degrees first"),
+        (270, "is not upright, so its mouth will be wrong; rotate it by 90 degrees clockwise first"),
+    ],
+)
+def test_a_face_that_lies_on_its_side_or_head_is_named(tmp_path, astronaut, degrees, message):
+    cv2.imwrite(str(tmp_path / "x.png"), np.rot90(astronaut, -degrees // 90))
+    options = LipsyncOptions(detector="cnn")
+    audio = preparation.load_audio(write_wav(tmp_path / "a.wav", 1 / 25), options)
+    source = open_source(tmp_path / "x.png", options)
+    if degrees == 180:  # the detector does not see it
+        with pytest.raises(UserError, match=message):
+            preparation.prepare(source, audio, options)
+        return
+    with collected_notes() as notes:
+        preparation.prepare(source, audio, options)
+    assert [note for note in notes if "upright" in note] == (
+        [f"the face of {source.path} {message}"] if message else []
+    )

@@ -310,6 +310,18 @@ def test_a_phones_photo_of_several_pictures_is_a_still_image(tmp_path):
     assert read_image(tmp_path / "x.jpg").shape == (48, 64, 3)
 
 
+def test_an_icon_is_a_still_image(tmp_path):
+    Image.new("RGB", (64, 64), (200, 0, 0)).save(tmp_path / "x.ico", sizes=[(16, 16), (64, 64)])
+    assert read_image(tmp_path / "x.ico").shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize("suffix", [".pcx", ".tga"])
+def test_an_image_that_only_ffmpeg_reads_has_the_usual_frame_rate(tmp_path, suffix):
+    Image.new("RGB", (64, 48), (200, 0, 0)).save(tmp_path / f"x{suffix}")
+    info = video.probe(tmp_path / f"x{suffix}")
+    assert (info.fps, info.num_frames) == (25, 1)
+
+
 # Names ----------------------------------------------------------------------------------------------------------------
 
 

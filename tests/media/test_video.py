@@ -88,6 +88,7 @@ def test_a_rate_that_is_no_use_is_limited(tmp_path, rate, expected):
     write_flash(tmp_path / "x.mov", rate, 5, 12)
     info = video.probe(tmp_path / "x.mov")
     assert info.fps == expected
+    assert any(f"shows {float(rate):g} frames per second; {expected} are used" in n for n in info.notes) == (rate != 15)
     assert sum(1 for _ in video.read_frames(tmp_path / "x.mov")) == info.num_frames == round(12 / rate * expected)
 
 
