@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import tempfile
 
 import cv2
 import pytest
@@ -11,6 +12,9 @@ from lipgan.faces.detector import FaceDetector
 if "PYTEST_XDIST_WORKER" in os.environ:  # several test processes (make test): TensorFlow keeps to one core in each
     for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
         os.environ.setdefault(name, "1")
+
+_cache = tempfile.TemporaryDirectory(prefix="lipgan_tests_", ignore_cleanup_errors=True)  # removed at the end
+os.environ["LIPGAN_CACHE"] = _cache.name  # of compiled networks: not the user's
 
 ASTRONAUT = pathlib.Path(__file__).parent.parent / "examples" / "astronaut.jpg"
 

@@ -178,43 +178,71 @@ def lipsync(face, audio, out, runner=None, options=LipsyncOptions(), progress=No
     Returns a Result. Raises UserError, in one line for the user. A file at `out` is replaced, as a whole or not at all.
     """
     out = pathlib.Path(out)
-    with _loading(runner) as (info, loaded), collected_notes() as notes:
-        options = options.with_defaults(info)
-        _warn_of_other_crops(info, options)
-        clip = _prepare(face, audio, options, out.parent / ".boxes" if options.box_cache else None, progress)
-        result = write_video(clip, out, loaded(clip.source.is_still), options, progress)
+    with _Loading(runner) as loading, collected_notes() as notes:
+        options = options.with_defaults(loading.info)
+        _warn_of_other_crops(loading.info, options)
+        boxes = out.parent / ".boxes" if options.box_cache else None
+        clip = _prepare(face, audio, options, loading, boxes, progress)
+        result = write_video(clip, out, loading.runner(clip), options, progress, loading.features())
     return dataclasses.replace(result, notes=tuple(notes))
 
 
 def lipsync_frames(face, audio, runner=None, options=LipsyncOptions(), progress=None):  # noqa: B008
     """Yield the frames that `lipsync` writes, as ((H, W, 3) BGR uint8, has_face). Arguments as there."""
-    with _loading(runner) as (info, loaded):
-        options = options.with_defaults(info)
-        clip = _prepare(face, audio, options, None, progress)
-        runner = loaded(clip.source.is_still)
-    with contextlib.closing(generate_frames(clip, runner, options)) as frames:
+    with _Loading(runner) as loading:
+        options = options.with_defaults(loading.info)
+        clip = _prepare(face, audio, options, loading, None, progress)
+        runner, features = loading.runner(clip), loading.features()
+    speech = _hear(clip, runner, options, features)
+    with contextlib.closing(generate_frames(clip, runner, options, speech=speech)) as frames:
         yield from reported(frames, clip.num_frames, "frames", progress)
 
 
-@contextlib.contextmanager
-def _loading(runner):
-    """Yield the description of a runner's checkpoint, and a function (still) -> the runner, reset for a clip.
+class _Loading(contextlib.ExitStack):
+    """Loads a generator and lets it hear the audio, in a thread: that takes about as long as a search for the face.
 
-    The network is loaded in a thread meanwhile: it takes about as long as a search for the face.
+    runner: as of `lipsync`. info: the description of its checkpoint, or None.
     """
-    if runner is None or isinstance(runner, RunnerOptions):
-        wanted = runner or RunnerOptions()
-        given = wanted.checkpoint_path, wanted.model, wanted.lipgan_batch_size, wanted.precision, wanted.backend
-        with concurrent.futures.ThreadPoolExecutor(1) as thread:
-            loading = thread.submit(load_runner, *given)
-            yield description(wanted.checkpoint_path), lambda still: loading.result().reset(still)
-    else:
-        yield runner.info, lambda still: runner.reset(still)
+
+    def __init__(self, runner):
+        super().__init__()
+        if isinstance(runner, RunnerOptions | None):
+            wanted = runner or RunnerOptions()
+            given = wanted.checkpoint_path, wanted.model, wanted.lipgan_batch_size, wanted.precision, wanted.backend
+            self.info = description(wanted.checkpoint_path)
+        else:
+            given, self.info = (), runner.info
+        # Of one thread: Keras may be imported in it.
+        self._thread = self.enter_context(concurrent.futures.ThreadPoolExecutor(1))
+        self._runner = self._thread.submit(_loaded, *given) if given else runner
+        self._features = None
+
+    def hear(self, wav):
+        """Begin to compute the audio features that the generator hears."""
+        self._features = self._thread.submit(lambda: audio_features(self._get_runner().audio_kind, wav))
+
+    def features(self):
+        """Return the AudioFeatures of what `hear` was given."""
+        return self._features.result()
+
+    def runner(self, clip):
+        """Return the runner, reset for a clip."""
+        return self._get_runner().reset(clip.source.is_still)
+
+    def _get_runner(self):
+        return self._runner.result() if isinstance(self._runner, concurrent.futures.Future) else self._runner
 
 
-def _prepare(face, audio, options, cache_dir, progress):
-    source = open_source(face, options)
-    return prepare(source, load_audio(audio, options, face), options, cache_dir=cache_dir, progress=progress)
+def _loaded(*given):
+    """Return the runner of `load_runner`, compiled where that does not depend on the clip."""
+    runner = load_runner(*given)
+    return runner.reset() if runner.needs_lips else runner
+
+
+def _prepare(face, audio, options, loading, cache_dir, progress):
+    source, sound = open_source(face, options), load_audio(audio, options, face)
+    loading.hear(sound.wav)
+    return prepare(source, sound, options, cache_dir=cache_dir, progress=progress)
 
 
 def _warn_of_other_crops(info, options):
@@ -228,8 +256,11 @@ def _warn_of_other_crops(info, options):
 # With the generator ---------------------------------------------------------------------------------------------------
 
 
-def write_video(clip, out, runner, options, progress=None) -> Result:
-    """Write the video of a prepared clip; arguments and result as of `lipsync`. runner: reset for this clip."""
+def write_video(clip, out, runner, options, progress=None, features=None) -> Result:
+    """Write the video of a prepared clip; arguments and result as of `lipsync`. runner: reset for this clip.
+
+    features: the AudioFeatures of its audio, where they are at hand.
+    """
     out, seconds, source = pathlib.Path(out), dict(clip.seconds), clip.source
     width, without_face = source.width * (1 + options.side_by_side), 0
     is_odd = bool(width % 2 or source.height % 2)
@@ -248,7 +279,9 @@ def write_video(clip, out, runner, options, progress=None) -> Result:
         writer = stack.enter_context(
             video.VideoWriter(out, width, source.height, source.fps, clip.audio.track, encoding)
         )
-        frames = stack.enter_context(contextlib.closing(_generate(clip, runner, options, out.parent, seconds)))
+        with timed(seconds, "audio"):
+            speech = _hear(clip, runner, options, features)
+        frames = stack.enter_context(contextlib.closing(_generate(clip, runner, options, out.parent, seconds, speech)))
         for frame, has_face, original in reported(frames, clip.num_frames, "frames", progress):
             with timed(seconds, "encode"):
                 if options.side_by_side:
@@ -317,18 +350,17 @@ def generate_frames(clip, runner, options, cache_dir=None, seconds=None, speech=
 def _generate(clip, runner, options, cache_dir=None, seconds=None, speech=None):
     """Yield (Frame, has_face, the source's Frame), otherwise as `generate_frames` does."""
     seconds = {} if seconds is None else seconds
-    with timed(seconds, "audio"):
-        speech = speech or _hear(clip, runner, options)
+    speech = speech or _hear(clip, runner, options)
     batches = prefetch(_batches(clip, speech, runner, cache_dir, seconds), 1)
     generated = prefetch(_predict(batches, runner, seconds), 1)
     with contextlib.closing(prefetch(_paste(generated, seconds), runner.batch_size)) as pasted:
         yield from pasted
 
 
-def _hear(clip, runner, options):
-    """Return the Speech of a clip for this generator."""
+def _hear(clip, runner, options, features=None):
+    """Return the Speech of a clip for this generator. features: the AudioFeatures of its audio, where at hand."""
     offset_ms = runner.info.get("sync_offset_ms", 0) if options.sync_offset_ms is None else options.sync_offset_ms
-    features = audio_features(runner.audio_kind, clip.audio.wav)
+    features = features or audio_features(runner.audio_kind, clip.audio.wav)
     fps = clip.source.fps
     pauses = silence_weights(clip.audio.wav, clip.num_frames, fps, Fraction(offset_ms) / 1000 * fps)
     silence = pauses if options.gates_silence(runner.audio_kind) else np.zeros_like(pauses)

@@ -3,25 +3,43 @@
 Keras is imported inside the functions: `load_runner` chooses the backend first.
 """
 
+import dataclasses
 import functools
 import hashlib
-import os
 import pathlib
-import queue
 import threading
+from collections.abc import Callable
 
 import numpy as np
 
 from lipgan.inference.options import SHIPPED_CHECKPOINT
-from lipgan.models.backend import has_gpu, import_keras, is_installed, set_backend
-from lipgan.models.metadata import check_kind, description
+from lipgan.models import compiled
+from lipgan.models.backend import current_backend, has_gpu, import_keras, is_installed, set_backend
+from lipgan.models.metadata import check_kind, description, json_path, warn_of_differences
 from lipgan.utils.cli import UserError, warn
-from lipgan.utils.cpus import available_cpus
 from lipgan.utils.imports import import_openvino
 
 BFLOAT16_KINDS = ("residual",)  # whose results, with trained weights, bfloat16 changes by 4 grey levels at most
 CPU_BATCH, GPU_BATCH = 8, 64
 GPU_BACKENDS = ("tensorflow", "jax", "openvino")  # the first that is installed; openvino always is
+
+
+@dataclasses.dataclass(frozen=True)
+class Generator:
+    """A generator whose keras.Model is built and loaded only where it is needed: not where its compiled form is kept.
+
+    load: () -> keras.Model of `generator.build_generator`. inputs: {name: shape}, of one sample. key: of
+    `compiled.cache_key`; None: its compiled form is not kept.
+    """
+
+    load: Callable
+    inputs: dict
+    key: str | None = None
+
+    @classmethod
+    def of(cls, model):
+        """Return a Generator of a keras.Model that is loaded."""
+        return cls(lambda: model, {tensor.name: tuple(tensor.shape[1:]) for tensor in model.inputs})
 
 
 class GeneratorRunner:
@@ -33,28 +51,28 @@ class GeneratorRunner:
     """
 
     def __init__(self, generator, batch_size=CPU_BATCH, precision="float32", info=None, name="a generator"):
-        """Wrap a keras.Model of `generator.build_generator`. precision: float32 or bfloat16, on OpenVINO only.
+        """Wrap a keras.Model of `generator.build_generator`, or a Generator. precision: bfloat16 on OpenVINO only.
 
         Its channels-first form generates the lower half and two rows more, which is what is pasted; above that the
         faces returned are the pose.
         """
-        import keras
-
-        self.img_size, self.batch_size, self.info, self.name = generator.input_shape[0][2], batch_size, info or {}, name
-        names = [tensor.name for tensor in generator.inputs]
-        self.needs_lips = "reference_lips" in names
-        self.audio_kind = "speech" if "speech" in names else "mel"
-        self._lower_half_only = generator.input_shape[0][1] != self.img_size
-        self._generator, self._precision = generator, precision
+        self._generator = generator if isinstance(generator, Generator) else Generator.of(generator)
+        inputs = self._generator.inputs
+        face = inputs["face"]
+        self.img_size, self.batch_size, self.info, self.name = face[1], batch_size, info or {}, name
+        self.needs_lips = "reference_lips" in inputs
+        self.audio_kind = "speech" if "speech" in inputs else "mel"
+        self._lower_half_only = face[0] != self.img_size
+        self._precision, self._on_openvino = precision, current_backend() == "openvino"
         # Two calls at a time, each with half of the cores, get more done than one with all; a batch size of 1 is for
         # those who wait for every frame.
-        self.concurrency = 2 if batch_size > 1 and keras.backend.backend() == "openvino" else 1
+        self.concurrency = 2 if batch_size > 1 and self._on_openvino else 1
         self._lock, self._face_codes, self._still = threading.Lock(), None, False
 
     def reset(self, still=False):
         """Start a clip. still: all of its faces are the same one, which is encoded once: half of residual's work."""
         self._face_codes, self._still = None, still
-        _ = self._networks  # compiled here, not in the first batch
+        _ = self._mouths if self.needs_lips else self._networks  # compiled here, not in the first batch
         return self
 
     def predict(self, faces, audio, lips=None, rest_lips=None):
@@ -64,31 +82,31 @@ class GeneratorRunner:
         (N, 40) float32, x and y of the 20 lip landmarks of the references in parts of S, and rest_lips: the same of
         their faces at rest; only where `needs_lips`.
         """
-        return self._predict(faces, audio, lips, rest_lips)[0]
+        if not self.needs_lips:
+            return self._in_batches(self._predict_batch, faces, audio)[0]
+        if lips is None or rest_lips is None:
+            raise ValueError("this generator needs the lips of the references, and those at rest")
+        return self._in_batches(self._predict_batch, faces, audio, lips, rest_lips)[0]
 
     def predict_mouths(self, faces, audio, lips, rest_lips):
         """Generate what `render.MouthMaps` holds: lips (N, 40), correction and overlay. Only where `needs_lips`.
 
         Arguments as of `predict`.
         """
-        return self._predict(faces, audio, lips, rest_lips)[1:]
+        return self._in_batches(self._mouths, faces, audio, lips, rest_lips)
 
-    def _predict(self, *inputs):
-        """The outputs of the network, a list of arrays (N, ...), for any number of inputs N."""
-        faces, _, lips, rest_lips = inputs
-        if self.needs_lips and (lips is None or rest_lips is None):
-            raise ValueError("this generator needs the lips of the references, and those at rest")
-        inputs = inputs if self.needs_lips else inputs[:2]
+    def _in_batches(self, network, *inputs):
+        """Return the outputs of a network, a list of arrays (N, ...), for any number of inputs N."""
         results = []
-        for start in range(0, len(faces), self.batch_size):
+        for start in range(0, len(inputs[0]), self.batch_size):
             batch = [values[start : start + self.batch_size] for values in inputs]
             count = len(batch[0])
             if count < self.batch_size:
                 batch = [np.concatenate([v, np.repeat(v[-1:], self.batch_size - count, axis=0)]) for v in batch]
-            results.append([values[:count] for values in self._predict_batch(*batch)])
+            results.append([values[:count] for values in network(batch)])
         return results[0] if len(results) == 1 else [np.concatenate(parts) for parts in zip(*results, strict=True)]
 
-    def _predict_batch(self, *inputs):
+    def _predict_batch(self, inputs):
         if not self._lower_half_only:
             return self._decode(*inputs)
         faces = inputs[0]
@@ -118,18 +136,45 @@ class GeneratorRunner:
 
     @functools.cached_property
     def _video_networks(self):
-        from lipgan.models.warp import with_maps
+        return None, self._compile("whole", self._generator.load, self.batch_size, self.concurrency)
 
-        network = with_maps(self._generator) if self.needs_lips else self._generator
-        return None, _compile(network, self.batch_size, self.concurrency, self._precision)
+    @functools.cached_property
+    def _mouths(self):
+        def build():
+            import keras
+
+            from lipgan.models.warp import with_maps
+
+            network = with_maps(self._generator.load())
+            return keras.Model(network.inputs, network.outputs[1:])  # without the face, which is not used
+
+        return self._compile("mouths", build, self.batch_size, self.concurrency)
 
     @functools.cached_property
     def _still_networks(self):
-        encode, decode = _split(self._generator)
+        halves = functools.cache(lambda: _split(self._generator.load()))
         return (
-            _compile(encode, 1, 1, self._precision),
-            _compile(decode, self.batch_size, self.concurrency, self._precision),
+            self._compile("face", lambda: halves()[0], 1, 1),
+            self._compile("rest", lambda: halves()[1], self.batch_size, self.concurrency),
         )
+
+    def _compile(self, part, build, batch_size, concurrency):
+        """Return a function from the inputs of a part of the generator, a list of arrays, to the list of its outputs.
+
+        build: () -> keras.Model.
+        """
+        if not self._on_openvino:
+            return _predict_function(build())
+
+        # As Model.predict does, but for one batch size, in two streams where two threads call: a third less CPU time,
+        # as no core waits for another at the end of every layer.
+        def build_openvino():
+            model = build()
+            return compiled.openvino_model(model, [[batch_size, *x.shape[1:]] for x in model.inputs])
+
+        key = self._generator.key
+        key = key and compiled.cache_key(generator=key, part=part, batch_size=batch_size)
+        return compiled.compile_network(build_openvino, self._precision, concurrency, key)
 
 
 def _split(generator):
@@ -146,44 +191,15 @@ def _split(generator):
     return keras.Model(face, codes), keras.Model([*codes, audio], generator.output)
 
 
-def _compile(model, batch_size, concurrency, precision):
-    """Return a function from the model's inputs, a list of arrays, to the list of its outputs."""
+def _predict_function(model):
+    """Return a function from a keras.Model's inputs, a list of arrays, to the list of its outputs."""
     import keras
 
-    if keras.backend.backend() != "openvino":
+    def predict(inputs):
+        outputs = model.predict_on_batch(inputs if len(inputs) > 1 else inputs[0])
+        return [np.asarray(x, np.float32) for x in keras.tree.flatten(outputs)]
 
-        def predict(inputs):
-            outputs = model.predict_on_batch(inputs if len(inputs) > 1 else inputs[0])
-            return [np.asarray(x, np.float32) for x in keras.tree.flatten(outputs)]
-
-        return predict
-    # As Model.predict does, but for one batch size, in two streams where two threads call: a third less CPU time, as no
-    # core waits for another at the end of every layer.
-    ov = import_openvino()
-    import openvino.opset13 as ops
-
-    parameters = [ops.parameter([batch_size, *x.shape[1:]], np.float32) for x in model.inputs]
-    tensors = [keras.ops.convert_to_tensor(p.output(0)) for p in parameters]
-    outputs = keras.tree.flatten(model(tensors if len(tensors) > 1 else tensors[0]))
-    settings = {"INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32"}
-    settings |= {"PERFORMANCE_HINT": "THROUGHPUT" if concurrency > 1 else "LATENCY"}
-    settings |= {"PERFORMANCE_HINT_NUM_REQUESTS": str(concurrency)}
-    if available_cpus() < (os.cpu_count() or 1):  # a container's limit, which OpenVINO does not see
-        settings |= {"INFERENCE_NUM_THREADS": str(available_cpus())}
-    compiled = ov.compile_model(ov.Model([x.output for x in outputs], parameters), "CPU", settings)
-    idle = queue.SimpleQueue()
-    for _ in range(concurrency):
-        idle.put(compiled.create_infer_request())
-
-    def run(inputs):
-        request = idle.get()
-        try:
-            results = request.infer(inputs, share_inputs=True)
-            return [results[n] for n in range(len(outputs))]
-        finally:
-            idle.put(request)
-
-    return run
+    return predict
 
 
 # Loading --------------------------------------------------------------------------------------------------------------
@@ -212,26 +228,49 @@ def load_runner(checkpoint=None, model=None, batch_size=None, precision="auto", 
 
 @functools.lru_cache(maxsize=4)
 def _load(path, state, kind, batch_size, precision):
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    name = f"{path.name} ({digest[:12]})"
+    if current_backend() == "openvino":
+        generator, info = _openvino_generator(path, kind, digest)
+        _warn_of_idle_gpu()
+        return GeneratorRunner(generator, batch_size, _openvino_precision(precision, info["model"]), info, name)
     import_keras()
     import keras
 
     from lipgan.models import checkpoint
 
     _warn_of_idle_gpu()
-    if keras.backend.backend() == "openvino":
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
+    try:
+        generator, info = checkpoint.load_generator(path, kind)
+    finally:
+        keras.config.set_dtype_policy(before)
+    return GeneratorRunner(generator, batch_size, precision, info, name)
+
+
+def _openvino_generator(path, kind, digest):
+    """Return (Generator, info) of a checkpoint. digest: of its content."""
+
+    @functools.cache
+    def load():
+        import_keras()
+        from lipgan.models import checkpoint
+
         # Channels first: else Keras turns every map round before and after every convolution.
-        generator, info = checkpoint.load_generator(path, kind, lower_half_nchw=True)
-        precision = _openvino_precision(precision, info["model"])
-    else:
-        before = keras.config.dtype_policy()
-        keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
-        try:
-            generator, info = checkpoint.load_generator(path, kind)
-        finally:
-            keras.config.set_dtype_policy(before)
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return GeneratorRunner(generator, batch_size, precision, info, f"{path.name} ({digest[:12]})")
+        return checkpoint.load_generator(path, kind, lower_half_nchw=True)
+
+    described = json_path(path).read_text(encoding="utf-8") if json_path(path).exists() else None
+    key = compiled.cache_key(weights=digest, ending=path.suffixes[-2:], described=described, kind=kind)
+    known = compiled.read_description(key)
+    if known is None:
+        model, info = load()
+        known = {"info": info, "inputs": {tensor.name: tensor.shape[1:] for tensor in model.inputs}}
+        compiled.write_description(key, known)
+    elif known["info"]["differences"]:
+        warn_of_differences(path, known["info"]["differences"])
+    return Generator(lambda: load()[0], known["inputs"], key), known["info"]
 
 
 def _openvino_precision(precision, kind):
@@ -246,11 +285,11 @@ def _openvino_precision(precision, kind):
 
 def _warn_of_idle_gpu():
     """Warn where the GPU of this machine is not used: TensorFlow's plain package has no CUDA, or there is none."""
-    import keras
-
     if has_gpu() and not any(map(is_installed, GPU_BACKENDS[:-1])):
         warn('the GPU is not used: no framework for it is installed; pip install "tensorflow[and-cuda]"')
-    if not has_gpu() or keras.backend.backend() != "tensorflow":
+    if not has_gpu() or current_backend() != "tensorflow":
         return
+    import keras
+
     if not any("gpu" in name for name in keras.distribution.list_devices()):
         warn('warning: TensorFlow finds no GPU; pip install "tensorflow[and-cuda]", or --backend openvino for the CPU')

@@ -72,6 +72,15 @@ def set_backend(requested, default):
     return backend
 
 
+def current_backend():
+    """Return the backend that Keras runs on, or will run on once it is imported: what `set_backend` has set."""
+    if "keras" in sys.modules or not os.environ.get("KERAS_BACKEND"):
+        import keras
+
+        return keras.backend.backend()
+    return os.environ["KERAS_BACKEND"]
+
+
 def import_keras():
     """Import Keras for inference, without the packages it needs only for plots, wrappers, shells and signal windows.
 

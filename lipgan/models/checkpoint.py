@@ -20,7 +20,7 @@ from audio_hparams import hparams
 from discriminator import build_discriminator
 from generator import FUSION, IMG_SIZES, scaled
 from lipgan.models.hdf5_claims import check_arrays, check_attributes
-from lipgan.models.metadata import ENDING, KINDS, OLDER_KIND, description, json_path
+from lipgan.models.metadata import ENDING, KINDS, OLDER_KIND, description, json_path, warn_of_differences
 from lipgan.models.warp import RENDERER, build_warp_generator
 from lipgan.utils.cli import UserError
 from lipgan.utils.files import atomic_write
@@ -166,8 +166,7 @@ def _load(path, kinds, wanted, lower_half_nchw=False):
     info["format"] = "legacy" if legacy else "checkpoint"
     info["differences"] = hparams.differences(info.get("hparams", {}))
     if info["differences"]:
-        differences = ", ".join(info["differences"])
-        print(f"warning: {path} was trained with other numbers ({differences}); expect worse results", file=sys.stderr)
+        warn_of_differences(path, info["differences"])
     return model, info
 
 

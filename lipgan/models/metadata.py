@@ -3,7 +3,7 @@
 import json
 import pathlib
 
-from lipgan.utils.cli import UserError
+from lipgan.utils.cli import UserError, warn
 
 ENDING = ".weights.h5"
 KINDS = ("residual", "basic", "warp")  # generators
@@ -62,3 +62,8 @@ def check_kind(path, info, requested=None):
         raise UserError(
             f"{path} fits --model {info['model']}, not --model {requested}; change that, or give another file"
         )
+
+
+def warn_of_differences(path, differences):
+    """Say that a checkpoint was trained with other numbers: a list of texts of `HParams.differences`."""
+    warn(f"warning: {path} was trained with other numbers ({', '.join(differences)}); expect worse results")

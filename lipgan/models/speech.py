@@ -18,6 +18,8 @@ from fractions import Fraction
 
 import numpy as np
 
+from lipgan.models import compiled
+from lipgan.models.backend import current_backend, import_keras
 from lipgan.utils.cli import UserError
 
 SAMPLE_RATE = 16_000  # Hz
@@ -65,7 +67,7 @@ def encode(wav: np.ndarray, gain: float | None = None) -> np.ndarray:
     features = np.zeros((num_vectors(len(wav)), FEATURES), np.float32)
     for chunk in _chunks(len(wav)) if len(wav) else ():
         mel = log_mel(_clean(wav[chunk.heard]) * gain)
-        features[chunk.kept] = encoder_network().predict_on_batch(mel[None])[0][chunk.within]
+        features[chunk.kept] = _encoder()(mel)[chunk.within]
     return features
 
 
@@ -230,6 +232,24 @@ def read_tensors(data: bytes) -> dict[str, np.ndarray]:
         name: np.frombuffer(data[start + offset : start + offset + size], dtype).reshape(shape).astype(np.float32)
         for name, dtype, shape, offset, size in entries
     }
+
+
+@functools.cache
+def _encoder():
+    """Return a function from a log-mel spectrogram (frames, 80) to its features (frames / 2 rounded up, 335).
+
+    On OpenVINO the network is compiled once for all lengths, and kept on disk.
+    """
+    if current_backend() == "openvino":
+
+        def build():
+            import_keras()
+            return compiled.openvino_model(encoder_network(), [[1, -1, MELS]])
+
+        run = compiled.compile_network(build, key=compiled.cache_key(speech_encoder=MODEL_SHA256))
+        return lambda mel: run([mel[None]])[0][0]
+    network = encoder_network()
+    return lambda mel: network.predict_on_batch(mel[None])[0]
 
 
 @functools.cache

@@ -1,0 +1,165 @@
+"""Networks compiled by OpenVINO and kept on disk: a later start builds none, and does not even import Keras.
+
+A file in the cache is named after all that decides on its content (weights, code, versions, processor, settings), so it
+is never wrong, only missing. It begins with a checksum: one that is damaged counts as missing. The folder is
+$LIPGAN_CACHE, else `lipgan` in $XDG_CACHE_HOME or ~/.cache; where it cannot be written, nothing is kept.
+"""
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import pathlib
+import queue
+
+import numpy as np
+
+from audio_hparams import hparams
+from lipgan.utils.cpus import available_cpus
+from lipgan.utils.files import atomic_write, versions
+from lipgan.utils.imports import import_openvino
+
+MAX_BYTES = 128 * 2**20  # of the folder: a generator and the speech encoder take 20 MB; the oldest files go first
+CHECKSUM_BYTES = 32  # of SHA-256
+ROOT = pathlib.Path(__file__).parents[2]
+# Whose code decides on the networks. Others, such as this one's own, may change without making files invalid.
+CODE = ("generator.py", "lipgan/inference/runner.py")
+CODE += tuple(f"lipgan/models/{name}.py" for name in ("warp", "lip_flow", "speech", "checkpoint"))
+
+
+def cache_key(**parts) -> str | None:
+    """Return the name of what these parts (anything that JSON can hold) decide on, beside code, versions, processor.
+
+    None where the code cannot be read: then nothing is cached.
+    """
+    common = _common()
+    return common and hashlib.sha256(json.dumps([common, parts], sort_keys=True).encode()).hexdigest()[:32]
+
+
+@functools.cache
+def _common():
+    """Return what all keys depend on, as text; None where it is not known."""
+    try:
+        code = hashlib.sha256(b"".join((ROOT / name).read_bytes() for name in CODE)).hexdigest()
+    except OSError:
+        return None
+    ov = import_openvino()
+    processor = [str(ov.Core().get_property("CPU", name)) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")]
+    installed = versions(("keras", "openvino", "numpy"))
+    return json.dumps([code, hparams.as_dict(), ov.__version__, processor, installed], sort_keys=True)
+
+
+def read(key, ending) -> bytes | None:
+    """Return what was stored under a key; None where nothing was, or it is damaged."""
+    path = key and _path(key, ending)
+    try:
+        stored = path.read_bytes() if path else b""
+    except OSError:
+        return None
+    data = memoryview(stored)[CHECKSUM_BYTES:]
+    if len(stored) <= CHECKSUM_BYTES or hashlib.sha256(data).digest() != stored[:CHECKSUM_BYTES]:
+        return None
+    with contextlib.suppress(OSError):
+        os.utime(path)  # the latest used is kept the longest
+    return bytes(data)
+
+
+def write(key, ending, data: bytes):
+    """Store data under a key, and remove the oldest files of a folder that grows too large."""
+    path = key and _path(key, ending)
+    if not path:
+        return
+    with contextlib.suppress(OSError):
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(hashlib.sha256(data).digest() + data)
+        _trim(path.parent)
+
+
+def _path(key, ending):
+    """Return the file of a key; None where no folder can be named."""
+    try:
+        general = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    except RuntimeError:  # there is no home
+        general = ""
+    folder = pathlib.Path(os.environ.get("LIPGAN_CACHE") or pathlib.Path(general) / "lipgan")
+    return folder / f"{key}.{ending}" if folder.is_absolute() else None
+
+
+def _trim(folder):
+    """Remove the files that were not used for the longest until the others take MAX_BYTES at most."""
+    states = sorted(((path.stat(), path) for path in folder.iterdir()), key=lambda entry: -entry[0].st_mtime)
+    total = 0
+    for state, path in states:
+        total += state.st_size
+        if total > MAX_BYTES:
+            path.unlink(missing_ok=True)
+
+
+def read_description(key) -> dict | None:
+    """Return the dict that was stored by `write_description`, or None."""
+    data = read(key, "json")
+    return data and json.loads(data)
+
+
+def write_description(key, description: dict):
+    """Store a dict that JSON can hold."""
+    write(key, "json", json.dumps(description).encode())
+
+
+def compile_network(build, precision="float32", concurrency=1, key=None):
+    """Return a function from a network's inputs, a list of arrays, to the list of its outputs, in OpenVINO on the CPU.
+
+    build: () -> openvino.Model, called only where the compiled network is not in the cache. precision: float32 or
+    bfloat16. concurrency: threads that may call at a time. key: of `cache_key`, for the network; None: it is not kept.
+    """
+    ov = import_openvino()
+    settings = {"INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32"}
+    settings |= {"PERFORMANCE_HINT": "THROUGHPUT" if concurrency > 1 else "LATENCY"}
+    settings |= {"PERFORMANCE_HINT_NUM_REQUESTS": str(concurrency)}
+    if available_cpus() < (os.cpu_count() or 1):  # a container's limit, which OpenVINO does not see
+        settings |= {"INFERENCE_NUM_THREADS": str(available_cpus())}
+    key = key and cache_key(network=key, settings=settings)
+    compiled = _imported(key, settings)
+    if compiled is None:
+        compiled = ov.compile_model(build(), "CPU", settings)
+        if key:
+            write(key, "blob", compiled.export_model().getvalue())
+    idle = queue.SimpleQueue()
+    for _ in range(concurrency):
+        idle.put(compiled.create_infer_request())
+    num_outputs = len(compiled.outputs)
+
+    def run(inputs):
+        request = idle.get()
+        try:
+            results = request.infer(inputs, share_inputs=True)
+            return [results[n] for n in range(num_outputs)]
+        finally:
+            idle.put(request)
+
+    return run
+
+
+def _imported(key, settings):
+    """Return the openvino.CompiledModel of a key, or None."""
+    data = read(key, "blob")
+    if data is None:
+        return None
+    try:
+        return import_openvino().Core().import_model(data, "CPU", settings)
+    except RuntimeError:  # OpenVINO refuses it: it is compiled again
+        return None
+
+
+def openvino_model(model, shapes):
+    """Return a keras.Model on the backend OpenVINO as an openvino.Model. shapes: of its inputs, -1 where it varies."""
+    import keras
+
+    ov = import_openvino()
+    import openvino.opset13 as ops
+
+    parameters = [ops.parameter(shape, np.float32) for shape in shapes]
+    tensors = [keras.ops.convert_to_tensor(p.output(0)) for p in parameters]
+    outputs = keras.tree.flatten(model(tensors if len(tensors) > 1 else tensors[0]))
+    return ov.Model([x.output for x in outputs], parameters)
