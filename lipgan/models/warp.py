@@ -293,13 +293,18 @@ def warp_cubic(image, flow, top=0):
     y = ops.clip(y + flow[..., 0], 0.0, height - 1.001)
     x = ops.clip(ops.arange(width, dtype="float32")[None, None] + flow[..., 1], 0.0, width - 1.001)
     above, left = ops.floor(ops.stop_gradient(y)), ops.floor(ops.stop_gradient(x))  # (B, h, W)
-    first = ops.reshape(ops.arange(ops.shape(flow)[0], dtype="int32") * ((height + 3) * width), (-1, 1, 1))
-    corner = first + ops.cast(above, "int32") * width + ops.cast(left, "int32")
-    padded = ops.pad(ops.stop_gradient(image), ((0, 0), (1, 2), (1, 2), (0, 0)), mode="symmetric")
-    four = ops.concatenate([padded[:, :, k : k + width] for k in range(4)], axis=-1)  # columns x - 1 to x + 2
-    pixels = ops.reshape(four, (-1, 4 * channels))
+    # In memory, the pixels x - 1 to x + 2 of a row lie side by side: a table of all such fours, first those that begin
+    # at multiples of four, then those one further, is made of four plain copies, and looked up once for a row.
+    row = -(-(width + 3) // 4) * 4
+    padding = (0, 0), (1, 2), (1, row - width - 1), (0, 0)
+    pixels = ops.reshape(ops.pad(ops.stop_gradient(image), padding, mode="symmetric"), (-1, channels))
+    fours = ops.concatenate([ops.reshape(pixels[k : k - 4], (-1, 4 * channels)) for k in range(4)], axis=0)
+    quarter = ops.floor(left / 4)
+    phase = ops.cast(left - 4 * quarter, "int32") * (ops.shape(fours)[0] // 4)
+    first = ops.reshape(ops.arange(ops.shape(flow)[0], dtype="int32") * ((height + 3) * row // 4), (-1, 1, 1))
+    corner = first + phase + ops.cast(above * (row // 4) + quarter, "int32")
     down, right = (_keys(offset[..., None]) for offset in (y - above, x - left))
-    column = sum(weight * ops.take(pixels, corner + k * width, 0) for k, weight in enumerate(down))
+    column = sum(weight * ops.take(fours, corner + k * (row // 4), 0) for k, weight in enumerate(down))
     column = ops.split(column, 4, axis=-1)  # (B, h, W, C) each
     return ops.clip(sum(weight * part for weight, part in zip(right, column, strict=True)), 0.0, 1.0)
 
