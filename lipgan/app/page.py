@@ -11,7 +11,7 @@ os.environ["HF_HUB_OFFLINE"] = os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 import gradio as gr
 
-from lipgan.app.visit import Limits, Progress, Studio
+from lipgan.app.visit import Limits, Progress, Studio, in_page_words
 from lipgan.inference.options import LipsyncOptions, declared
 from lipgan.utils.cli import UserError, one_line
 
@@ -22,11 +22,17 @@ FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "mon
 INTRODUCTION = """# LipGAN: a face says what a recording says
 Choose a face and a recording of speech, then make the video."""
 
+# Beside its picture a video has a row of buttons, which a height of the component would cut off.
+CSS = "#video video { max-height: 280px; }"
+TO_RESULT = "() => document.querySelector('#status').scrollIntoView({behavior: 'smooth', block: 'center'})"
+
 NOTICE = """**Results are synthetic.** Use your own face, or that of a person who agreed to this video; the same for the
 voice. Say that the video is synthetic wherever you show it: its file says so too. Do not use it to deceive.
 
 Files stay on the machine that runs this page and are removed after {keep} minutes. At most {mb:g} MB a file and {s:g} s
 of audio."""
+
+CLICK = "Several faces: click on the one that shall speak"
 
 # Options of LipsyncOptions on the page, in this order: label, and choices (shown, text) or None for the option's own.
 OPTIONS = {
@@ -53,7 +59,7 @@ def build_page(studio: Studio) -> gr.Blocks:
             with gr.Column():
                 inputs = _inputs()
             with gr.Column():
-                video = gr.Video(label="Result", interactive=False, include_audio=True, elem_id="result")
+                video = gr.Video(label="Result", interactive=False, include_audio=True, elem_id="result", buttons=[])
                 status = gr.HTML("<br>", elem_id="status", min_height=70)
                 file = gr.DownloadButton("Download", visible=False, elem_id="download")
                 gr.Markdown(NOTICE.format(keep=f"{limits.keep_minutes:g}", mb=limits.max_mb, s=limits.max_seconds))
@@ -82,6 +88,7 @@ def launch(page: gr.Blocks, limits: Limits, host: str, port: int):
             ssr_mode=False,
             pwa=False,
             theme=gr.themes.Default(**FONTS),
+            css=CSS,
         )
     except OSError as e:
         raise UserError(f"--port {port} of --host {host} cannot be used ({one_line(e)}); choose another") from None
@@ -99,12 +106,15 @@ def use_folder(folder: pathlib.Path) -> pathlib.Path:
 def _inputs():
     """The left column: the inputs of a video by name, and what leads to them."""
     kind = gr.Radio(["image", "video"], value="image", label="Face")
-    image = gr.Image(sources=["upload", "webcam"], type="filepath", label="Image of a face", height=320)
-    video = gr.Video(sources=["upload", "webcam"], label="Video of a face", height=320, visible=False)
-    faces = gr.Image(
-        label="Several faces: click on the one that shall speak", interactive=False, visible=False, elem_id="faces"
+    # The buttons of each are named: by default there is one that shares the file on another machine.
+    image = gr.Image(
+        sources=["upload", "webcam"], type="filepath", label="Image of a face", height=320, buttons=["fullscreen"]
     )
-    audio = gr.Audio(sources=["upload", "microphone"], type="filepath", label="Speech", elem_id="speech")
+    video = gr.Video(sources=["upload", "webcam"], label="Video of a face", visible=False, elem_id="video", buttons=[])
+    faces = gr.Image(label=CLICK, interactive=False, visible=False, elem_id="faces", buttons=["fullscreen"])
+    audio = gr.Audio(
+        sources=["upload", "microphone"], type="filepath", label="Speech", elem_id="speech", buttons=["download"]
+    )
     for component in (image, video, audio):
         # As they are: what a file is, and whether it can be read, is for LipGAN to say. (Gradio would convert them. It
         # has checked by then that the path is one of its uploads.)
@@ -115,7 +125,7 @@ def _inputs():
     inputs["_faces"], inputs["_squares"] = faces, gr.State([])
     with gr.Row():
         inputs["_make"] = gr.Button("Make the video", variant="primary", elem_id="make")
-        inputs["_stop"] = gr.Button("Stop", variant="stop", elem_id="stop")
+        inputs["_stop"] = gr.Button("Stop", elem_id="stop")
     kind.change(
         lambda kind: (gr.update(visible=kind == "image"), gr.update(visible=kind == "video")),
         kind,
@@ -161,20 +171,24 @@ def _connect_faces(studio, inputs):
             image, squares = studio.find_faces(file)
         except UserError as e:
             raise _error(e) from None
-        return (gr.update(visible=True, value=image[..., ::-1]), squares, "") if len(squares) > 1 else hidden
+        shown = gr.update(visible=True, value=image[..., ::-1], label=CLICK)
+        return (shown, squares, "") if len(squares) > 1 else hidden
 
     def choose(squares, event: gr.SelectData):
         x, y = event.index
         inside = [n for n, (top, bottom, left, right) in enumerate(squares) if top <= y < bottom and left <= x < right]
         if not inside:
             gr.Info("No face is marked there; click inside of a square.")
-            return gr.skip()
-        return str(inside[0])
+            return gr.skip(), gr.skip()
+        return str(inside[0]), gr.update(label=f"Face {inside[0]} speaks; click on another one to change that")
 
     outputs = [inputs["_faces"], inputs["_squares"], inputs["face_index"]]
     for source in (inputs["image"], inputs["video"]):
         source.change(show, source, outputs, api_visibility="private", show_progress="hidden", concurrency_id="faces")
-    inputs["_faces"].select(choose, inputs["_squares"], inputs["face_index"], api_visibility="private", queue=False)
+    inputs["_faces"].select(
+        choose, inputs["_squares"], [inputs["face_index"], inputs["_faces"]], api_visibility="private", queue=False,
+        show_progress="hidden",
+    )  # fmt: skip
 
 
 def _connect_making(studio, inputs, outputs):
@@ -185,20 +199,26 @@ def _connect_making(studio, inputs, outputs):
         row = dict(zip(used, values, strict=True))
         kind, image, video, audio = (row.pop(name) for name in ("kind", "image", "video", "audio"))
         options = {name: str(value) for name, value in row.items() if value not in (None, "")}
+        hidden = gr.update(visible=False)
         try:
+            yield _bar(Progress("reading")), None, hidden
             for state in studio.make(image if kind == "image" else video, audio, options):
                 if isinstance(state, Progress):
-                    yield _bar(state), gr.skip(), gr.update(visible=False)
+                    yield _bar(state), gr.skip(), hidden
                 else:
                     yield _summary(state), str(state.path), gr.update(value=str(state.path), visible=True)
         except UserError as e:
+            yield _failure(e), None, hidden
             raise _error(e) from None
 
     running = inputs["_make"].click(
-        make, list(used.values()), list(outputs), api_name="make_video", show_progress="minimal",
-        show_progress_on=[outputs[0]], concurrency_limit=None, trigger_mode="once",
+        make, list(used.values()), list(outputs), api_name="make_video", show_progress="hidden",
+        concurrency_limit=None, trigger_mode="once",
     )  # fmt: skip
-    inputs["_stop"].click(lambda: "Stopped.", None, outputs[0], cancels=[running], api_visibility="private")
+    inputs["_make"].click(None, js=TO_RESULT)
+    inputs["_stop"].click(
+        lambda: "Stopped.", None, outputs[0], cancels=[running], api_visibility="private", show_progress="hidden"
+    )
 
 
 def _error(error):
@@ -206,11 +226,19 @@ def _error(error):
     return gr.Error(html.escape(one_line(error)), duration=None, print_exception=False, title="This did not work")
 
 
+def _failure(error):
+    """The same line in the place of the progress, where it stays."""
+    return f'<div role="alert" style="color: #c00">{html.escape(one_line(error))}</div>'
+
+
 def _bar(progress):
     """A bar, and in words how far the video is."""
-    names = {"waiting": f"waiting: {progress.ahead} videos before yours", "reading": "reading the files"}
+    before = "1 video" if progress.ahead == 1 else f"{progress.ahead} videos"
+    names = {"waiting": f"waiting: {before} before yours", "reading": "reading the files"}
     names |= {"faces": "looking for the face", "frames": "making frames"}
     text = names.get(progress.phase, progress.phase)
+    if progress.phase == "faces" and progress.done == progress.total:
+        text, progress = "looking at the mouth", Progress("faces")  # unless the video has fewer frames than it says
     if progress.total:
         text += f": {progress.done} of {progress.total}"
     if progress.left_s is not None:
@@ -222,4 +250,4 @@ def _bar(progress):
 def _summary(result):
     """What was made and what was assumed."""
     folder = f"{result.path.parent}/"
-    return "<br>".join(html.escape(line.replace(folder, "")) for line in result.summary())
+    return "<br>".join(html.escape(in_page_words(line.replace(folder, ""))) for line in result.summary())

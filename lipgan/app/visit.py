@@ -22,6 +22,19 @@ from lipgan.utils.cli import UserError, one_line
 UPDATE_S = 0.4  # seconds between two reports of progress
 NAME_CHARS = 25  # of each input's name, in the name of the result
 
+# What messages of the command line say in other words here, where its options are fields of a page, or do not exist.
+WORDS = {
+    "try --face_box T B L R or a larger face": "try a larger face, upright and seen from the front",
+    "--list_faces shows them": "click on one of the numbered faces, or leave it empty",
+    "change --pads or --face_box": "change the pads",
+    " (--audio_track chooses another)": "",
+    " (--resize_factor 1 keeps all)": "",
+    "--audio ": "",
+    "--face ": "",
+    "--pads": "Pads",
+    "--face_index": "Which face",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
@@ -81,7 +94,10 @@ class Studio:
         this generator is closed; closing it earlier ends the work. Raises UserError.
         """
         if not face or not audio:
-            raise UserError("choose a face and a recording of speech first")
+            missing = (
+                "a face and a recording of speech" if not face and not audio else "a face" if audio else "the speech"
+            )
+            raise UserError(f"choose {missing} first")
         if len(self._waiting) > self.limits.max_waiting:
             raise UserError(
                 f"{len(self._waiting)} videos are being made or waiting already; try again in a few minutes"
@@ -107,6 +123,13 @@ class Studio:
             work.cancelled.set()
             future.cancel()
             future.add_done_callback(lambda _: shutil.rmtree(folder, ignore_errors=True))
+
+
+def in_page_words(text):
+    """Return a line of the command line in the words of the page."""
+    for command_line, page in WORDS.items():
+        text = text.replace(command_line, page)
+    return text
 
 
 class _Work:
@@ -144,7 +167,10 @@ def _check_length(job, limits):
 
 
 class _without_folders:
-    """Shorten paths to the names that the visitor knows in errors of the block, all of which become UserErrors."""
+    """Shorten paths to the names that the visitor knows in errors of the block, all of which become UserErrors.
+
+    They are in the words of the page.
+    """
 
     def __init__(self, *paths):
         self._folders = sorted({f"{path.parent}/" for path in paths}, key=len, reverse=True)
@@ -157,7 +183,7 @@ class _without_folders:
             text = one_line(error)
             for folder in self._folders:
                 text = text.replace(folder, "")
-            raise UserError(text) from None
+            raise UserError(in_page_words(text)) from None
         if isinstance(error, Exception):
             traceback.print_exception(error)  # for who runs the page
             raise UserError(f"unexpected error ({kind.__name__}); try another file, or tell who runs this page")

@@ -1,11 +1,12 @@
 """The page: what visitors do, through Gradio's client and in a real browser. Skipped without requirements-app.txt."""
 
+import concurrent.futures
 import contextlib
 import json
 import pathlib
 import shutil
 import socket
-import threading
+import time
 import urllib.request
 
 import cv2
@@ -21,7 +22,7 @@ gradio_client = pytest.importorskip("gradio_client", reason="the page needs requ
 from gradio.route_utils import delete_files_created_by_app  # noqa: E402
 
 from lipgan.app import page as app_page  # noqa: E402
-from lipgan.app.visit import Limits, Progress, Studio  # noqa: E402
+from lipgan.app.visit import Limits, Progress, Studio, in_page_words  # noqa: E402
 from lipgan.inference.runner import load_runner  # noqa: E402
 from lipgan.utils.cli import UserError  # noqa: E402
 
@@ -29,6 +30,7 @@ pytestmark = pytest.mark.slow
 ROOT = pathlib.Path(__file__).parents[2]
 ASTRONAUT = str(ROOT / "examples" / "astronaut.jpg")
 LIMITS = Limits(max_mb=1, max_seconds=3)
+SPEECH = "#speech audio, #speech [data-testid*=waveform]"  # once it is uploaded
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -98,8 +100,8 @@ def test_errors_are_the_products_line(server, speech, tmp_path):
         for job, line in (
             (make(client, str(tmp_path / "broken.jpg"), speech), "broken.jpg"),
             (make(client, ASTRONAUT, long), "long.wav is longer than the 3 s that this page takes"),
-            (make(client, ASTRONAUT, None), "choose a face and a recording of speech first"),
-            (make(client, ASTRONAUT, speech, pads="1 2"), "--pads 1 2: 2 values, not 4"),
+            (make(client, ASTRONAUT, None), "choose the speech first"),
+            (make(client, ASTRONAUT, speech, pads="1 2"), "Pads 1 2: 2 values, not 4"),
         ):
             with pytest.raises(Exception, match=line) as error:
                 job.result(timeout=120)
@@ -146,34 +148,109 @@ def test_faces_are_numbered_from_the_left(server, tmp_path):
         server[2].find_faces(tmp_path / "broken.png")
 
 
-def test_page_in_a_browser_asks_no_other_machine(server):
+def test_messages_are_in_the_words_of_the_page():
+    line = "no face found in the image a.jpg (detector cnn); try --face_box T B L R or a larger face"
+    assert in_page_words(line).endswith("; try a larger face, upright and seen from the front")
+    assert in_page_words("--audio a.wav is empty (0 bytes)") == "a.wav is empty (0 bytes)"
+    assert in_page_words("--face_index 3: the first frame has 2; --list_faces shows them") == (
+        "Which face 3: the first frame has 2; click on one of the numbered faces, or leave it empty"
+    )
+
+
+def test_page_offers_no_button_that_shares_a_file_elsewhere(server):
+    components = [part["props"] for part in server[1].get_config_file()["components"]]
+    buttons = [props["buttons"] for props in components if "buttons" in props and props.get("label")]
+    assert len(buttons) >= 5 and all(shown is not None and "share" not in shown for shown in buttons)
+
+
+@pytest.fixture(scope="module")
+def visit():
+    """A function that calls another one with a browser's page, of a given width, and returns the hosts it asked."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="the browser test needs the package playwright")
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         pytest.skip(f"the browser test needs one of {', '.join(BROWSERS)}")
-    hosts = set()
     flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-    results = {}
 
-    def visit():  # in a thread: the client's event loop must not be in the way of Playwright's
+    def run(act, address, width):
+        hosts = set()
         with sync_api.sync_playwright() as playwright:
             chromium = playwright.chromium.launch(executable_path=browser, args=flags)
-            page = chromium.new_page(viewport={"width": 390, "height": 844})
+            page = chromium.new_page(viewport={"width": width, "height": 844})
             page.set_default_timeout(120_000)
             page.on("request", lambda request: hosts.add(request.url.split("/")[2].partition(":")[0]))
-            page.goto(server[0])
-            page.get_by_text("The same in half the size").click()
-            page.wait_for_selector("img[src*=astronaut]")
-            results["notice"] = page.get_by_text("Results are synthetic").is_visible()
-            results["too_wide"] = page.evaluate("document.documentElement.scrollWidth > innerWidth")
-            page.locator("#make").click()
-            page.locator("#status").get_by_text("longer than the 3 s").or_(
-                page.get_by_text("speech.wav is longer than the 3 s that this page takes").first
-            ).wait_for()
+            page.goto(address)
+            act(page)
             chromium.close()
+        return hosts
 
-    thread = threading.Thread(target=visit)
-    thread.start()
-    thread.join()
+    def in_thread(*arguments):  # the client's event loop must not be in the way of Playwright's
+        with concurrent.futures.ThreadPoolExecutor(1) as thread:
+            return thread.submit(run, *arguments).result()
+
+    return in_thread
+
+
+def test_page_in_a_browser_asks_no_other_machine(server, visit):
+    results = {}
+
+    def act(page):
+        page.get_by_text("The same in half the size").click()
+        page.wait_for_selector("img[src*=astronaut]")
+        page.wait_for_selector(SPEECH, state="attached")
+        results["notice"] = page.get_by_text("Results are synthetic").is_visible()
+        results["too_wide"] = page.evaluate("document.documentElement.scrollWidth > innerWidth")
+        page.locator("#make").click()
+        page.locator("#status").get_by_text("speech.wav is longer than the 3 s that this page takes").wait_for()
+
+    hosts = visit(act, server[0], 390)
     assert results == {"notice": True, "too_wide": False}
     assert hosts <= {"127.0.0.1", ""}
+
+
+def test_video_is_made_from_a_clicked_face_in_a_browser(server, visit, speech, tmp_path):
+    """Uploads, a click on the second of two faces, the result, and its download."""
+    face = cv2.imread(ASTRONAUT)
+    cv2.imwrite(str(tmp_path / "two.png"), np.hstack([face, face[:, ::-1]]))
+    results = {}
+
+    def act(page):
+        page.locator("input[type=file][accept*=image]").set_input_files(tmp_path / "two.png")
+        page.locator("input[type=file][accept*=audio]").set_input_files(speech)
+        faces = page.locator("#faces img")
+        faces.wait_for()
+        box = faces.bounding_box()
+        faces.click(position={"x": box["width"] * 0.78, "y": box["height"] * 0.25})
+        page.get_by_text("Face 1 speaks").wait_for()
+        page.wait_for_selector(SPEECH, state="attached")
+        page.locator("#make").click()
+        page.locator("#status").get_by_text("10 frames, 1024 x 512").wait_for()
+        page.wait_for_function("document.querySelector('#result video')?.videoWidth == 1024")
+        with page.expect_download() as download:
+            page.locator("#download").click()
+        results["name"] = download.value.suggested_filename
+        download.value.save_as(tmp_path / "out.mp4")
+
+    visit(act, server[0], 1280)
+    assert results["name"] == "two_speech.mp4"
+    frames = np.stack(list(video.read_frames(video.probe(tmp_path / "out.mp4")))).astype(np.float32)
+    motion = frames.std(axis=0).mean(axis=(0, 2))  # of each column
+    assert motion[512:].max() > 5 * motion[:512].max()
+
+
+def test_closed_tab_ends_its_video(server, visit, tmp_path):
+    _, _, _, folder = server
+    long = str(write_wav(tmp_path / "long.wav", 2.9))
+
+    def act(page):
+        page.locator("input[type=file][accept*=image]").set_input_files(ASTRONAUT)
+        page.locator("input[type=file][accept*=audio]").set_input_files(long)
+        page.wait_for_selector(SPEECH, state="attached")
+        page.locator("#make").click()
+        page.locator("#status").get_by_text("making frames").wait_for()
+
+    visit(act, server[0], 1280)
+    deadline = time.monotonic() + 60
+    while any((folder / "videos").iterdir()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
