@@ -10,14 +10,13 @@ import pathlib
 
 import numpy as np
 
-from lipgan.faces.landmarks import EYES, FACING, LIPS, RIGID, opening
+from lipgan.faces.landmarks import EYES, FACING, LIPS, MOVES_WITH, RIGID, opening
 
 NOSE_BASE = slice(31, 36)
 REST_SHARE = 0.1  # so many of the mouths of a shot, the least open ones, are at rest
 MIN_SHOT = 25  # frames of which a shot's statistics can be taken
 SPEECH_SHARE = 0.3  # of its own expression, lips shut, a face has while it speaks
 SMILE_GAP, OPEN_GAP = 0.06, 0.1  # of the side: between the lips of a broad smile, and of a mouth that says something
-MOVES_WITH = {13: [13, 1, 2], 14: [14, 3], 15: [15, 4, 5], 19: [19, 10, 11], 18: [18, 9], 17: [17, 7, 8]}
 
 
 @dataclasses.dataclass(frozen=True)

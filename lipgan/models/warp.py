@@ -15,7 +15,7 @@ import numpy as np
 from keras import layers, ops
 
 from generator import check_size, scaled
-from lipgan.faces.landmarks import NUM_LIPS
+from lipgan.faces.landmarks import FACING, MOVES_WITH, NUM_LIPS
 from lipgan.models import lip_flow, speech
 
 AUDIO_TO_LIPS, RENDERER = "audio_to_lips", "renderer"  # layers of the generator, each a model of its own
@@ -23,6 +23,8 @@ MOTION = "motion"  # the last layer of each member of audio_to_lips
 # Deviation of the noise on the standardised features that each member of audio_to_lips is trained on. Without noise it
 # learns by heart the few words of its training data, with it it learns less of people like those.
 MEMBER_NOISE = (0.0, 0.0, 1.5, 1.5)
+CLOSURE_FLOOR = 0.15  # a probability of /p b m/ of this closes no lips, of twice as much all of them
+CLOSURE_DEVIATION, CLOSURE_REACH = 1.7, 5  # feature vectors: of the bump in time with which they close
 LIPS_CENTRE = (0.5, 0.73)  # (x, y) of an average mouth in the crop, as hparams place it
 LIPS_UNIT = 0.02  # of the crop's side: about by how much lips move in speech
 MAX_CORRECTION = 0.06  # of the side: by how much the renderer can correct the lips' flow
@@ -80,7 +82,8 @@ def build_audio_to_lips(width: int = 128, dropout: float = 0.4) -> keras.Model:
 
     The feature window of one video frame, T = 23, gives one row; longer sequences, one for every other vector, serve
     training. The mean of several time-delay neural networks (Waibel et al., IEEE TASSP 1989), its `lip_members`, which
-    learn with different noise on their features: together they know strangers' lips better than each of them.
+    learn with different noise on their features: together they know strangers' lips better than each of them. At
+    /p b m/ the lips meet, whatever these say.
     """
     features = keras.Input((None, speech.FEATURES), name="speech")
     motions = []
@@ -94,12 +97,45 @@ def build_audio_to_lips(width: int = 128, dropout: float = 0.4) -> keras.Model:
         motion = layers.Dense(2 * NUM_LIPS, kernel_initializer="zeros", name=MOTION, **float32)(x)
         motion = layers.Rescaling(LIPS_UNIT, **float32)(motion)  # (k + 1, 40)
         motions.append(keras.Model(inputs, motion, name=f"member{number}")(features))
-    return keras.Model(features, layers.Average(**float32)(motions), name=AUDIO_TO_LIPS)
+    motion = Closures(**float32)([features, layers.Average(**float32)(motions)])
+    return keras.Model(features, motion, name=AUDIO_TO_LIPS)
 
 
 def lip_members(audio_to_lips: keras.Model) -> list[keras.Model]:
     """Return the networks whose mean an `audio_to_lips` is, each (T, 335) -> (k + 1, 40)."""
     return [audio_to_lips.get_layer(f"member{number}") for number in range(len(MEMBER_NOISE))]
+
+
+class Closures(layers.Layer):
+    """Let the lips meet where the speech encoder finds /p b m/.
+
+    [features (B, T, 335), motion (B, k + 1, 40)] -> motion. What a gap has opened beyond rest, both lips close alike.
+    """
+
+    def call(self, inputs):
+        features, motion = inputs
+        symbols = np.array(list(speech.CLOSURES.values())) + speech.CHANNELS
+        probability = ops.sum(ops.square(ops.take(features, symbols, axis=-1)), axis=-1)  # (B, T): a row of peaks
+        certain = ops.clip((probability - CLOSURE_FLOOR) / CLOSURE_FLOOR, 0.0, 1.0)
+        first = speech.WINDOW // 2 + speech.CLOSURE_DELAY  # the peak that belongs to the first output
+        bumps = []
+        for apart in range(-CLOSURE_REACH, CLOSURE_REACH + 1):
+            near = certain[:, first + apart : first + apart + 1 - speech.WINDOW : 2]  # (B, k + 1)
+            bumps.append(np.float32(np.exp(-0.5 * (apart / CLOSURE_DEVIATION) ** 2)) * near)
+        closed = ops.max(ops.stack(bumps), axis=0)[..., None]  # (B, k + 1, 1)
+        gap_of, shift_of = _closing_weights()
+        return motion - closed * ops.matmul(ops.relu(ops.matmul(motion, gap_of)), shift_of)
+
+
+def _closing_weights():
+    """Matrices from the lips to the gaps between FACING landmarks, (40, 3), and from these to shifts, (3, 40)."""
+    gap_of, shift_of = np.zeros((2 * NUM_LIPS, 3), np.float32), np.zeros((3, 2 * NUM_LIPS), np.float32)
+    for pair, (upper, lower) in enumerate(zip(*FACING, strict=True)):
+        for inner, side in ((upper, -0.5), (lower, 0.5)):
+            gap_of[2 * inner + 1, pair] = 2 * side
+            for landmark in MOVES_WITH[inner]:
+                shift_of[pair, 2 * landmark + 1] = side
+    return gap_of, shift_of
 
 
 class FeatureNoise(layers.Layer):

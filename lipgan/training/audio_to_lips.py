@@ -20,7 +20,7 @@ OUTPUTS = 24  # consecutive outputs of a training sample: 0.96 s
 SPAN = STRIDE * (OUTPUTS - 1) + 1  # feature vectors from the first output to the last
 RIGHT_CORNER, LEFT_CORNER = 0, 6
 # A prediction varies less than the truth, by its correlation with it, and rendered lips less than predicted ones.
-OPENING_GAIN, WIDTH_GAIN = 1.3, 1.2
+OPENING_GAIN, WIDTH_GAIN = 1.4, 1.6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +44,7 @@ class LipMotionConfig:
     weight_decay: float = 1e-3
     balance: float = 0.5  # a speaker with n clips weighs n ** (1 - balance)
     original: float = 0.25  # share of samples from the unchanged voice
+    joined: float = 0.7  # share of samples made of two, so that what is around a sound is not learned by heart
     function_weight: float = 1.0  # of the errors of opening and width
     velocity_weight: float = 0.5
     closure_weight: float = 1.0
@@ -117,18 +118,33 @@ class LipMotionBatches(keras.utils.PyDataset):
         rng, size = np.random.default_rng((self.config.seed, step)), self.config.batch_size
         features = np.empty((size, SPAN + speech.WINDOW - 1, speech.FEATURES), np.float32)
         lips = np.zeros((size, OUTPUTS, 42), np.float32)
-        for row, number in enumerate(rng.choice(len(self.clips), size=size, p=self.probabilities)):
-            voices = self.clips[number]
-            voice = voices[0 if rng.random() < self.config.original else rng.integers(len(voices))]
-            start = int(rng.integers(max(1, len(voice.motion) - SPAN + 1)))
-            index = np.arange(start - speech.WINDOW // 2, start + SPAN + speech.WINDOW // 2)
-            inside = (index >= 0) & (index < len(voice.features))
-            near = voice.features[np.clip(index, 0, len(voice.features) - 1)]
-            features[row] = np.where(inside[:, None], near, self.silence)
-            outputs = np.arange(start, min(start + SPAN, len(voice.motion)), STRIDE)
-            lips[row, : len(outputs), :40] = voice.motion[outputs]
-            lips[row, : len(outputs), 40], lips[row, : len(outputs), 41] = voice.valid[outputs], voice.closure[outputs]
+        for row in range(size):
+            self._draw(rng, features[row], lips[row])
+            if rng.random() < self.config.joined:
+                self._join_another(rng, features[row], lips[row])
         return (features - self.mean) / self.deviation, lips
+
+    def _draw(self, rng, features, lips):
+        """Fill in one sample: features (SPAN + 22, 335) and lips (OUTPUTS, 42), which are zeros."""
+        voices = self.clips[rng.choice(len(self.clips), p=self.probabilities)]
+        voice = voices[0 if rng.random() < self.config.original else rng.integers(len(voices))]
+        start = int(rng.integers(max(1, len(voice.motion) - SPAN + 1)))
+        index = np.arange(start - speech.WINDOW // 2, start + SPAN + speech.WINDOW // 2)
+        inside = (index >= 0) & (index < len(voice.features))
+        near = voice.features[np.clip(index, 0, len(voice.features) - 1)]
+        features[...] = np.where(inside[:, None], near, self.silence)
+        outputs = np.arange(start, min(start + SPAN, len(voice.motion)), STRIDE)
+        lips[: len(outputs), :40] = voice.motion[outputs]
+        lips[: len(outputs), 40], lips[: len(outputs), 41] = voice.valid[outputs], voice.closure[outputs]
+
+    def _join_another(self, rng, features, lips):
+        """Replace a sample from some moment on by another one. No output near that moment is learned from."""
+        other, other_lips = np.empty_like(features), np.zeros_like(lips)
+        self._draw(rng, other, other_lips)
+        moment = int(rng.integers(speech.WINDOW // 2, SPAN + speech.WINDOW // 2))
+        output = -((speech.WINDOW // 2 - moment) // STRIDE)  # the first one of the other sample
+        features[moment:], lips[output:] = other[moment:], other_lips[output:]
+        lips[max(0, output - 1) : output + 1, 40] = 0
 
 
 def fit_audio_to_lips(network, clips, config, silence, callbacks=()):

@@ -5,7 +5,7 @@ import keras
 import numpy as np
 import pytest
 
-from lipgan.models import lip_flow, warp
+from lipgan.models import lip_flow, speech, warp
 from lipgan.models.checkpoint import load_generator, save_generator
 from lipgan.utils.cli import UserError
 
@@ -25,9 +25,9 @@ def lips(opening=0.03, width=0.26):
 def inputs(size=2):
     rng = np.random.default_rng(0)
     faces = rng.random((size, 96, 96, 6), dtype="float32")
-    speech = rng.normal(size=(size, 23, 335)).astype("float32")
+    features = rng.normal(size=(size, 23, 335)).astype("float32")
     shown, rest = lips(0.05).ravel(), lips(0.0).ravel()
-    return [faces, speech, np.tile(shown, (size, 1)), np.tile(rest, (size, 1))]
+    return [faces, features, np.tile(shown, (size, 1)), np.tile(rest, (size, 1))]
 
 
 def to_numpy(tensor):
@@ -45,8 +45,8 @@ def generator():
 
 
 def test_generator_is_audio_to_lips_then_renderer(generator):
-    faces, speech, shown, rest = given = inputs()
-    motion = generator.get_layer(warp.AUDIO_TO_LIPS).predict_on_batch(speech)[:, 0]
+    faces, features, shown, rest = given = inputs()
+    motion = generator.get_layer(warp.AUDIO_TO_LIPS).predict_on_batch(features)[:, 0]
     face, _, _ = generator.get_layer(warp.RENDERER).predict_on_batch([faces, shown, rest + motion])
     result = generator.predict_on_batch(given)
     np.testing.assert_allclose(result, face, atol=1e-5)
@@ -67,6 +67,24 @@ def test_longer_sequences_give_a_row_for_every_other_vector(generator):
     whole = network.predict_on_batch(speech)
     assert whole.shape == (1, 4, 40)
     np.testing.assert_allclose(whole[:, 2], network.predict_on_batch(speech[:, 4:27])[:, 0], atol=1e-5)
+
+
+def test_lips_meet_at_p_b_m_and_only_there():
+    features, motion = np.zeros((1, 63, 335), "float32"), np.zeros((1, 21, 20, 2), "float32")
+    features[0, 31 + speech.CLOSURE_DELAY, speech.CHANNELS + speech.CLOSURES["m"]] = 0.8  # of output 10
+    features[0, 51 + speech.CLOSURE_DELAY, speech.CHANNELS + speech.CLOSURES["p"]] = 0.3  # hardly likely: 0.09
+    motion[:, :, [9, 17, 18, 19], 1], motion[:, :, [3, 13, 14, 15], 1] = 0.03, -0.01
+    closed = to_numpy(warp.Closures()([features, motion.reshape(1, 21, 40)])).reshape(21, 20, 2)
+    gap = closed[:, 18, 1] - closed[:, 14, 1]
+    assert gap.argmin() == 10 and abs(gap[10]) < 1e-6 and abs(closed[10, 18, 1] - 0.01) < 1e-6  # halfway
+    assert (
+        0.015 < gap[9] < 0.025
+        and gap[11] == pytest.approx(gap[9])
+        and (gap[[*range(7), *range(14, 21)]] > 0.0399).all()
+    )
+    np.testing.assert_allclose(closed[10, [3, 9], 1], [0.01, 0.01], atol=1e-6)  # the outer lips follow
+    shut = -0.1 * motion.reshape(1, 21, 40)
+    np.testing.assert_array_equal(to_numpy(warp.Closures()([features, shut])), shut)
 
 
 def test_layers_equal_the_numpy_formulas():

@@ -1,6 +1,7 @@
 """Training of audio_to_lips: its batches, its closures, and the gain of its motion."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -33,6 +34,28 @@ def test_a_batch_is_a_pure_function_of_seed_and_step():
         np.testing.assert_array_equal(one, other)
     assert not np.array_equal(first[0][0], first[1][0])
     assert not np.array_equal(first[1][0], batches(dataclasses.replace(CONFIG, seed=1))[1][0])
+
+
+def place(row, clips):
+    """The clip and moment that a row of features is from."""
+    matches = [(clip, t) for clip, own in enumerate(clips) for t in np.flatnonzero((own.features == row).all(axis=1))]
+    return matches[0] if matches else None
+
+
+def test_joined_samples_learn_nothing_where_they_meet():
+    apart, joined = (batches(dataclasses.replace(CONFIG, joined=share))[0] for share in (0.0, 1.0))
+    assert (apart[1][..., 40] == 1).all()
+    clips, num_jumps = [voice(seed=10 * clip) for clip in range(3)], 0
+    for features, lips in zip(*joined, strict=True):
+        places = [place(row, clips) for row in features]
+        for output in np.flatnonzero(lips[:, 40]):
+            clip, moment = places[output * 2 + speech.WINDOW // 2]
+            np.testing.assert_array_equal(lips[output, :40], clips[clip].motion[moment])
+        known = [p for p in places if p]
+        jumps = sum((b[0], b[1] - 1) != a for a, b in itertools.pairwise(known))
+        assert jumps <= 1 and (lips[:, 40] == 0).sum() <= 2
+        num_jumps += jumps
+    assert num_jumps >= 3
 
 
 def test_noise_is_only_added_in_training():
