@@ -27,6 +27,7 @@ WORDS = {
     "try --face_box T B L R or a larger face": "try a larger face, upright and seen from the front",
     "--list_faces shows them": "click on one of the numbered faces, or leave it empty",
     "change --pads or --face_box": "change the pads",
+    "does not exist; check the name": "is no longer here; upload it again",
     " (--audio_track chooses another)": "",
     " (--resize_factor 1 keeps all)": "",
     "--audio ": "",
