@@ -19,7 +19,7 @@ import generator as paper
 from audio_hparams import hparams
 from discriminator import build_discriminator
 from generator import FUSION, IMG_SIZES, scaled
-from lipgan.models.hdf5_claims import check_arrays, check_attributes
+from lipgan.models.hdf5_claims import check_arrays, check_attributes, readable
 from lipgan.models.metadata import ENDING, KINDS, OLDER_KIND, description, json_path, warn_of_differences
 from lipgan.models.warp import RENDERER, build_warp_generator
 from lipgan.utils.cli import UserError
@@ -132,7 +132,7 @@ def load_discriminator(path, img_size: int | None = None, width: float | None = 
 
 def _load(path, kinds, wanted, lower_half_nchw=False):
     with _opened(path) as file:
-        with _readable(path):
+        with readable(path):
             legacy = _legacy_group(file) is not None
         if not legacy and not path.name.endswith(ENDING):
             raise UserError(
@@ -159,7 +159,7 @@ def _load(path, kinds, wanted, lower_half_nchw=False):
         if legacy:
             _assign(path, model, stored)
     if not legacy:
-        with _readable(path):
+        with readable(path):
             model.load_weights(path)
 
     info = {"sync_offset_ms": 0, **(described or {}), **dict(zip(wanted, found, strict=True))}
@@ -171,15 +171,6 @@ def _load(path, kinds, wanted, lower_half_nchw=False):
 
 
 @contextlib.contextmanager
-def _readable(path):
-    try:
-        yield
-    except (OSError, LookupError, ValueError, RuntimeError, TypeError, AttributeError, MemoryError) as e:
-        reason = str(e).strip().split("\n")[0]
-        raise UserError(f"{path} cannot be read whole ({reason}); copy or download it again") from e
-
-
-@contextlib.contextmanager
 def _opened(path):
     if not path.exists():
         raise UserError(f"{path}: no such file; give the path of a {ENDING} or a legacy .h5 file")
@@ -187,7 +178,7 @@ def _opened(path):
         raise UserError(f"{path} is a folder; give a {ENDING} or a legacy .h5 file")
     if not h5py.is_hdf5(path):
         raise UserError(f"{path} is no HDF5 file ({path.stat().st_size:,} bytes); give a {ENDING} or a legacy .h5 file")
-    with _readable(path):
+    with readable(path):
         check_attributes(path, ATTRIBUTES)
         file = h5py.File(path, "r")
     with file:
@@ -205,7 +196,7 @@ def _legacy_group(file):
 def _arrays(file):
     """The HDF5 datasets of all weights: in the order of the layers from a Keras 2 file, in any order from Keras 3's."""
     found = []
-    with _readable(file.filename):
+    with readable(file.filename):
         legacy = _legacy_group(file)
         if legacy is not None:
             for layer in (legacy[name] for name in legacy.attrs["layer_names"]):
@@ -221,7 +212,7 @@ def _arrays(file):
 def _assign(path, model, stored):
     """Fill the model from a Keras 2 file, whose arrays stand in the order of the layers."""
     variables = [v for layer in model.layers for v in layer.trainable_weights + layer.non_trainable_weights]
-    with _readable(path):
+    with readable(path):
         for variable, dataset in zip(variables, stored, strict=True):
             if tuple(variable.shape) != (dataset.shape or (1,)):
                 raise ValueError(f"{dataset.name} has shape {dataset.shape} where {variable.path} has {variable.shape}")

@@ -7,6 +7,7 @@ import pathlib
 
 import h5py
 
+from lipgan.models.hdf5_claims import check_attributes, readable
 from lipgan.models.metadata import KINDS
 from lipgan.utils.cli import UserError, non_negative_float, non_negative_int, positive_float, positive_int, share
 
@@ -285,7 +286,7 @@ def read_state(path):
     """Read the description of a training state: its attribute as a dict, plus its "path".
 
     path: a state file or the run folder that holds one. Returns None for other HDF5 files, such as exported weights.
-    Raises UserError if there is no such file.
+    Raises UserError if there is no such file, or a damaged one.
     """
     path = pathlib.Path(path)
     if path.is_dir():
@@ -294,14 +295,17 @@ def read_state(path):
         raise UserError(f"{path}: no such file; give a {STATE_NAME}, a .weights.h5 or a legacy .h5 file")
     if not h5py.is_hdf5(path):
         raise UserError(f"{path} is not an HDF5 file; give a {STATE_NAME}, a .weights.h5 or a legacy .h5 file")
-    with h5py.File(path) as file:
-        state = file.attrs.get(STATE_ATTRIBUTE)
-    return json.loads(state) | {"path": path} if state else None
+    with readable(path):
+        check_attributes(path, [STATE_ATTRIBUTE])
+        with h5py.File(path) as file:
+            state = file.attrs.get(STATE_ATTRIBUTE)
+        return json.loads(state) | {"path": path} if state else None
 
 
 def state_architecture(state):
     """The Architecture of the networks in a training state."""
-    return Architecture(**{field.name: state[field.name] for field in dataclasses.fields(Architecture)})
+    with readable(state["path"]):
+        return Architecture(**{field.name: state[field.name] for field in dataclasses.fields(Architecture)})
 
 
 def read_stats(path):

@@ -21,6 +21,7 @@ from lipgan.data.lip_landmarks import read_landmarks
 from lipgan.data.speech_features import read_features
 from lipgan.models import backend
 from lipgan.models.checkpoint import ENDING, build_generator, load_discriminator, load_generator
+from lipgan.models.hdf5_claims import readable
 from lipgan.training import distributed
 from lipgan.training.audio_to_lips import LipMotionConfig, train_audio_to_lips
 from lipgan.training.callbacks import Checkpoints, EpochReport, KeepFreedMemory, LossWatch, Progress, ProgressBar
@@ -124,7 +125,8 @@ def _generator_of_state(state, wanted):
         raise UserError(f"{state['path']} is a state of {found}, not of {wanted}; give the same architecture")
     generator = build_generator(*found.generator)
     discriminator = build_discriminator(*found.discriminator) if found.with_discriminator else None
-    TrainingStep(generator, discriminator).load_weights(state["path"])
+    with readable(state["path"]):
+        TrainingStep(generator, discriminator).load_weights(state["path"])
     print(f"{state['path']}: training state; its generator is used, and batches are counted from 0")
     return generator
 
@@ -267,7 +269,8 @@ def _build_step(config, placement, networks, expert, state):
         step.compile(optimizer=build_optimizer(rate, config.accumulate, config.ema))
         step.optimizer.build(step.trainable_variables)  # Keras silently skips the state of an unbuilt optimizer
         if state:
-            step.load_weights(state["path"])
+            with readable(state["path"]):
+                step.load_weights(state["path"])
     return step, exported
 
 

@@ -6,6 +6,7 @@ import contextlib
 import contextvars
 import errno
 import functools
+import os
 import pathlib
 import signal
 import sys
@@ -35,6 +36,7 @@ def script(main):
     @functools.wraps(main)
     def wrapper(argv=None):
         name = pathlib.Path(sys.modules[main.__module__].__file__).name
+        _open_closed_streams()
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="path")  # no path stops a program that only prints it
@@ -55,6 +57,17 @@ def script(main):
             return 1
 
     return wrapper
+
+
+def _open_closed_streams():
+    """Give a program that was started without stdin, stdout or stderr, as services are, the null device for them.
+
+    Python has None there, on which nothing can be printed, and the next file that is opened would get their number and
+    all that libraries print.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):  # in the order of their numbers: the lowest
+        if getattr(sys, name) is None:  # free one is taken
+            setattr(sys, name, pathlib.Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 (stays open)
 
 
 def warn(text):

@@ -334,6 +334,18 @@ def test_a_name_of_gigabytes_is_refused_before_memory_is_taken_for_it(tmp_path, 
         load_generator(path)
 
 
+@pytest.mark.parametrize("size", [0, 8])
+def test_a_heap_with_an_object_of_no_size_is_refused(tmp_path, size):
+    path = with_names(tmp_path / "x.h5", [b"first", b"second"])
+    data = bytearray(path.read_bytes())
+    at = data.index(b"first", data.index(b"GCOL")) + 8  # behind the string that is stored last: what is free
+    assert data[at : at + 2] == b"\0\0"
+    data[at + 8 : at + 16] = size.to_bytes(8, "little")
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="an object of no size in its global heap"):
+        load_generator(path)
+
+
 @pytest.mark.parametrize("libver", ["earliest", "latest"])
 def test_lengths_of_names_are_read_in_every_version_of_the_format(tmp_path, libver):
     for names in ([b"one", b"three"], np.array([b"one", b"three"])):  # of variable length, and of a fixed one

@@ -2,11 +2,22 @@
 
 import dataclasses
 
+import h5py
+import numpy as np
 import pytest
 
 import train
 import train_unet
-from lipgan.training.config import RECIPES, Architecture, TrainConfig
+from lipgan.training.config import (
+    RECIPES,
+    STATE_ATTRIBUTE,
+    STATE_NAME,
+    Architecture,
+    TrainConfig,
+    read_state,
+    state_architecture,
+)
+from lipgan.utils.cli import UserError
 
 
 def test_defaults_of_the_two_scripts():
@@ -54,3 +65,16 @@ def test_only_train_py_starts_from_other_generators(capsys):
     with pytest.raises(SystemExit):
         train_unet.parse_args(["--data_root", "x", "--resume_gen", "y"])
     assert "--resume_gen" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "list", "fields"])
+def test_a_damaged_training_state_is_refused_in_one_line(tmp_path, damage):
+    path = tmp_path / STATE_NAME
+    with h5py.File(path, "w") as file:
+        file.attrs[STATE_ATTRIBUTE] = {"text": "{", "list": "[1]"}.get(damage, '{"batches": 3}')
+        file["array"] = np.zeros(100)
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:600])
+    with pytest.raises(UserError, match="cannot be read whole") as refused:
+        state_architecture(read_state(path))
+    assert "\n" not in str(refused.value)

@@ -2,6 +2,11 @@
 
 import contextlib
 import io
+import os
+import subprocess
+import sys
+
+import pytest
 
 from lipgan.utils.cli import UserError, script
 
@@ -29,3 +34,30 @@ def test_an_error_about_such_a_path_is_one_line_with_status_1():
     with contextlib.redirect_stderr(console()) as stderr:
         assert main() == 1
     assert stderr.buffer.getvalue() == b"test_cli.py: \\u9854\\n.jpg does not exist\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="closes file descriptors")
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
+def test_a_program_that_is_started_without_streams_runs(tmp_path, closed):
+    (tmp_path / "program.py").write_text(
+        "import os, sys\n"
+        "from lipgan.utils.cli import script, warn\n"
+        "@script\n"
+        "def main(argv=None):\n"
+        "    print('result', flush=True)\n"
+        "    warn('note')\n"
+        "    sys.stderr.isatty()\n"
+        "    with open('x', 'w') as file:\n"
+        "        assert file.fileno() > 2\n"
+        "        os.write(2, b'what a library prints')\n"
+        "sys.exit(main())\n"
+    )
+
+    def close():
+        for number in closed:
+            os.close(number)
+
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "program.py"], cwd=tmp_path, env=environment, preexec_fn=close)
+    assert done.returncode == 0
+    assert (tmp_path / "x").read_bytes() == b""
