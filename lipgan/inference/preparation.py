@@ -228,7 +228,7 @@ def _degrees_to_a_face(source, options):
     """Return by how many degrees the first frame must be rotated clockwise to show a face; 0 where none helps."""
     detector, frame = _load_detector(options.detector, options.face_det_checkpoint), source.first_frame()
     for degrees in (180, 90, 270):  # the CNN finds most faces that lie on their side
-        boxes = detector.detect_whole(np.ascontiguousarray(np.rot90(frame, -degrees // 90)), twice=False)
+        boxes = detector.detect_whole(np.ascontiguousarray(np.rot90(frame, -degrees // 90)))
         if len(boxes):
             return degrees
     return 0
