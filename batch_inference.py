@@ -90,7 +90,8 @@ def main(argv=None):
         make = JobRunner(job, args.verbose)
         if args.scheduler or args.num_workers > 1:
             with interrupted_by_sigterm():
-                return report(run_in_workers(rows, make.job_of, Workers(args.num_workers, args.scheduler)))
+                workers = Workers(args.num_workers, args.scheduler)
+                return report(run_in_workers(rows, make.job_of, workers, args.verbose))
         return report(run_jobs(rows, make))
     print(make_video(job, args.verbose))
     return 0
@@ -132,7 +133,7 @@ def print_summary(result, verbose):
     first, *others = result.summary()
     warn(first)
     if verbose:
-        others.append("time by phase, which overlap: " + ", ".join(f"{k} {s:.1f} s" for k, s in result.seconds.items()))
+        others.append(result.time_by_phase())
     for line in others:
         warn(f"  {line}")
 

@@ -27,6 +27,7 @@ class Outcome:
 
     succeeded: bool
     lines: tuple[str, ...]  # the summary of the result, or the error
+    time_by_phase: str = ""
 
 
 def read_jobs(path, columns):
@@ -61,10 +62,11 @@ def run_jobs(rows, make):
             yield row, False, one_line(repr(e))
 
 
-def run_in_workers(rows, job_of, workers: Workers):
+def run_in_workers(rows, job_of, workers: Workers, verbose=False):
     """Run jobs in worker processes, each with its generator loaded once. Yields as `run_jobs` does, in its order.
 
-    job_of: row -> Job, or None where its result exists. The job of a killed worker is run again, once.
+    job_of: row -> Job, or None where its result exists. The job of a killed worker is run again, once. verbose: print
+    the time by phase too.
     """
     jobs, results = _planned(rows, job_of)
     numbers = list(jobs)
@@ -72,7 +74,7 @@ def run_in_workers(rows, job_of, workers: Workers):
         for number, outcome in outcomes:
             row = numbers[number]
             print(f"video {row + 1} of {len(rows)}: {'' if outcome.succeeded else 'failed: '}{outcome.lines[0]}")
-            for line in outcome.lines[1:]:
+            for line in (*outcome.lines[1:], *([outcome.time_by_phase] if verbose and outcome.time_by_phase else [])):
                 print(f"  {line}")
             results[row] = outcome.succeeded, str(jobs[row].out) if outcome.succeeded else outcome.lines[0]
     for number, row in enumerate(rows):
@@ -128,7 +130,8 @@ def make_in_worker(job: Job, prefix: str) -> Outcome:
             wanted.checkpoint_path, wanted.model, wanted.lipgan_batch_size, wanted.precision, wanted.backend
         )
         with temporary_prefix(prefix):
-            return Outcome(True, tuple(lipsync(job.face, job.audio, job.out, runner, job.options).summary()))
+            result = lipsync(job.face, job.audio, job.out, runner, job.options)
+        return Outcome(True, tuple(result.summary()), result.time_by_phase())
     except (UserError, OSError) as e:
         return Outcome(False, (one_line(e),))
     except Exception as e:  # a bug must not cost the rest of the list

@@ -72,6 +72,10 @@ class Result:
             )
         return [*lines, *(f"assumed {assumption}" for assumption in self.assumptions), *self.notes]
 
+    def time_by_phase(self):
+        """Describe the seconds in a line."""
+        return "time by phase, which overlap: " + ", ".join(f"{k} {s:.1f} s" for k, s in self.seconds.items())
+
 
 @dataclasses.dataclass(frozen=True)
 class _Region:
