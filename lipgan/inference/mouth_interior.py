@@ -20,6 +20,7 @@ BEHIND = 0.02  # width of the change from what the reference shows of its inside
 CAVITY = np.array([0.20, 0.19, 0.28], np.float32)  # of the lower lip's colour, BGR: what is behind the teeth
 TONGUE = np.array([0.36, 0.34, 0.48], np.float32)  # as well, near the lower lip
 UNDER_LIP = 0.006  # how far below the upper lip's edge its shadow on the teeth has ended
+COLOURED = 24.0  # levels between the channels of a lip in colour, at least
 PAINT = 0.4  # share of the network's paint in what the reference does not show
 
 
@@ -100,9 +101,12 @@ def teeth(reference, place):
 def dark_inside(target, place, lip_colour, paint):
     """Return what is behind the lips where the reference does not show it: (R, C, 3) float32 in [0, 255].
 
-    lip_colour: (3,) BGR of the lower lip. paint: (R, C, 3) in [0, 255], the network's.
+    lip_colour: (3,) BGR of the lower lip; where it is grey, as in a black-and-white photo, the inside is grey as well.
+    paint: (R, C, 3) in [0, 255], the network's.
     """
     upper, lower, _ = target.at(place[0])
     depth = np.clip((place[1] - upper) / np.maximum(lower - upper, 1e-3), 0, 1)[..., None]
     shade = CAVITY + depth * depth * (TONGUE - CAVITY)
-    return (1 - PAINT) * shade * lip_colour + PAINT * paint
+    inside = (1 - PAINT) * shade * lip_colour + PAINT * paint
+    grey = inside.mean(axis=-1, keepdims=True)
+    return grey + min(1.0, float(np.ptp(lip_colour)) / COLOURED) * (inside - grey)

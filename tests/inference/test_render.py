@@ -95,6 +95,15 @@ def striped_teeth(gap):
     return image
 
 
+def test_the_inside_of_the_mouth_is_grey_in_an_image_of_greys():
+    image = np.repeat(frame()[..., :1], 3, axis=2)
+    opened = maps(0.0, 0.08, paint=(0.2, 0.3, 0.9), opacity=1.0)
+    result = render.paste_mouth(image, crop_of(image), opened, BOX)
+    assert (result != image).any() and (np.ptp(result, axis=2) <= 1).all()
+    image[..., 2] = np.minimum(image[..., 2] + 40.0, 255)
+    assert np.ptp(render.paste_mouth(image, crop_of(image), opened, BOX), axis=2).max() > 40
+
+
 def test_teeth_stay_in_place_when_lips_open_wider_or_close():
     image = striped_teeth(0.08)
     row, columns = BOX[0] + round(0.72 * 230) - 4, slice(BOX[2] + 92, BOX[2] + 108)
