@@ -18,10 +18,10 @@ FULL_GAP = 0.016  # from this gap on the inside shows fully; it begins where lip
 STILL = 0.01  # lips that have moved less than this, as at rest, are rendered partly without layers
 BEHIND = 0.02  # width of the change from what the reference shows of its inside to what it does not
 CAVITY = np.array([0.20, 0.19, 0.28], np.float32)  # of the lower lip's colour, BGR: what is behind the teeth
-TONGUE = np.array([0.36, 0.34, 0.48], np.float32)  # as well, near the lower lip
+TONGUE = np.array([0.24, 0.22, 0.36], np.float32)  # as well, near the lower lip
 UNDER_LIP = 0.006  # how far below the upper lip's edge its shadow on the teeth has ended
 COLOURED = 24.0  # levels between the channels of a lip in colour, at least
-PAINT = 0.4  # share of the network's paint in what the reference does not show
+PAINT = 0.2  # share of the network's paint in what the reference does not show
 
 
 @dataclasses.dataclass(frozen=True)
