@@ -371,6 +371,8 @@ def _as_block(frame):
     channels = len(frame.layout.channels)
     if channels > 7 and frame.format.is_planar:  # PyAV crashes on those
         [frame] = av.AudioResampler(frame.format.packed, frame.layout, frame.sample_rate).resample(frame)
+    if frame.format.name.startswith("s64"):  # which PyAV has no array for
+        [frame] = av.AudioResampler("dbl", frame.layout, frame.sample_rate).resample(frame)
     samples = frame.to_ndarray()
     layout = USUAL_LAYOUTS.get(channels, frame.layout.name) if "channels" in frame.layout.name else frame.layout.name
     if frame.format.is_packed:

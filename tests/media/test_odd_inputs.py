@@ -161,6 +161,16 @@ def test_quiet_speech_is_not_taken_for_silence(tmp_path):
     assert np.abs(audio.load_wav(track)).max() > 0.009
 
 
+def test_samples_of_64_bits_are_read(tmp_path):
+    with wave.open(str(tmp_path / "x.wav"), "wb") as file:
+        file.setparams((1, 2, RATE, 0, "NONE", ""))
+        file.writeframes((tone() * 2**63).astype("<i8").tobytes())
+    data = bytearray((tmp_path / "x.wav").read_bytes())
+    data[28:36] = (RATE * 8).to_bytes(4, "little") + (8).to_bytes(2, "little") + (64).to_bytes(2, "little")
+    (tmp_path / "x.wav").write_bytes(data)
+    np.testing.assert_allclose(audio.load_wav(tmp_path / "x.wav"), tone(), atol=1e-5)
+
+
 def test_a_clock_that_jumps_by_hours_inserts_no_hours_of_silence(tmp_path):
     with av.open(str(tmp_path / "x.mkv"), "w") as container:
         stream = container.add_stream("pcm_s16le", RATE)
