@@ -64,6 +64,8 @@ def build_page(studio: Studio) -> gr.Blocks:
                 file = gr.DownloadButton("Download", visible=False, elem_id="download")
                 gr.Markdown(NOTICE.format(keep=f"{limits.keep_minutes:g}", mb=limits.max_mb, s=limits.max_seconds))
         _examples(inputs)
+        # So far there are no files but the examples': the sweep would remove those of the speech too.
+        inputs["audio"].keep_in_cache.update(*page.temp_file_sets)
         _connect_faces(studio, inputs)
         _connect_making(studio, inputs, (status, video, file))
     return page.queue(

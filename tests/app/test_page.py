@@ -89,6 +89,8 @@ def test_a_visitor_gets_a_video_and_leaves_nothing_behind(server, speech):
     mine = [file for file in (folder / "gradio").rglob("*.mp4")]
     assert mine
     delete_files_created_by_app(page, age=0)  # what the page does once a minute with the age of --keep_minutes
+    kept = {pathlib.Path(path) for block in page.blocks.values() for path in getattr(block, "keep_in_cache", ())}
+    assert {path.name for path in kept if path.exists()} == {"astronaut.jpg", "speech.wav"}  # of the examples
     left = [file.name for file in (folder / "gradio").rglob("*") if file.is_file()]
     assert sorted({name for name in left if not name.startswith("tmp")} - {"astronaut.jpg", "speech.wav"}) == []
 
