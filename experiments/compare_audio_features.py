@@ -1,4 +1,4 @@
-"""Compare audio features by how well lips are predicted from them: mel windows against the speech encoder's block 2.
+"""Compare audio features by how well lips are predicted from them: mel windows against the speech encoder.
 
     python -m experiments.compare_audio_features --data_root grid_preprocessed \\
         --filelists filelists/grid/without_b --free_speech addresses_preprocessed --people 1 5 15
@@ -15,15 +15,15 @@ import dataclasses
 import pathlib
 
 import numpy as np
-import tqdm
 
 from audio_hparams import hparams
 from lipgan.evaluation import metrics
 from lipgan.models.backend import set_backend
 from lipgan.utils import cli
 from lipgan.utils.cli import script
+from lipgan.utils.progress import tracked
 
-FEATURES = ("mel", "block_2")
+FEATURES = ("mel", "speech")
 BATCH_SIZE = 64
 UNIT = 0.05  # of the distance of the eyes: the size of targets is then about 1
 MAX_CLIPS = 40  # per person: of one person, more clips teach little
@@ -96,14 +96,14 @@ def read_recordings(data_root, filelist=None):
             clips[person] += 1
             rows.append((row, person))
     recordings = []
-    for row, person in tqdm.tqdm(rows, str(data_root), unit="clip"):
+    for row, person in tracked(rows, str(data_root), unit="clip"):
         wav = read_audio(data_root / index.names[row] / "audio.wav")
         points = landmarks.read(row).astype("float64").reshape(-1, 68, 2)
         frames = index.frames(row)
         mel, fps = melspectrogram(wav), hparams.fps
         windows = {
             "mel": np.stack([mel_window(mel, int(frame), fps).T for frame in frames]).astype("float16"),
-            "block_2": speech.feature_windows(speech.encode(wav), frames, fps).astype("float16"),
+            "speech": speech.feature_windows(speech.encode(wav), frames, fps).astype("float16"),
         }
         curves = np.stack([metrics.mouth_opening(points), metrics.mouth_width(points)], axis=1)
         recordings.append(Recording(person, windows, curves))
