@@ -1,4 +1,4 @@
-"""What several tests share: the photo and a detector, and the cores of the machine."""
+"""Fixtures of several test files: the photo, a detector, eager training steps, real clips."""
 
 import os
 import pathlib
@@ -28,6 +28,21 @@ def astronaut():
 @pytest.fixture(scope="session")
 def hog():
     return FaceDetector("hog")
+
+
+@pytest.fixture
+def eager_steps():
+    """Run functions eagerly on TensorFlow: of a training step, tracing takes as long as ten eager ones."""
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
 
 
 @pytest.fixture(scope="session")

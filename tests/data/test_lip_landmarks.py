@@ -141,6 +141,7 @@ def test_where_nothing_can_be_written_landmarks_are_found_for_one_run(older, mon
     assert stored_names(older) == [] and "cannot be written" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_many_crops_are_read_by_several_processes_to_the_same_numbers(older, monkeypatch):
     alone = found(older, open_index(older), 1)
     (older / "landmarks.npz").unlink()

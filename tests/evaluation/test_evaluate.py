@@ -150,6 +150,7 @@ def test_mean_over_people_weighs_each_person_alike():
     assert mean == pytest.approx(0.4) and low < mean < high
 
 
+@pytest.mark.slow
 def test_command_writes_tables_measures_and_figures(data, tmp_path, capsys):
     keras.utils.set_random_seed(0)
     weights, judge = tmp_path / "gen.weights.h5", tmp_path / "disc.weights.h5"

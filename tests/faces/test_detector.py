@@ -11,22 +11,21 @@ from lipgan.faces.tracker import find_boxes, follow_face
 from lipgan.utils.cli import UserError
 
 
-def shifted(picture, x, y=0, scale=1.0):
-    """The picture moved and scaled about its corner, on grey."""
-    size = picture.shape[1::-1]
-    return cv2.warpAffine(picture, np.float32([[scale, 0, x], [0, scale, y]]), size, borderValue=(90, 90, 90))
+def shifted(image, x, y=0, scale=1.0):
+    """Shift an image, scaled about its corner, on grey."""
+    size = image.shape[1::-1]
+    return cv2.warpAffine(image, np.float32([[scale, 0, x], [0, scale, y]]), size, borderValue=(90, 90, 90))
 
 
 def test_both_detectors_place_the_same_crop(astronaut, hog):
     boxes = []
     for detector in (FaceDetector("cnn"), hog):
-        found = detector.detect_whole(astronaut)
-        assert len(found) == 1
-        boxes.append(detector.place(astronaut, found[0]))
+        [box] = detector.detect_whole(astronaut)
+        boxes.append(detector.square(astronaut, box))
     assert overlap(*boxes) > 0.9
 
 
-def test_the_crop_holds_the_whole_face_with_the_mouth_in_the_lower_half(astronaut, hog):
+def test_crop_holds_the_whole_face_with_the_mouth_in_the_lower_half(astronaut, hog):
     (box,), found = find_boxes([astronaut], 25, hog)
     assert found.all()
     points = hog.landmarks(astronaut, box)
@@ -36,14 +35,14 @@ def test_the_crop_holds_the_whole_face_with_the_mouth_in_the_lower_half(astronau
     assert points[48:68, 1].min() > (top + bottom) / 2  # 48 to 67 are the lips
 
 
-def test_the_box_holds_still_while_the_mouth_moves(astronaut, hog):
+def test_box_is_stable_while_the_mouth_moves(astronaut, hog):
     (box,), _ = find_boxes([astronaut], 25, hog)
     lips = hog.landmarks(astronaut, box)[48:68]
     middle, height = round(lips[:, 1].mean()), astronaut.shape[0]
     rows = np.arange(height, dtype=np.float32)
-    opened = np.where(rows > middle, np.maximum(middle, rows - 10), rows)  # everything under the lips 10 pixels lower
+    open_rows = np.where(rows > middle, np.maximum(middle, rows - 10), rows)  # all below the lips 10 pixels lower
     columns = np.arange(astronaut.shape[1], dtype=np.float32)
-    moved = cv2.remap(astronaut, *np.meshgrid(columns, opened.astype(np.float32)), cv2.INTER_LINEAR)
+    moved = cv2.remap(astronaut, *np.meshgrid(columns, open_rows.astype(np.float32)), cv2.INTER_LINEAR)
     moved[middle : middle + 10, round(lips[:, 0].min()) : round(lips[:, 0].max())] = 20
     (other,), _ = find_boxes([moved], 25, hog)
     assert np.abs(other - box).max() <= 0.03 * (box[1] - box[0])
@@ -58,7 +57,7 @@ def test_boxes_follow_a_moving_face_and_are_smooth(astronaut, hog):
     assert np.abs(np.diff(boxes[:, 1] - boxes[:, 0])).max() <= 2
 
 
-def test_frames_without_a_face_have_no_box_and_a_cut_starts_a_new_track(astronaut, hog):
+def test_frames_without_a_face_have_no_box_and_no_average_crosses_a_cut(astronaut, hog):
     empty, far = np.full_like(astronaut, 200), shifted(astronaut, 60, 30, 0.85)
     frames = [astronaut] * 20 + [empty] * 7 + [far] * 20
     boxes, found = find_boxes(iter(frames), 25, hog)
@@ -68,16 +67,16 @@ def test_frames_without_a_face_have_no_box_and_a_cut_starts_a_new_track(astronau
         assert np.ptp(part, axis=0).max() <= 1
 
 
-def test_a_face_that_goes_in_the_middle_of_a_shot_is_kept_until_then(astronaut, hog):
-    gone = astronaut.copy()
+def test_face_that_disappears_within_a_shot_has_boxes_until_then(astronaut, hog):
+    without_face = astronaut.copy()
     (box,), _ = find_boxes([astronaut], 25, hog)
     top, bottom, left, right = box
-    gone[top - 8 : bottom, left:right] = gone[top - 8 : bottom, :1].mean()
-    _, found = find_boxes([astronaut] * 22 + [gone] * 20, 25, hog)
+    without_face[top - 8 : bottom, left:right] = without_face[top - 8 : bottom, :1].mean()
+    _, found = find_boxes([astronaut] * 22 + [without_face] * 20, 25, hog)
     assert found[:22].all() and not found[22:].any()
 
 
-def test_the_largest_face_is_taken_and_kept_when_another_grows_larger(astronaut, hog):
+def test_largest_face_is_followed_when_another_grows_larger(astronaut, hog):
     def pair(left_scale, right_scale):
         halves = [cv2.resize(astronaut[:, 40:216], None, fx=s, fy=s) for s in (left_scale, right_scale)]
         canvas = np.full((340, 520, 3), 120, np.uint8)
@@ -91,7 +90,7 @@ def test_the_largest_face_is_taken_and_kept_when_another_grows_larger(astronaut,
     assert boxes[:, 3].max() < 260
 
 
-def test_a_picture_without_a_face_gives_an_empty_box(hog):
+def test_image_without_a_face_gives_an_empty_box(hog):
     boxes, found = find_boxes([np.full((120, 160, 3), 128, np.uint8)], 25, hog)
     assert boxes.tolist() == [[0, 0, 0, 0]] and found.tolist() == [False]
     boxes, found = find_boxes([], 25, hog)
@@ -105,7 +104,7 @@ def test_pads_grow_the_box_when_positive():
     assert (final_box(square, (1, 2, 3, 4)) - plain).tolist() == [-1, 2, -3, 4]
 
 
-def test_a_crop_past_the_edge_repeats_the_edge():
+def test_crop_beyond_the_frame_repeats_the_edge():
     frame = np.full((20, 20, 3), 50, np.uint8)
     frame[:, 0] = 200
     with pytest.raises(ValueError, match="outside"):
@@ -113,17 +112,17 @@ def test_a_crop_past_the_edge_repeats_the_edge():
     assert (crop(frame, (0, 20, -20, 20), 40)[:, :20] == 200).all()
 
 
-def test_the_generator_sees_the_reference_whole_and_the_target_without_its_lower_half():
+def test_generator_input_masks_the_lower_half_of_the_target_only():
     rng = np.random.default_rng(0)
     reference, pose = rng.integers(0, 256, (2, 3, 96, 96, 3), dtype="uint8")
-    six = generator_input(reference, pose)
-    assert six.shape == (3, 96, 96, 6) and six.dtype == np.float32
-    np.testing.assert_array_equal(six[..., :3], reference.astype("float32") / np.float32(255))
-    np.testing.assert_array_equal(six[:, :48, :, 3:], pose[:, :48].astype("float32") / np.float32(255))
-    assert not six[:, 48:, :, 3:].any()
+    model_input = generator_input(reference, pose)
+    assert model_input.shape == (3, 96, 96, 6) and model_input.dtype == np.float32
+    np.testing.assert_array_equal(model_input[..., :3], reference.astype("float32") / np.float32(255))
+    np.testing.assert_array_equal(model_input[:, :48, :, 3:], pose[:, :48].astype("float32") / np.float32(255))
+    assert not model_input[:, 48:, :, 3:].any()
 
 
-def test_a_packed_detector_file_is_taken_and_a_wrong_one_refused_in_one_line(tmp_path):
+def test_bz2_detector_file_is_loaded_and_a_wrong_file_raises_user_error(tmp_path):
     packed = tmp_path / "mmod_human_face_detector.dat.bz2"
     packed.write_bytes(bz2.compress(model_file("mmod_human_face_detector.dat").read_bytes(), 1))
     assert FaceDetector("cnn", packed).kind == "cnn"
@@ -137,7 +136,7 @@ def test_a_packed_detector_file_is_taken_and_a_wrong_one_refused_in_one_line(tmp
         assert "\n" not in str(error.value)
 
 
-def test_a_face_that_is_followed_has_its_landmarks_smoothed_like_its_box(astronaut, hog):
+def test_landmarks_of_a_track_are_smooth(astronaut, hog):
     path = [0, 3, -2, 2, -3, 1, 2, -1, 0, 2, -2, 1, 0, 1, -1, 0]  # a camera that shakes
     track = follow_face((shifted(astronaut, x) for x in path), 25, hog)
     again = hog.landmarks(shifted(astronaut, path[8]), track.boxes[8])
@@ -146,7 +145,7 @@ def test_a_face_that_is_followed_has_its_landmarks_smoothed_like_its_box(astrona
     assert steps.max() < 1.5
 
 
-def test_smoothing_keeps_a_straight_movement_and_averages_over_the_window():
+def test_smoothing_keeps_a_linear_movement_and_averages_over_the_window():
     line = np.linspace((0, 5), (39, -3), 40)
     noisy = line + np.where(np.arange(40) % 2, 1, -1)[:, None]
     np.testing.assert_allclose(tracker._smoothed(line, 15), line, atol=1e-12)
@@ -156,7 +155,7 @@ def test_smoothing_keeps_a_straight_movement_and_averages_over_the_window():
 
 
 @pytest.mark.slow
-def test_a_face_that_is_small_in_a_large_frame_is_found_in_tiles(astronaut):
+def test_small_face_in_a_large_frame_is_found_in_tiles(astronaut):
     detector = FaceDetector("cnn")
     frame = np.full((1500, 2400, 3), 90, np.uint8)
     frame[700:860, 1300:1460] = cv2.resize(astronaut, (160, 160), interpolation=cv2.INTER_AREA)  # a face of 60 px

@@ -1,4 +1,4 @@
-"""Covered mouths and profiles: noticed in the look of the lower face, and left as they are."""
+"""Occlusion: covered mouths and profiles are detected by the lower face's colours."""
 
 import cv2
 import numpy as np
@@ -9,11 +9,11 @@ from lipgan.faces.tracker import Track
 
 
 def face(number, covered=False):
-    """A face of 200 x 200 pixels with noise, whose mouth opens and shuts, and its landmarks (68, 2)."""
+    """Draw a face of 200 x 200 pixels with noise and an opening mouth. Returns it with its landmarks (68, 2)."""
     rng = np.random.default_rng(number)
     image = np.full((200, 200, 3), (110, 140, 190), np.uint8)
-    opened = round(6 * (1 + np.sin(number)))
-    cv2.ellipse(image, (100, 140), (26, 3 + opened), 0, 0, 360, (70, 60, 140), -1)
+    gap = round(6 * (1 + np.sin(number)))
+    cv2.ellipse(image, (100, 140), (26, 3 + gap), 0, 0, 360, (70, 60, 140), -1)
     if covered:
         cv2.ellipse(image, (100, 145), (45, 30), 0, 0, 360, (40, 40, 45), -1)
     points = np.full((68, 2), 100.0)
@@ -22,7 +22,7 @@ def face(number, covered=False):
 
 
 def shot(covered, num_frames=50):
-    """Cells and landmarks of a shot of which these frames are covered."""
+    """Return the cells and landmarks of a shot in which these frames are covered."""
     faces = [face(number, number in covered) for number in range(num_frames)]
     return np.stack([occlusion.face_cells(*f) for f in faces]), np.stack([points for _, points in faces])
 
@@ -32,18 +32,18 @@ def test_covered_frames_of_a_shot_are_found():
     np.testing.assert_array_equal(np.flatnonzero(occlusion.covered_frames(cells, points)), np.arange(20, 30))
 
 
-def test_speech_and_a_change_of_light_cover_nothing():
+def test_speech_and_a_change_of_light_are_no_occlusion():
     cells, points = shot(())
     assert not occlusion.covered_frames(cells, points).any()
     cells[25:] = cells[25:] // 2
     assert not occlusion.covered_frames(cells, points).any()
 
 
-def test_what_is_always_there_belongs_to_the_face():
+def test_permanent_occlusion_counts_as_the_face():
     assert not occlusion.covered_frames(*shot(range(50))).any()
 
 
-def test_head_that_turns_is_not_covered_but_a_profile_is_left():
+def test_profile_counts_as_covered_and_a_head_turn_does_not():
     cells, points = shot(range(20, 30))
     points[20:30, 30, 0] += 12  # of 60 between the eyes
     assert not occlusion.covered_frames(cells, points).any()
@@ -51,7 +51,7 @@ def test_head_that_turns_is_not_covered_but_a_profile_is_left():
     np.testing.assert_array_equal(np.flatnonzero(occlusion.covered_frames(cells, points)), np.arange(20, 30))
 
 
-def test_share_rises_before_a_cover_and_falls_after_it():
+def test_share_rises_before_an_occlusion_and_falls_after_it():
     cells, points = shot(range(20, 30))
     found, shots = np.ones(50, bool), np.ones(50, np.int32)
     share = occlusion.covered_share(Track(None, found, points, shots, found, cells=cells), 25)
@@ -61,7 +61,7 @@ def test_share_rises_before_a_cover_and_falls_after_it():
 
 
 @pytest.mark.parametrize("covered", [(7,), (7, 20)])
-def test_single_frames_are_no_cover(covered):
+def test_single_frames_are_no_occlusion(covered):
     cells, points = shot(covered)
     found, shots = np.ones(50, bool), np.ones(50, np.int32)
     assert not occlusion.covered_share(Track(None, found, points, shots, found, cells=cells), 25).any()

@@ -33,7 +33,7 @@ def test_expression_is_complete_in_a_pause_and_gone_when_neutral():
     np.testing.assert_allclose(half, (REST + SMILE) / 2, atol=1e-6)
 
 
-def test_smile_is_shut_in_speech():
+def test_smile_has_closed_lips_in_speech():
     spoken = rest_lips.with_expression(REST, SMILE, 1, 0)
     np.testing.assert_allclose(gaps(spoken), gaps(REST), atol=1e-6)
     width, corner = (spoken.reshape(20, 2)[6] - spoken.reshape(20, 2)[0])[0], spoken.reshape(20, 2)[0, 1]
@@ -41,5 +41,5 @@ def test_smile_is_shut_in_speech():
 
 
 @pytest.mark.parametrize(("gap", "strength"), [(0.0, 1), (0.05, 1), (0.08, 0.5), (0.14, 0)])
-def test_mouth_that_is_wide_open_is_no_expression(gap, strength):
+def test_wide_open_mouth_is_no_expression(gap, strength):
     assert rest_lips.natural_expression(lips(0.16, gap)) == pytest.approx(strength, abs=0.01)

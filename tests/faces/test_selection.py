@@ -1,4 +1,4 @@
-"""choice.py: the face that is meant is followed, over cuts too, and nobody else's."""
+"""FaceSelection: the selected face is followed, also across cuts, and no other one."""
 
 import pathlib
 
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lipgan.faces.detector import FaceDetector, overlap
-from lipgan.faces.selection import FaceChoice, draw_faces, list_faces
+from lipgan.faces.selection import FaceSelection, draw_faces, list_faces
 from lipgan.faces.tracker import find_boxes
 from lipgan.utils.cli import UserError
 
@@ -15,11 +15,11 @@ ASTRONAUT = cv2.imread(str(pathlib.Path(__file__).parents[2] / "examples" / "ast
 
 
 def other_person():
-    """A face that is another one's for the descriptor: the astronaut's, narrow, dark and mirrored."""
+    """Return a face of another person by the descriptor: the astronaut's, narrow, dark and mirrored."""
     narrow = cv2.resize(ASTRONAUT, (176, 256), interpolation=cv2.INTER_AREA)[:, ::-1]
-    picture = np.full_like(ASTRONAUT, 40)
-    picture[:, 40:216] = (narrow * (0.75, 0.6, 0.5)).astype("uint8")
-    return picture
+    image = np.full_like(ASTRONAUT, 40)
+    image[:, 40:216] = (narrow * (0.75, 0.6, 0.5)).astype("uint8")
+    return image
 
 
 @pytest.fixture(scope="module")
@@ -34,39 +34,39 @@ def middle(box):
     return (box[2] + box[3]) / 2
 
 
-def test_the_largest_face_is_the_default_and_others_are_named_by_number_or_place(pair, hog):
+def test_largest_face_is_the_default_and_others_are_selected_by_index_or_box(pair, hog):
     squares = list_faces(hog, pair)
     assert [middle(square) < 256 for square in squares] == [True, False]
-    for choice, left in (
-        (FaceChoice(), False),
-        (FaceChoice(index=0), True),
-        (FaceChoice(index=1), False),
-        (FaceChoice(box=[int(v) for v in squares[0]]), True),
+    for selection, left in (
+        (FaceSelection(), False),
+        (FaceSelection(index=0), True),
+        (FaceSelection(index=1), False),
+        (FaceSelection(box=[int(v) for v in squares[0]]), True),
     ):
-        boxes, found = find_boxes([pair] * 3, 25, hog, choice=choice)
+        boxes, found = find_boxes([pair] * 3, 25, hog, selection=selection)
         assert found.all() and (middle(boxes[2]) < 256) == left
 
 
-def test_a_face_that_is_not_there_is_said_with_what_is(pair, hog):
+def test_missing_face_raises_user_error(pair, hog):
     with pytest.raises(UserError, match="has 2"):
-        find_boxes([pair], 25, hog, choice=FaceChoice(index=2))
-    with pytest.raises(UserError, match="no face is found there"):
-        find_boxes([pair], 25, hog, choice=FaceChoice(box=(0, 20, 0, 20)))
+        find_boxes([pair], 25, hog, selection=FaceSelection(index=2))
+    with pytest.raises(UserError, match="no face found there"):
+        find_boxes([pair], 25, hog, selection=FaceSelection(box=(0, 20, 0, 20)))
     with pytest.raises(UserError, match="exclude each other"):
-        FaceChoice(index=0, box=(0, 20, 0, 20))
+        FaceSelection(index=0, box=(0, 20, 0, 20))
     with pytest.raises(UserError, match="--ref_face: no face"):
-        FaceChoice(image=np.full((64, 64, 3), 90, "uint8"))
+        FaceSelection(image=np.full((64, 64, 3), 90, "uint8"))
 
 
-def test_after_a_cut_the_person_is_known_again_wherever_they_are(pair, hog):
+def test_person_is_recognised_after_a_cut_anywhere_in_the_frame(pair, hog):
     mirrored = np.ascontiguousarray(pair[:, ::-1])  # the same person, elsewhere: nearest of the two by descriptor
-    boxes, found = find_boxes([pair] * 2 + [mirrored] * 2, 25, hog, choice=FaceChoice(index=1))
+    boxes, found = find_boxes([pair] * 2 + [mirrored] * 2, 25, hog, selection=FaceSelection(index=1))
     assert found.all() and overlap(boxes[0], boxes[3]) < 0.2
 
 
-def test_a_frame_without_that_person_passes():
-    class Distances(FaceChoice):
-        """Nobody looks like the person who was chosen."""
+def test_shot_without_the_person_has_no_boxes():
+    class Distances(FaceSelection):
+        """A selection to which every face of a later shot is unlike."""
 
         def distance(self, detector, frame, square):
             return 0.9
@@ -74,22 +74,22 @@ def test_a_frame_without_that_person_passes():
     hog = FaceDetector("hog")
     empty = np.full_like(ASTRONAUT, 90)
     frames = [ASTRONAUT] * 3 + [empty] * 3 + [other_person()] * 3
-    _, found = find_boxes(frames, 25, hog, choice=Distances())
+    _, found = find_boxes(frames, 25, hog, selection=Distances())
     assert found.tolist() == [True] * 3 + [False] * 6
-    _, found = find_boxes(frames[:6] + [ASTRONAUT] * 3, 25, hog, choice=FaceChoice())
+    _, found = find_boxes(frames[:6] + [ASTRONAUT] * 3, 25, hog, selection=FaceSelection())
     assert found.tolist() == [True] * 3 + [False] * 3 + [True] * 3
 
 
-def test_a_picture_of_the_person_names_the_face(pair, hog):
-    choice = FaceChoice(image=ASTRONAUT)
+def test_face_is_selected_by_a_photo(pair, hog):
+    selection = FaceSelection(image=ASTRONAUT)
     squares = list_faces(hog, ASTRONAUT)
-    assert choice.distance(hog, ASTRONAUT, squares[0]) < 0.3
-    assert choice.settings["person"] != FaceChoice(image=ASTRONAUT[:, ::-1].copy()).settings["person"]
-    _, found = find_boxes([pair] * 2, 25, hog, choice=choice)
+    assert selection.distance(hog, ASTRONAUT, squares[0]) < 0.3
+    assert selection.settings["person"] != FaceSelection(image=ASTRONAUT[:, ::-1].copy()).settings["person"]
+    _, found = find_boxes([pair] * 2, 25, hog, selection=selection)
     assert found.all()
 
 
-def test_every_face_is_drawn_with_its_number(pair, hog):
+def test_drawn_faces_have_boxes(pair, hog):
     squares = list_faces(hog, pair)
     drawn = draw_faces(pair, squares)
     assert drawn.shape == pair.shape

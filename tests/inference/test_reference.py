@@ -7,7 +7,7 @@ from helpers.runners import FunctionRunner
 from helpers.sounds import write_wav
 
 from lipgan.data.lip_landmarks import LipLandmarks
-from lipgan.faces.crop import FAMILIAR_TILT, crop, rotate, rotate_points
+from lipgan.faces.crop import MAX_TRAINED_ROLL, crop, rotate, rotate_points
 from lipgan.faces.landmarks import EYES
 from lipgan.faces.tracker import Track, follow_face
 from lipgan.inference import reference
@@ -166,7 +166,7 @@ def test_rolled_head_is_upright_for_the_generator_only(tmp_path, astronaut, degr
     assert np.abs(frame.astype(int) - clip.source.image).mean() < 1  # what comes back lies where it was
     face = (shown[0][..., :3] * 255).astype("uint8")
     eyes = [LipLandmarks().face(face)[part].mean(0) for part in EYES]
-    assert abs(np.degrees(np.arctan2(*(eyes[1] - eyes[0])[::-1]))) < FAMILIAR_TILT + 2.5
+    assert abs(np.degrees(np.arctan2(*(eyes[1] - eyes[0])[::-1]))) < MAX_TRAINED_ROLL + 2.5
 
 
 def test_landmarks_rotate_with_their_crop(astronaut, hog):

@@ -103,6 +103,7 @@ def test_run_without_ema_or_accumulation_resumes_bit_exactly_and_is_reproducible
     assert_same_end(tmp_path / "whole", tmp_path / "parts")
 
 
+@pytest.mark.usefixtures("eager_steps")
 def test_nonfinite_weights_never_replace_a_good_state(data, tmp_path, monkeypatch, capsys):
     def spoil(loop):  # as a gradient does that is not finite while the loss is
         kernel = loop.model.generator.trainable_variables[0]
@@ -116,12 +117,14 @@ def test_nonfinite_weights_never_replace_a_good_state(data, tmp_path, monkeypatc
     assert all(np.isfinite(array).all() for array in arrays(tmp_path / "run" / STATE_NAME).values())
 
 
+@pytest.mark.usefixtures("eager_steps")
 def test_sigterm_saves_the_state_and_exits_resumable(data, tmp_path, monkeypatch, capsys):
     happens_at(monkeypatch, 3, lambda loop: os.kill(os.getpid(), signal.SIGTERM))
     assert train.main(options_for(data, tmp_path / "run", *BATCHES)) == loop.EXIT_RESUMABLE == 75
     assert read_state(tmp_path / "run")["batches"] == 3 and "SIGTERM" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("eager_steps")
 def test_full_disk_keeps_the_last_state_and_exits_resumable(data, tmp_path, monkeypatch, capsys):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     happens_at(monkeypatch, 4, lambda loop: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1])))
@@ -162,6 +165,7 @@ def test_learning_rate_schedule_counts_batches():
     assert both[4] == pytest.approx(1.0) and both[6] == pytest.approx(0.5) and both[8] == pytest.approx(0.0, abs=1e-6)
 
 
+@pytest.mark.usefixtures("eager_steps")
 def test_exported_networks_are_averaged_and_recalibrated_and_the_step_is_unchanged(data):
     keras.utils.set_random_seed(0)
     step = TrainingStep(toy_generator(), toy_discriminator())

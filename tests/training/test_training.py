@@ -50,6 +50,8 @@ def options_for(data, logdir, *more):
     return toys.options_for(data, logdir, "--width", TINY, "--val_samples", 16, "--workers", 2, *more)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("eager_steps")
 def test_every_variable_of_both_networks_learns():
     keras.utils.set_random_seed(0)
     step = TrainingStep(build_generator("basic", width=TINY), build_discriminator(width=TINY))
@@ -58,7 +60,7 @@ def test_every_variable_of_both_networks_learns():
     names = {v.path for v in step.trainable_variables}
     assert names == {v.path for v in step.generator.trainable_variables + step.discriminator.trainable_variables}
     x, y = random_batch(np.random.default_rng(0), 8)
-    for _ in range(3):
+    for _ in range(2):
         step.train_on_batch(x, y)
     still = [
         v.path
@@ -73,7 +75,7 @@ def test_gradients_equal_those_of_two_separate_tapes():
     import tensorflow as tf
 
     keras.utils.set_random_seed(1)
-    generator, discriminator = build_generator("basic", width=TINY), build_discriminator(width=TINY)
+    generator, discriminator = toys.toy_generator(), toys.toy_discriminator()
     step = TrainingStep(generator, discriminator)
     x, y = keras.tree.map_structure(tf.constant, random_batch(np.random.default_rng(1), 4))
     generator_inputs = [x["face"], x["mel"]]
@@ -95,10 +97,11 @@ def test_gradients_equal_those_of_two_separate_tapes():
         np.testing.assert_allclose(a, b, atol=2e-5 * scale)
 
 
+@pytest.mark.usefixtures("eager_steps")
 def test_mouth_expert_is_applied_but_never_trained():
     keras.utils.set_random_seed(2)
     expert = lip_expert.build_expert(96)
-    step = TrainingStep(build_generator("basic", width=TINY), None, mouth=MouthLoss(expert, 96, 1.0, 0.1))
+    step = TrainingStep(toys.toy_generator(), None, mouth=MouthLoss(expert, 96, 1.0, 0.1))
     step.compile(optimizer=keras.optimizers.Adam(1e-3))
     before = [keras.ops.convert_to_numpy(v).copy() for v in expert.variables]
     x, y = random_batch(np.random.default_rng(2), 4)
@@ -109,13 +112,14 @@ def test_mouth_expert_is_applied_but_never_trained():
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(variable), old)
 
 
+@pytest.mark.usefixtures("eager_steps")
 def test_pretraining_changes_only_the_audio_encoder(data, capsys):
     clips = [data / "main" / "speaker" / f"{number:05d}" for number in range(4)]
     index = open_index(data)
     train_set, val_set = (
         FaceDataset(part, index=index, landmarks=read_landmarks(index)) for part in (clips[:3], clips[3:])
     )
-    generator = build_generator("basic", width=TINY)
+    generator = toys.toy_generator()
     before = {v.path: keras.ops.convert_to_numpy(v).copy() for v in generator.trainable_variables}
     lip_expert.pretrain_audio_encoder(generator, train_set, val_set, 3)
     assert -1 <= float(capsys.readouterr().out.split()[-1]) <= 1
@@ -125,14 +129,15 @@ def test_pretraining_changes_only_the_audio_encoder(data, capsys):
     assert changed == {v.path for v in sound.trainable_variables}
 
 
+@pytest.mark.slow
 def test_overfits_64_samples(data):
     keras.utils.set_random_seed(3)
     dataset = FaceDataset([data / "main" / "speaker" / f"{number:05d}" for number in range(4)])
     batches = [as_inputs(dataset.batch((0, 0, number), 16)) for number in range(4)]
     step = TrainingStep(build_generator("basic", width=TINY))
-    step.compile(optimizer=keras.optimizers.Adam(5e-3))
-    errors = [[step.train_on_batch(x, y, return_dict=True)["loss"] for x, y in batches] for _ in range(15)]
-    assert np.mean(errors[-1]) < 0.25 * np.mean(errors[0])
+    step.compile(optimizer=keras.optimizers.Adam(1e-2))
+    errors = [[step.train_on_batch(x, y, return_dict=True)["loss"] for x, y in batches] for _ in range(8)]
+    assert np.mean(errors[-1]) < 0.35 * np.mean(errors[0])
 
 
 def test_recalibrated_batch_norm_has_the_statistics_of_all_batches():
@@ -151,6 +156,7 @@ def test_recalibrated_batch_norm_has_the_statistics_of_all_batches():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("eager_steps")
 def test_run_documents_itself_and_its_weights_start_the_gan(data, tmp_path, capsys):
     logdir = tmp_path / "unet"
     more = ("--epochs", 2, "--steps_per_epoch", 2, "--checkpoint_name", "mine.h5")
@@ -185,7 +191,7 @@ def test_uint8_images_give_the_loss_of_scaled_ones():
     rng = np.random.default_rng(3)
     batch = {name: rng.integers(0, 256, (4, 96, 96, 3), dtype="uint8") for name in ("reference", "target")}
     batch |= {name: rng.uniform(-4, 4, (4, 80, 27, 1)).astype("float32") for name in ("mel", "wrong_mel")}
-    step = TrainingStep(build_generator("basic", width=TINY))
+    step = TrainingStep(toys.toy_generator())
     (x, y), (x_bytes, y_bytes) = as_inputs(batch), as_bytes(batch)
     assert (x_bytes["face"].dtype, y_bytes.dtype) == ("uint8", "uint8")
     losses = [
