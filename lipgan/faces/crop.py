@@ -1,11 +1,11 @@
-"""Face crops: cut from a frame, rotated upright, and stacked into the generator's input."""
+"""Face crops: cut from a frame, rotate upright, stack into the generator's input."""
 
 import cv2
 import numpy as np
 
 from lipgan.faces.landmarks import EYES
 
-FAMILIAR_TILT = 5.0  # degrees to the side: GRID's heads, from which our networks learn, are hardly tilted by more
+MAX_TRAINED_ROLL = 5.0  # degrees: the heads of GRID, the training data, hardly roll further
 
 
 def crop(frame, box, img_size):
@@ -14,7 +14,7 @@ def crop(frame, box, img_size):
 
 
 def cut(frame, box):
-    """Cut a box out of a frame at the frame's own resolution: (h, w, 3) uint8; past its edges they are repeated.
+    """Cut a box out of a frame at the frame's own resolution: (h, w, 3) uint8. Edges of the frame are repeated.
 
     Raises ValueError for a box that is empty or outside of the frame.
     """
@@ -34,21 +34,21 @@ def resize_crop(image, img_size):
 
 
 def to_crop_coords(points, boxes):
-    """Landmarks (..., K, 2) in a frame's pixels as parts of the crop of their box (..., 4): float32."""
+    """Convert landmarks (..., K, 2) from a frame's pixels to fractions of the crop of their box (..., 4): float32."""
     top, bottom, left, right = np.moveaxis(np.asarray(boxes, np.float32), -1, 0)
     start, side = np.stack([left, top], -1), np.stack([right - left, bottom - top], -1)
     return ((points - start[..., None, :]) / side[..., None, :]).astype(np.float32)
 
 
 def excess_roll(points):
-    """By how many degrees a face is tilted clockwise past FAMILIAR_TILT: dlib's landmarks (..., 68, 2) -> (...)."""
+    """Compute by how many degrees a face rolls clockwise beyond MAX_TRAINED_ROLL: landmarks (..., 68, 2) -> (...)."""
     across = points[..., EYES[1], :].mean(-2) - points[..., EYES[0], :].mean(-2)
     tilt = np.degrees(np.arctan2(across[..., 1], across[..., 0]))
-    return tilt - np.clip(tilt, -FAMILIAR_TILT, FAMILIAR_TILT)
+    return tilt - np.clip(tilt, -MAX_TRAINED_ROLL, MAX_TRAINED_ROLL)
 
 
 def rotate(crop, degrees):
-    """The crop (S, S, 3) uint8 turned anticlockwise about its middle; its edges are repeated."""
+    """Rotate a crop (S, S, 3) uint8 anticlockwise about its middle; its edges are repeated."""
     if not degrees:
         return crop
     middle = (crop.shape[0] - 1) / 2
@@ -58,13 +58,13 @@ def rotate(crop, degrees):
 
 
 def rotate_points(points, degrees):
-    """Landmarks (68, 2), in parts of a crop's side, where `rotate` moves them."""
+    """Rotate landmarks (68, 2), in fractions of a crop's side, as `rotate` does its pixels."""
     to = cv2.getRotationMatrix2D((0.5, 0.5), float(degrees), 1)
     return (points @ to[:, :2].T + to[:, 2]).astype(np.float32)
 
 
 def generator_input(reference, pose):
-    """The generator's six channels: the reference crop, and the target frame's crop with its lower half black.
+    """Stack the generator's six channels: the reference crop, and the target frame's crop with a black lower half.
 
     reference, pose: (..., S, S, 3) BGR uint8. Returns (..., S, S, 6) float32 in [0, 1].
     """
@@ -72,7 +72,7 @@ def generator_input(reference, pose):
 
 
 def generator_input_uint8(reference, pose):
-    """As `generator_input`, but (..., S, S, 6) uint8 in [0, 255], for a network's own device to scale."""
-    six = np.concatenate([reference, pose], axis=-1)
-    six[..., six.shape[-2] // 2 :, :, 3:] = 0
-    return six
+    """As `generator_input`, but (..., S, S, 6) uint8 in [0, 255], to be scaled on the device."""
+    model_input = np.concatenate([reference, pose], axis=-1)
+    model_input[..., model_input.shape[-2] // 2 :, :, 3:] = 0
+    return model_input

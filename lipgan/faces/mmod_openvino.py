@@ -1,9 +1,9 @@
-"""dlib's CNN face detector (King, Max-Margin Object Detection, 2015), its own weights run by OpenVINO.
+"""dlib's CNN face detector (King, Max-Margin Object Detection, 2015): its weights run by OpenVINO.
 
-dlib's wheel has no fast matrix product: this takes a tenth of the time and lets other threads run. The boxes
-are the same, or a pixel off; now and then one is a neighbouring window.
-The image and ever smaller copies of it lie on one canvas, over which seven convolutions slide; every positive cell of
-the result is a window of 80 pixels with a face.
+dlib's own wheel has no fast matrix product: OpenVINO takes a tenth of the time and releases the GIL. Boxes are equal or
+a pixel off; rarely, one is the neighbouring window.
+An image pyramid is tiled on one canvas, to which seven convolutions are applied; every positive cell of the output is
+a window of 80 pixels with a face.
 """
 
 import pathlib
@@ -15,45 +15,45 @@ import numpy as np
 from lipgan.utils.cli import UserError
 from lipgan.utils.imports import import_openvino
 
-SHRINK = 5 / 6  # each copy of the image is so much smaller than the one before
-GAP, BORDER = 10, 11  # pixels between the copies, and round them
-FEWEST_ROWS = 5  # of the last copy
+SHRINK = 5 / 6  # scale from one pyramid level to the next
+GAP, BORDER = 10, 11  # pixels between the levels on the canvas, and around them
+MIN_ROWS = 5  # of the smallest level
 GRID = 64  # the canvas' sides are multiples of this: OpenVINO compiles the network again for every size
 STRIDES = (2, 2, 2, 1, 1, 1, 1)
-STRIDE, MIDDLE = 8, 14  # output cell (x, y) looks at the window round canvas pixel 8 x + 14
-EPSILON = 1e-4  # of the batch normalisations
+STRIDE, MIDDLE = 8, 14  # output cell x belongs to the window centred on canvas pixel 8 x + 14
+EPSILON = 1e-4  # of batch normalisation
 
 
 def load_detector(path):
-    """A function from (H, W, 3) RGB uint8 to the boxes of faces, of a mmod_human_face_detector.dat, the surest first.
+    """Load a mmod_human_face_detector.dat as a function from (H, W, 3) RGB uint8 to face boxes, the most certain first.
 
-    dlib itself does the work where it was built for a GPU, and where OpenVINO is missing or the file holds another
-    network. Boxes: (top, bottom, left, right) of the first and the last pixel. Raises UserError.
+    dlib itself is used where it was built for a GPU, where OpenVINO is missing and for a file with another network.
+    Boxes: (top, bottom, left, right) of the first and the last pixel. Raises UserError.
     """
     if not (dlib.DLIB_USE_CUDA and dlib.cuda.get_num_devices()):
         try:
             return Detector(path)
-        except (ImportError, OtherNetwork):
+        except (ImportError, UnknownNetwork):
             pass
     try:
         network = dlib.cnn_face_detection_model_v1(str(path))
     except RuntimeError as e:
         reason = str(e).strip().splitlines()[0]
         raise UserError(f"--face_det_checkpoint {path}: not a dlib CNN face detector ({reason})") from e
-    return lambda image: [sides(found.rect) for found in network(image, 0)]
+    return lambda image: [sides(detection.rect) for detection in network(image, 0)]
 
 
 def sides(rect):
-    """A dlib.rectangle as (top, bottom, left, right)."""
+    """Convert a dlib.rectangle to (top, bottom, left, right)."""
     return rect.top(), rect.bottom(), rect.left(), rect.right()
 
 
-class OtherNetwork(ValueError):
-    """The file holds another network than the one that is built here."""
+class UnknownNetwork(ValueError):
+    """The file does not hold the network that is built here."""
 
 
 class _Reader:
-    """Reads what dlib writes. An integer is a byte with its length and sign, and then its bytes, lowest first."""
+    """Reads dlib's serialisation. An integer is a byte with its length and sign, then its little-endian bytes."""
 
     def __init__(self, data):
         self.data, self.at = data, 0
@@ -61,7 +61,7 @@ class _Reader:
     def find(self, name):
         start = self.data.find(name, self.at)
         if start < 0:
-            raise OtherNetwork(f"no {name.decode()} where one should be")
+            raise UnknownNetwork(f"no {name.decode()} where one should be")
         self.at = start + len(name)
         return self
 
@@ -83,17 +83,17 @@ class _Reader:
         version, *shape = self.integers(5)
         size = int(np.prod(shape))
         if version != 2 or not 0 < size <= (len(self.data) - self.at) // 4:
-            raise OtherNetwork(f"a tensor of version {version} and shape {shape}")
+            raise UnknownNetwork(f"a tensor of version {version} and shape {shape}")
         values = np.frombuffer(self.data, "<f4", size, self.at)
         self.at += 4 * size
         return values
 
 
 def read_network(path):
-    """The numbers of a mmod_human_face_detector.dat: (window's side, NMS overlap, mean RGB (3,), convolutions).
+    """Read a mmod_human_face_detector.dat: (side of the window, NMS overlap, mean RGB (3,), convolutions).
 
-    convolutions: seven times (weights (O, I, k, k), bias (O,)) float32, batch normalisations folded in. Raises
-    OtherNetwork.
+    convolutions: seven pairs (weights (O, I, k, k), bias (O,)) float32, batch normalisations folded in. Raises
+    UnknownNetwork.
     """
     reader = _Reader(pathlib.Path(path).read_bytes())
     _, height, width = reader.find(b"loss_mmod_").integers(3)
@@ -105,7 +105,7 @@ def read_network(path):
         values = reader.find(b"con_4").tensor()
         filters, rows, columns, *strides = reader.integers(5)
         if rows != columns or strides != [stride] * 2 or len(values) != filters * (channels * rows * columns + 1):
-            raise OtherNetwork(f"a convolution of {filters} filters {rows} x {columns}, strides {strides}")
+            raise UnknownNetwork(f"a convolution of {filters} filters {rows} x {columns}, strides {strides}")
         weights, bias = values[:-filters].reshape(filters, channels, rows, columns), values[-filters:]
         if number < len(STRIDES) - 1:
             gain = reader.find(b"bn_con2").tensor()
@@ -116,14 +116,14 @@ def read_network(path):
         convolutions.append((weights, bias))
         channels = filters
     if height != width or channels != 1 or nms_share < 1:
-        raise OtherNetwork(f"windows of {height} x {width}, {channels} kinds of them")
+        raise UnknownNetwork(f"windows of {height} x {width}, {channels} kinds of them")
     return width, nms_overlap, mean, convolutions
 
 
 class Detector:
-    """Called as dlib's detector is: (H, W, 3) RGB uint8 -> boxes (N, 4) float64 in pixels, the surest first.
+    """Detects faces: (H, W, 3) RGB uint8 -> boxes (N, 4) float64 in pixels, the most certain first.
 
-    Boxes are (top, bottom, left, right) of the first and the last pixel. Works on one core. Raises OtherNetwork.
+    Boxes are (top, bottom, left, right) of the first and the last pixel. Uses one core. Raises UnknownNetwork.
     """
 
     def __init__(self, path):
@@ -131,7 +131,7 @@ class Detector:
         import openvino.opset13 as ops
 
         window, self.nms_overlap, self.mean, convolutions = read_network(path)
-        self.reach = np.array([1 - window // 2, window // 2] * 2)  # of a window's first and last pixel from its middle
+        self.reach = np.array([1 - window // 2, window // 2] * 2)  # from a window's middle to its first and last pixel
         x = canvas = ops.parameter([1, 3, -1, -1], np.float32)
         for number, ((weights, bias), stride) in enumerate(zip(convolutions, STRIDES, strict=True)):
             pad = [0, 0] if stride > 1 else [weights.shape[2] // 2] * 2
@@ -146,24 +146,24 @@ class Detector:
         scores = self.infer([np.ascontiguousarray(canvas.transpose(2, 0, 1)[None])])[0][0, 0]
         cells = np.argwhere(scores > 0)
         cells = cells[np.argsort(-scores[tuple(cells.T)], kind="stable")]
-        kept = []
+        boxes = []
         for y, x in cells * STRIDE + MIDDLE:
             level = min(range(len(places)), key=lambda n: _distance(places[n], y, x))
             middle = np.array([y, y, x, x]) - np.repeat(places[level][:2], 2)
             box = np.floor((middle + self.reach) / SHRINK**level + 0.5)
-            if all(_overlap(box, other) <= self.nms_overlap for other in kept):
-                kept.append(box)
-        return np.array(kept, np.float64).reshape(-1, 4)
+            if all(_overlap(box, other) <= self.nms_overlap for other in boxes):
+                boxes.append(box)
+        return np.array(boxes, np.float64).reshape(-1, 4)
 
 
 def _distance(place, y, x):
-    """Squared distance of a pixel from a rectangle (top, left, rows, columns)."""
+    """Compute the squared distance of a pixel from a rectangle (top, left, rows, columns)."""
     top, left, rows, columns = place
     return max(top - y, 0, y - (top + rows - 1)) ** 2 + max(left - x, 0, x - (left + columns - 1)) ** 2
 
 
 def _overlap(a, b):
-    """Intersection over union of two boxes whose last pixel belongs to them."""
+    """Compute the intersection over union of two boxes; their last pixels are inclusive."""
     height, width = min(a[1], b[1]) - max(a[0], b[0]) + 1, min(a[3], b[3]) - max(a[2], b[2]) + 1
     common = max(0, height) * max(0, width)
     area = sum((box[1] - box[0] + 1) * (box[3] - box[2] + 1) for box in (a, b))
@@ -171,14 +171,15 @@ def _overlap(a, b):
 
 
 def layout(height, width):
-    """Where dlib lays an image and its copies: [(top, left, rows, columns), ...], and the canvas' (height, width).
+    """Compute the places [(top, left, rows, columns), ...] of the pyramid's levels, as dlib does, and the canvas' size.
 
-    The copies go down a first column, and where the next fits beside the last, up again at the right edge.
+    Levels fill a first column downwards; once the next fits beside the last, they go up again at the right edge.
+    Returns (places, (height, width)).
     """
     sizes = [(height, width)]
     while True:
         rows, columns = (int(side * SHRINK) for side in sizes[-1])
-        if rows * columns == 0 or rows < FEWEST_ROWS:
+        if rows * columns == 0 or rows < MIN_ROWS:
             break
         sizes.append((rows, columns))
     total = sum(rows + GAP for rows, _ in sizes) - 2 * GAP
@@ -196,7 +197,7 @@ def layout(height, width):
     y -= GAP
     for rows, columns in sizes[len(places) :]:
         top, left = y - rows, BORDER + width - columns
-        if top < BORDER + height:  # it would lie over the image itself
+        if top < BORDER + height:  # it would overlap the image itself
             break
         places.append((top, left, rows, columns))
         y -= rows + GAP
@@ -204,11 +205,11 @@ def layout(height, width):
 
 
 def tiled(image):
-    """The canvas with a float32 image (H, W, 3) and its copies, zero between them, and where they lie: `layout`."""
+    """Tile the pyramid of a float32 image (H, W, 3) on a canvas of zeros. Returns (canvas, places of `layout`)."""
     places, shape = layout(*image.shape[:2])
     canvas = np.zeros([-(-side // GRID) * GRID for side in shape] + [3], np.float32)
     for top, left, rows, columns in places:
-        if image.shape[:2] != (rows, columns):  # each is made of the one before, corner on corner
+        if image.shape[:2] != (rows, columns):  # each level is scaled from the one before, corner to corner
             down, across = ((a - 1) / max(b - 1, 1) for a, b in zip(image.shape, (rows, columns), strict=False))
             to = np.array([[across, 0, 0], [0, down, 0]])
             how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP

@@ -1,28 +1,29 @@
-"""Frames whose mouth is covered, by a hand, a microphone, a spoon, or turned away: seen in the look of the lower face.
+"""Occlusion: find frames in which a hand, a microphone or a spoon covers the mouth, or the head is in profile.
 
-The lower face is described by the colours of a grid of cells, placed by the eyes. In a covered frame many of them leave
-what they show elsewhere in the shot, though the head has not turned and the upper face is as bright as before.
+The lower face is described by the colours of a grid of cells, placed by the eyes. In a covered frame many cells differ
+from their median over the shot, though the head has not turned and the upper face is as bright as before.
 """
 
 import cv2
 import numpy as np
 
 from lipgan.faces.landmarks import EYES
+from lipgan.utils.smoothstep import smoothstep
 
-COLUMNS, ROWS, UPPER_COLUMNS = 12, 9, 12  # cells of the lower face; those of a row over eyes and cheeks, for the light
+COLUMNS, ROWS, UPPER_COLUMNS = 12, 9, 12  # cells of the lower face; of one row over eyes and cheeks, for the light
 NUM_CELLS = COLUMNS * ROWS + UPPER_COLUMNS
-SAMPLES = 4  # pixels of a cell, along each side
-LOWER = (-0.85, 0.85, 0.45, 1.65)  # left, right, top, bottom about the eyes' middle, in parts of their distance
+SAMPLES = 4  # pixels along each side of a cell
+LOWER = (-0.85, 0.85, 0.45, 1.65)  # left, right, top, bottom from the eyes' middle, in eye distances
 UPPER = (-0.85, 0.85, -0.15, 0.4)
 NOSE_TIP = 30
-SPREADS, LEVELS = 3.0, 8.0  # a cell differs by more than so many of its own deviations, and grey levels
-COVERED = 0.18  # share of the cells that differ in a covered face; speech, light and turning heads stay below
-TURN, TURN_SPREADS = 0.06, 3.0  # parts of the eyes' distance, and deviations, by which the nose's tip moves in speech
-PROFILE = 0.5  # of the eyes' distance: from here on the nose's tip is that of a profile
-DARK = 12.0  # levels of the upper face under which nothing can be said
-MIN_SHOT = 25  # frames of which a shot's usual look is known
-MOST = 0.5  # of a shot's frames can be covered at most: the look of more of them is the face's own
-SHORTEST_S, FADE_S = 0.1, 0.16  # of a cover; of the change to the frame's own pixels before it, and back after it
+SPREADS, LEVELS = 3.0, 8.0  # a cell differs beyond 3 standard deviations plus 8 grey levels
+COVERED = 0.18  # fraction of differing cells in a covered face; speech, light and head turns stay below
+TURN, TURN_SPREADS = 0.06, 3.0  # the nose tip moves by at most 0.06 eye distances plus 3 deviations in speech
+PROFILE = 0.5  # eye distances of the nose tip from the eyes' middle, sideways, beyond which a face is in profile
+DARK = 12.0  # grey levels of the upper face below which no frame counts as covered
+MIN_SHOT = 25  # frames that a shot's median needs
+MAX_COVERED = 0.5  # largest fraction of covered frames of a shot: what is there longer belongs to the face
+SHORTEST_S, FADE_S = 0.1, 0.16  # shortest occlusion; fade to the frame's own pixels before it, and back after it
 
 
 def face_cells(frame, points):
@@ -35,7 +36,7 @@ def face_cells(frame, points):
 
 
 def _cells(frame, to, area, columns, rows):
-    """Return the mean colours of a grid over an area: (columns * rows, 3). to: (2, 3), the face's parts -> pixels."""
+    """Return the mean colours of a grid over an area: (columns * rows, 3). to: (2, 3), eye distances -> pixels."""
     left, right, top, bottom = area
     size = columns * SAMPLES, rows * SAMPLES
     step = np.array([(right - left) / size[0], (bottom - top) / size[1]])
@@ -47,9 +48,9 @@ def _cells(frame, to, area, columns, rows):
 
 
 def covered_share(track, fps):
-    """Return how much each frame of a `tracker.Track` keeps its own mouth: (N,) float32, 0 free, 1 covered.
+    """Return by how much each frame of a `tracker.Track` keeps its own mouth: (N,) float32, 0 visible, 1 covered.
 
-    It rises before a cover and falls after it. All 0 where no landmarks are known.
+    It rises before an occlusion and falls after it. All 0 without landmarks.
     """
     share = np.zeros(len(track.found), np.float32)
     if track.points is None or track.cells is None:
@@ -79,24 +80,24 @@ def covered_frames(cells, points):
     turned, turn_spread = _from_usual(turn)
     steady = (turned < TURN + TURN_SPREADS * turn_spread).all(axis=1)
     covered = (differing > COVERED) & steady & (upper.mean(axis=1) > DARK)
-    return profile | (covered if covered.mean() <= MOST else False)
+    return profile | (covered if covered.mean() <= MAX_COVERED else False)
 
 
 def _turn(points):
-    """Return how far the nose's tip lies beside and below the eyes' middle, in parts of their distance: (N, 2)."""
+    """Return the place of the nose tip from the eyes' middle, sideways and down, in eye distances: (N, 2)."""
     left, right = (points[:, eye].mean(axis=1) for eye in EYES)
     unit = np.linalg.norm(right - left, axis=1, keepdims=True).clip(1e-6)
     return (points[:, NOSE_TIP] - (left + right) / 2) / unit
 
 
 def _from_usual(values):
-    """Return how far values (N, ...) are from their median, and their robust standard deviation (...)."""
+    """Return the distances of values (N, ...) from their median, and their robust standard deviation (...)."""
     distance = np.abs(values - np.median(values, axis=0))
     return distance, 1.4826 * np.median(distance, axis=0)
 
 
 def _without_short(covered, shortest):
-    """Drop runs of True that are shorter than so many frames, after gaps as short have been closed."""
+    """Close gaps shorter than `shortest` frames, then drop runs of True as short: (N,) bool."""
     kernel = np.ones(max(1, round(shortest)) // 2 * 2 + 1, np.uint8)
     mask = covered.astype(np.uint8)[None]
     mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, kernel[None])
@@ -104,12 +105,11 @@ def _without_short(covered, shortest):
 
 
 def _faded(covered, fade):
-    """Return 1 where covered, 0 from `fade` frames on beside it: (N,) float32."""
+    """Return 1 in covered frames, falling to 0 within `fade` frames beside them: (N,) float32."""
     if not covered.any():
         return covered.astype(np.float32)
     indices, frames = np.flatnonzero(covered), np.arange(len(covered))
     after = np.searchsorted(indices, frames)
     ends = indices[np.maximum(after - 1, 0)], indices[np.minimum(after, len(indices) - 1)]
     distance = np.min([np.abs(frames - end) for end in ends], axis=0)
-    share = np.clip(1 - distance / (fade + 1), 0, 1)
-    return (share * share * (3 - 2 * share)).astype(np.float32)
+    return smoothstep(np.clip(1 - distance / (fade + 1), 0, 1)).astype(np.float32)

@@ -1,6 +1,7 @@
-"""Which of several faces is followed: named once, then known again by what it looks like.
+"""Face selection: choose one of several faces by number, place or photo, and recognise the person after cuts.
 
-A face is compared by dlib's descriptor (King 2017, a ResNet): 128 numbers, nearer than 0.6 for images of one person.
+Faces are compared by dlib's descriptor (King 2017, a ResNet): 128 numbers, whose distance is under 0.6 for images of
+one person.
 """
 
 import hashlib
@@ -12,58 +13,60 @@ import numpy as np
 from lipgan.faces.detector import FaceDetector, model_file, overlap
 from lipgan.utils.cli import UserError
 
-SAME_PERSON = 0.6  # distance of descriptors
-SAME_PLACE = 0.2  # overlap (intersection over union) of a face and a box that a user gives
-CHIP_PX = 150  # side of the upright, centred image that the descriptor is taken of
+SAME_PERSON = 0.6  # largest distance of two descriptors of one person
+SAME_PLACE = 0.2  # smallest overlap (intersection over union) of a face and --face_box
+CHIP_PX = 150  # side of the aligned face image that the descriptor is computed from
 
 
-class FaceChoice:
-    """The face that `tracking` follows: the largest, or one that is named. After a cut, only the same person.
+class FaceSelection:
+    """Selects the face that `tracker.follow_face` follows: the largest one by default. After a cut, the same person.
 
-    index: counted from left to right, from 0. box: (T, B, L, R) pixels that the face overlaps most. image: a BGR
-    image of the person (its largest face counts); in every shot the nearest face is taken, if it is near enough.
-    Give one of these at most; one object is for one video. first: `FaceDetector.detect_all` of its first frame, where
-    that is known. Raises UserError, later too: when the first frame with faces has no such one.
+    index: position from left to right, from 0. box: (T, B, L, R) in pixels; the face that overlaps it most is selected.
+    image: BGR image of the person, whose largest face counts; in every shot the most similar face is selected if its
+    distance is under SAME_PERSON. At most one of the three. first: the result of `FaceDetector.detect_all` for the
+    first frame, if known. Use one object for one video. Raises UserError, also from `pick`: when the first frame with
+    faces has no such face.
     """
 
     def __init__(self, index=None, box=None, image=None, first=None):
         if sum(v is not None for v in (index, box, image)) > 1:
             raise UserError("--face_index, --face_box and --ref_face exclude each other; give one of them")
-        self.index, self.box, self._first, self._network = index, box, first, None
+        self.index, self.box, self._first_boxes, self._network = index, box, first, None
         self.by_image = image is not None
-        self.named = index is not None or box is not None or self.by_image
-        self._chip = self._descriptor = None  # of the person, as soon as known; the descriptor only when it is needed
+        self.is_explicit = index is not None or box is not None or self.by_image
+        self._chip = self._descriptor = None  # of the person; the descriptor is computed when first needed
         if self.by_image:
             detector = FaceDetector()
-            squares = placed(detector, image, detector.detect_whole(image))
+            squares = face_squares(detector, image, detector.detect_whole(image))
             if not squares:
                 raise UserError("--ref_face: no face found in that image; give one that shows the face from the front")
             self._chip = _chip(detector, image, squares[0])
 
     @property
     def settings(self):
-        """What decides on boxes, for `box_cache`: plain values."""
+        """The settings that a cached track depends on, as plain values for `track_cache`."""
         person = None if self._chip is None else hashlib.sha256(self._chip.tobytes()).hexdigest()
         return {"index": self.index, "box": self.box, "person": person}
 
-    def look(self, detector, frame):
-        """The boxes (N, 4) of all faces of a shot's first frame."""
-        known, self._first = self._first, None
-        return detector.detect_all(frame) if known is None else known
+    def detect(self, detector, frame):
+        """Detect all faces of a shot's first frame: boxes (N, 4)."""
+        boxes, self._first_boxes = self._first_boxes, None
+        return detector.detect_all(frame) if boxes is None else boxes
 
     def pick(self, detector, frame, squares):
-        """Which of these placed squares of a shot's first frame with faces is it? Returns its number, or None."""
+        """Return the index of the selected face among `squares`, those of a shot's first frame with faces, or None."""
         if not squares:
             return None
         if self._chip is None:
-            number = self._named(squares)
+            number = self._initial(squares)
             self._chip = _chip(detector, frame, squares[number])
             return number
         distances = [self.distance(detector, frame, square) for square in squares]
         nearest = int(np.argmin(distances))
         return nearest if distances[nearest] < SAME_PERSON else None
 
-    def _named(self, squares):
+    def _initial(self, squares):
+        """Return the index of the face that the options name, the largest one without options. Raises UserError."""
         if self.index is not None:
             order = sorted(range(len(squares)), key=lambda n: squares[n][2] + squares[n][3])
             if self.index >= len(order):
@@ -76,13 +79,13 @@ class FaceChoice:
             shares = [overlap(square, self.box) for square in squares]
             if max(shares) < SAME_PLACE:
                 raise UserError(
-                    f"--face_box {' '.join(map(str, self.box))}: no face is found there; --list_faces shows what is"
+                    f"--face_box {' '.join(map(str, self.box))}: no face found there; --list_faces shows all faces"
                 )
             return int(np.argmax(shares))
         return int(np.argmax([square[1] - square[0] for square in squares]))
 
     def distance(self, detector, frame, square):
-        """How unlike the chosen person this face is: the distance of the descriptors."""
+        """Return the descriptor distance between the selected person and a face."""
         if self._network is None:
             self._network = dlib.face_recognition_model_v1(str(model_file("dlib_face_recognition_resnet_model_v1.dat")))
         if self._descriptor is None:
@@ -92,7 +95,7 @@ class FaceChoice:
 
 
 def _chip(detector, frame, square):
-    """The face turned upright, centred and scaled as the descriptor wants it: (150, 150, 3) RGB uint8."""
+    """Align a face for the descriptor network: upright, centred, (150, 150, 3) RGB uint8."""
     top, bottom, left, right = square
     side = bottom - top
     y, x = (int(max(0, v - side / 2)) for v in (top, left))
@@ -104,18 +107,18 @@ def _chip(detector, frame, square):
 
 
 def list_faces(detector, frame):
-    """The placed squares (N, 4) of all faces of a frame, from left to right."""
-    return sorted(placed(detector, frame, detector.detect_all(frame)), key=lambda s: s[2] + s[3])
+    """Return the squares (N, 4) of all faces of a frame, from left to right."""
+    return sorted(face_squares(detector, frame, detector.detect_all(frame)), key=lambda s: s[2] + s[3])
 
 
-def placed(detector, frame, boxes):
-    """The squares of those boxes in which there is a face: a list of (4,)."""
-    squares = [detector.place(frame, box) for box in boxes]
+def face_squares(detector, frame, boxes):
+    """Return the squares, (4,) each, of the boxes that hold a face."""
+    squares = [detector.square(frame, box) for box in boxes]
     return [square for square in squares if square is not None]
 
 
 def draw_faces(frame, squares):
-    """A copy of the frame in which each square is drawn with its number."""
+    """Draw each square with its number on a copy of the frame."""
     image, scale = frame.copy(), max(frame.shape[:2]) / 1000
     thick = max(1, round(3 * scale))
     for number, (top, bottom, left, right) in enumerate(np.round(squares).astype(int)):

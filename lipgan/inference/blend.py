@@ -10,6 +10,7 @@ import numpy as np
 
 from lipgan.faces.crop import to_crop_coords
 from lipgan.faces.landmarks import LIPS
+from lipgan.utils.smoothstep import smoothstep
 
 JAW = slice(0, 17)  # of dlib's 68 landmarks, from ear to ear by the chin
 # (x, y) of the jaw in parts of the crop where no landmarks are known: the mean of nine people, from ear to ear.
@@ -45,7 +46,7 @@ def paste_mask(img_size, box=None, landmarks=None):
     width = max(1, round(FEATHER * img_size)) // 2 * 2 + 1
     mask = cv2.blur(cv2.blur(mask, (width, width)), (width, width))  # ends at a distance, as a Gaussian would not
     line = np.clip((np.arange(img_size, dtype=np.float32) - img_size // 2) / (UPPER_EDGE * img_size), 0, 1)
-    mask *= (line * line * (3 - 2 * line))[:, None]
+    mask *= smoothstep(line)[:, None]
     mask[:, [0, -1]] = mask[-1] = 0
     return mask
 
@@ -131,8 +132,7 @@ def _distance_weight(size, box, landmarks):
         centre, radii = (lips.min(0) + lips.max(0)) / 2, np.ptp(lips, axis=0) / 2 + (0.08, 0.12)
     x, y = ((np.arange(size, dtype=np.float32) + 0.5) / size - c for c in centre)
     distance = np.sqrt((x[None] / radii[0]) ** 2 + (y[:, None] / radii[1]) ** 2)
-    far = np.clip(2 * (distance - 1), 0, 1).astype(np.float32)
-    return far * far * (3 - 2 * far)
+    return smoothstep(np.clip(2 * (distance - 1), 0, 1).astype(np.float32))
 
 
 def _sameness(difference):

@@ -14,7 +14,7 @@ from lipgan.faces import crop, tracker
 from lipgan.faces.detector import FaceDetector, overlap, quarter_turn
 from lipgan.faces.occlusion import covered_share
 from lipgan.faces.rest_lips import rest_shape
-from lipgan.faces.selection import SAME_PLACE, FaceChoice, placed
+from lipgan.faces.selection import SAME_PLACE, FaceSelection, face_squares
 from lipgan.inference.reference import References, read_references
 from lipgan.inference.source import Source
 from lipgan.inference.track_cache import cache_path, load_track, save_track
@@ -166,7 +166,7 @@ _load_detector = functools.lru_cache(maxsize=2)(FaceDetector)  # of a list of jo
 
 
 def select_face(detector, source, options):
-    """Return the FaceChoice of the options; None where no face is found at --face_box, which is then used itself."""
+    """Return the FaceSelection of the options; None where no face is found at --face_box, which is then used itself."""
     image = None
     if options.ref_face:
         image = read_image(options.ref_face)
@@ -174,13 +174,13 @@ def select_face(detector, source, options):
             raise UserError(f"--ref_face {options.ref_face} is not an image; give a photo of the person")
     box = options.face_box
     if not box:
-        return FaceChoice(options.face_index, None, image)
+        return FaceSelection(options.face_index, None, image)
     frame = source.first_frame()
     boxes = detector.detect_all(frame)
-    if not any(overlap(square, box) >= SAME_PLACE for square in placed(detector, frame, boxes)):
+    if not any(overlap(square, box) >= SAME_PLACE for square in face_squares(detector, frame, boxes)):
         note(f"no face is found at --face_box {' '.join(map(str, box))}: the box itself is used for all frames")
         return None
-    return FaceChoice(None, box, None, boxes)
+    return FaceSelection(None, box, None, boxes)
 
 
 def reported(items, total, phase, progress):

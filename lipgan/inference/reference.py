@@ -16,6 +16,7 @@ from lipgan.faces import crop as face_crop
 from lipgan.faces.crop import to_crop_coords
 from lipgan.faces.landmarks import EYES, LIPS
 from lipgan.inference.frame_cache import FrameStore
+from lipgan.utils.smoothstep import smoothstep
 
 # fitted: the frame itself with the mouth of the shot's reference frame fitted in. same: the frame itself.
 REFERENCE_MODES = ("fitted", "same")
@@ -146,8 +147,7 @@ def fit_mouth(reference, reference_points, own, own_points):
     how = {"flags": cv2.INTER_CUBIC, "borderMode": cv2.BORDER_REPLICATE}
     moved, around = cv2.warpAffine(reference, to, tuple(int(n) for n in last - first), **how), own[region]
     x, y = (((np.arange(first[i], last[i]) - middle[i]) / reach[i]).astype(np.float32) for i in (0, 1))
-    mask = np.clip((1 - np.sqrt(x * x + (y * y)[:, None])) / FEATHER, 0, 1)
-    mask = mask * mask * (3 - 2 * mask)
+    mask = smoothstep(np.clip((1 - np.sqrt(x * x + (y * y)[:, None])) / FEATHER, 0, 1))
     edge = mask * (1 - mask)
     here, there = (np.einsum("rc,rck->k", edge, pixels, dtype=np.float32) for pixels in (around, moved))
     light = np.minimum(here / np.maximum(there, 1e-6), MAX_GAIN)

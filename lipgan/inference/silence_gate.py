@@ -3,6 +3,7 @@
 import numpy as np
 
 from audio_hparams import hparams
+from lipgan.utils.smoothstep import smoothstep
 
 # A recording's loud level is what 95 % of its frames stay under, its noise what 5 % (of means of 9) stay under.
 BELOW_LOUD_DB = 40.0  # a frame is silent that is so far under the loud level,
@@ -61,7 +62,6 @@ def silence_weights(wav, num_frames, fps, offset_frames=0):
     for first, end in silent_runs(wav):
         since = np.inf if first == 0 else np.arange(end - first) + 0.5
         until = np.inf if end == count else np.arange(end - first, 0, -1) - 0.5
-        share = np.clip(np.minimum(since, until) / fade, 0, 1)
-        weights[first:end] = share * share * (3 - 2 * share)
+        weights[first:end] = smoothstep(np.clip(np.minimum(since, until) / fade, 0, 1))
     middles = (np.arange(num_frames) + 0.5 + float(offset_frames)) / float(fps) * FRAMES_PER_SECOND
     return np.interp(middles, np.arange(count), weights).astype("float32")

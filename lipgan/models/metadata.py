@@ -9,7 +9,7 @@ ENDING = ".weights.h5"
 KINDS = ("residual", "basic", "warp")  # generators
 MAX_OFFSET_MS = 5_000
 OLDER_KIND = (
-    "{path} is a {kind} generator of version 0.4 or older, which hears mel spectrograms; "
+    "{path} is a {kind} generator made by an earlier version, with other inputs; "
     "use weights/warp.weights.h5, or train again with --model warp"
 )
 
@@ -40,7 +40,7 @@ def description(path):
 
 
 def _check_defaults(info):
-    """Raise ValueError or TypeError for what a description says of inference and nothing can use."""
+    """Raise ValueError or TypeError for unusable inference defaults in a description."""
     if [type(pad) for pad in info.get("pads", [0] * 4)] != [int] * 4:
         raise ValueError(f"pads {info['pads']}")
     if info.get("detector", "cnn") not in ("cnn", "hog"):
