@@ -6,6 +6,7 @@ Past that the mouth is dark. Coordinates are parts of the crop's side, in the cr
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -53,7 +54,12 @@ class Edges:
 
 def edges(lips):
     """Return the Edges of lips (40,); they meet where dlib's landmarks say that the mouth is shut."""
-    lips = touching(lips)
+    return _edges(np.asarray(lips, np.float32).tobytes())
+
+
+@functools.lru_cache(maxsize=256)  # those of a reference come again
+def _edges(lips):
+    lips = touching(np.frombuffer(lips, np.float32))
     x, upper = _curve(lips[list(UPPER_INNER)])
     lower = np.interp(x, *_curve(lips[list(LOWER_INNER)]))
     middle, half = (upper + lower) / 2, np.maximum(lower - upper, 0) / 2

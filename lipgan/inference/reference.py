@@ -149,9 +149,18 @@ def fit_mouth(reference, reference_points, own, own_points):
     x, y = (((np.arange(first[i], last[i]) - middle[i]) / reach[i]).astype(np.float32) for i in (0, 1))
     mask = smoothstep(np.clip((1 - np.sqrt(x * x + (y * y)[:, None])) / FEATHER, 0, 1))
     edge = mask * (1 - mask)
-    here, there = (np.einsum("rc,rck->k", edge, pixels, dtype=np.float32) for pixels in (around, moved))
+    around = np.ascontiguousarray(around)
+    here, there = (_weighted_sum(edge, pixels) for pixels in (around, moved))
     light = np.minimum(here / np.maximum(there, 1e-6), MAX_GAIN)
     moved = cv2.multiply(moved, (*light.tolist(), 0.0), dtype=cv2.CV_8U)
     result = own.copy()
-    result[region] = cv2.blendLinear(moved, np.ascontiguousarray(around), mask, 1 - mask)
+    result[region] = cv2.blendLinear(moved, around, mask, 1 - mask)
     return result, fitted
+
+
+def _weighted_sum(weights, pixels):
+    """Return the sum of pixels (R, C, 3) uint8, weighted by (R, C) float32: (3,) float32.
+
+    OpenCV's matrix product keeps to this thread, and takes a third of np.einsum's time.
+    """
+    return cv2.gemm(weights.reshape(1, -1), pixels.reshape(-1, 3).astype(np.float32), 1, None, 0)[0]

@@ -116,7 +116,8 @@ def render_mouth(crop, maps: MouthMaps, rows: slice, columns: slice, roll: float
         return _sampled(crop, x, y)
     reference, target = edges(maps.reference_lips), edges(maps.lips)
     sides = (columns, region[1]), (rows, region[0])
-    here = np.meshgrid(*(np.arange(s.start + r.start, s.start + r.stop, dtype=np.float32) for s, r in sides))
+    here = [np.arange(s.start + r.start, s.start + r.stop, dtype=np.float32) for s, r in sides]
+    here = np.meshgrid(*here, sparse=not roll)  # upright, a column's x is the same in all of its rows
     place = _to_parts(crop.shape, *here, roll)
     if reference.is_open:
         source = _to_parts(crop.shape, x[region], y[region], roll)
@@ -127,7 +128,7 @@ def render_mouth(crop, maps: MouthMaps, rows: slice, columns: slice, roll: float
     if width:
         part = slice(top, top + height), slice(left, left + width)
         region = tuple(slice(r.start + p.start, r.start + p.stop) for r, p in zip(region, part, strict=True))
-        here, place = ([values[part] for values in pair] for pair in (here, place))
+        here, place = ([_part(values, *part) for values in pair] for pair in (here, place))
         lowered, shown = teeth(edges(inside_lips), place)
         own = _sampled(inside_crop, *_lowered(*here, lowered, crop.shape, grid))
         paint = 255 * grid.at_pixels(_stretch(maps.overlay, grid), *region)[..., :3]
@@ -136,6 +137,11 @@ def render_mouth(crop, maps: MouthMaps, rows: slice, columns: slice, roll: float
         lips = mouth[region]
         mouth[region] = np.clip(lips + seen[part][..., None] * (behind - lips) + 0.5, 0, 255).astype(np.uint8)
     return mouth
+
+
+def _part(values, rows, columns):
+    """Return rows and columns of values (R, C), (R, 1) or (1, C)."""
+    return values[rows if len(values) > 1 else slice(None), columns if values.shape[1] > 1 else slice(None)]
 
 
 def _sampled(crop, x, y):
