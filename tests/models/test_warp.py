@@ -139,11 +139,11 @@ def test_checkpoint_is_loaded_again(generator, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["warp", "warp_tdnn"])
-def test_checkpoints_of_older_kinds_are_refused_in_one_line(tmp_path, generator, kind):
+def test_checkpoints_of_earlier_kinds_are_refused_in_one_line(tmp_path, generator, kind):
     path = tmp_path / "w.weights.h5"
     save_generator(path, generator, {"width": WIDTH, "model": kind})
     if kind == "warp":  # as it was: other arrays
         keras.Model(inp := keras.Input((80,)), keras.layers.Dense(3)(inp)).save_weights(path, overwrite=True)
-    with pytest.raises(UserError, match=r"version 0\.4 or older") as error:
+    with pytest.raises(UserError, match="earlier version") as error:
         load_generator(path)
     assert "\n" not in str(error.value)
