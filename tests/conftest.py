@@ -13,6 +13,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # several test processes (make test): T
     for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
         os.environ.setdefault(name, "1")
 
+os.environ["HF_HUB_OFFLINE"] = os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # Gradio's client reports its use
+
 _cache = tempfile.TemporaryDirectory(prefix="lipgan_tests_", ignore_cleanup_errors=True)  # removed at the end
 os.environ["LIPGAN_CACHE"] = _cache.name  # of compiled networks: not the user's
 
