@@ -51,9 +51,9 @@ def time_steps():
     yield step
     clip, step = timed("face (detector loaded, face found)", preparation.prepare, opened, audio, options)
     yield step
-    network, step = timed("network (Keras imported, weights loaded)", runner.load_runner)
+    network, step = timed("network (its description; weights only where none is compiled yet)", runner.load_runner)
     yield step
-    _, step = timed("network compiled", network.reset, True)
+    _, step = timed("network compiled, or read from the cache", network.reset, True)
     yield step
     frames = pipeline.generate_frames(clip, network, options)
     _, step = timed("audio features and first frame", next, frames)
@@ -66,7 +66,7 @@ def main():
     print("imports over 100 ms, s (indented: part of the line above)")
     for seconds, depth, name in slow_imports(IMPORTS):
         print(f"  {seconds:6.2f}  {'  ' * depth}{name}")
-    print("imports of the network's thread over 100 ms, s")
+    print("imports of the network's thread over 100 ms, where none is compiled yet, s")
     for seconds, depth, name in slow_imports(
         "from lipgan.models.backend import *; set_backend('openvino', 'openvino'); import_keras()"
     ):

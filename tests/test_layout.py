@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from lipgan.models.compiled import CODE
+
 ROOT = pathlib.Path(__file__).parent.parent
 FRAMEWORKS = {"keras", "tensorflow", "jax", "torch"}
 
@@ -135,3 +137,11 @@ def test_tables_of_scored_clips_load_no_framework(tmp_path):
 def test_few_files_at_the_top_level():
     """A newcomer sees the commands and the networks, and nothing else."""
     assert len(list(ROOT.glob("*.py"))) <= 9
+
+
+def test_kept_networks_are_named_after_all_code_that_builds_them():
+    building = {"generator", *(f"lipgan.models.{name}" for name in ("warp", "lip_flow", "speech"))}
+    used = {own_module(name) for module in building for name in imported(parsed(module))} - {None}
+    other = {"audio_hparams", "lipgan.models.backend", "lipgan.models.compiled"}  # whose numbers are in the name
+    files = {FILES[name] for name in building | used - other if not name.startswith("lipgan.utils")}
+    assert files <= {ROOT / name for name in CODE}

@@ -3,22 +3,8 @@
 import cv2
 import numpy as np
 
+from lipgan.faces.landmarks import FACING, MOVES_WITH
 from lipgan.models import lip_flow
-
-FACING = tuple(zip(*lip_flow.FACING, strict=True))
-# Outer landmarks and the inner ones that they move with.
-INNER_OF = {
-    1: 13,
-    2: 13,
-    3: 14,
-    4: 15,
-    5: 15,
-    7: 17,
-    8: 17,
-    9: 18,
-    10: 19,
-    11: 19,
-}
 
 
 def draw_expression(lips, rng):
@@ -30,12 +16,10 @@ def draw_expression(lips, rng):
     centre, half_width = (points[0] + points[6]) / 2, max(points[6, 0] - points[0, 0], 1e-3) / 2
     gap = rng.uniform(0, 1.4)
     moved = points.copy()
-    for upper, lower in FACING:
-        middle = (points[upper] + points[lower]) / 2
-        for k in (upper, lower):
-            moved[k] = middle + gap * (points[k] - middle)
-    for outer, inner in INNER_OF.items():
-        moved[outer] = points[outer] + moved[inner] - points[inner]
+    for facing in zip(*FACING, strict=True):
+        middle = points[list(facing)].mean(axis=0)
+        for inner in facing:
+            moved[MOVES_WITH[inner]] += (gap - 1) * (points[inner] - middle)
     x = (moved[:, 0] - centre[0]) / half_width
     moved[:, 0] = centre[0] + (moved[:, 0] - centre[0]) * np.exp(rng.normal(0, 0.12))
     moved[:, 1] -= half_width * rng.normal(0, 0.15) * (x**2 - 0.3)

@@ -1,4 +1,6 @@
-"""Indices of dlib's 68 landmarks, the mouth region of a crop, and mouth opening. NumPy only."""
+"""Indices of dlib's 68 landmarks, the mouth region of a crop, mouth opening and its closing. NumPy only."""
+
+import numpy as np
 
 RIGID = slice(17, 48)  # of dlib's 68 landmarks: brows, nose and eyes, which do not move with the mouth
 EYES, LIPS = (slice(36, 42), slice(42, 48)), slice(48, 68)
@@ -23,3 +25,17 @@ def mouth_slices(img_size):
 def opening(lips):
     """How far the mouth is open: between the inner lips' middles. (..., 20, 2) -> (...)."""
     return lips[..., 18, 1] - lips[..., 14, 1]
+
+
+def closing_matrices():
+    """Return what lips do to meet, both alike, as matrices: lips (40,) -> gaps (3,), and gaps -> shifts of lips (40,).
+
+    `lips + lips @ first @ second` has no gap between FACING landmarks. float32.
+    """
+    gaps, shifts = np.zeros((2 * NUM_LIPS, 3), np.float32), np.zeros((3, 2 * NUM_LIPS), np.float32)
+    for pair, (upper, lower) in enumerate(zip(*FACING, strict=True)):
+        for inner, side in ((upper, -1), (lower, 1)):
+            gaps[2 * inner + 1, pair] = side
+            for landmark in MOVES_WITH[inner]:
+                shifts[pair, 2 * landmark + 1] = -0.5 * side
+    return gaps, shifts

@@ -112,4 +112,4 @@ def _faded(covered, fade):
     after = np.searchsorted(indices, frames)
     ends = indices[np.maximum(after - 1, 0)], indices[np.minimum(after, len(indices) - 1)]
     distance = np.min([np.abs(frames - end) for end in ends], axis=0)
-    return smoothstep(np.clip(1 - distance / (fade + 1), 0, 1)).astype(np.float32)
+    return smoothstep(1 - distance / (fade + 1)).astype(np.float32)

@@ -10,7 +10,7 @@ import pathlib
 
 import numpy as np
 
-from lipgan.faces.landmarks import EYES, FACING, LIPS, MOVES_WITH, RIGID, opening
+from lipgan.faces.landmarks import EYES, LIPS, RIGID, closing_matrices, opening
 
 NOSE_BASE = slice(31, 36)
 REST_SHARE = 0.1  # so many of the mouths of a shot, the least open ones, are at rest
@@ -93,13 +93,9 @@ def with_expression(rest: np.ndarray, own: np.ndarray, strength: float, pause: f
 
     rest, own: (40,). strength, pause: in [0, 1]. Returns (40,) float32; at strength 0 the rest.
     """
-    offset = (own - rest).reshape(-1, 2)
-    shut = offset.copy()
-    for upper, lower in zip(*FACING, strict=True):
-        half = (offset[lower, 1] - offset[upper, 1]) / 2
-        for side, inner in ((1, upper), (-1, lower)):
-            shut[MOVES_WITH[inner], 1] += side * half
-    return (rest + strength * (pause * offset + SPEECH_SHARE * (1 - pause) * shut).ravel()).astype(np.float32)
+    offset, (gaps, shifts) = own - rest, closing_matrices()
+    shut = offset + offset @ gaps @ shifts
+    return (rest + strength * (pause * offset + SPEECH_SHARE * (1 - pause) * shut)).astype(np.float32)
 
 
 def natural_expression(own: np.ndarray) -> float:

@@ -45,8 +45,8 @@ def paste_mask(img_size, box=None, landmarks=None):
     mask = mask.astype(np.float32) / 255
     width = max(1, round(FEATHER * img_size)) // 2 * 2 + 1
     mask = cv2.blur(cv2.blur(mask, (width, width)), (width, width))  # ends at a distance, as a Gaussian would not
-    line = np.clip((np.arange(img_size, dtype=np.float32) - img_size // 2) / (UPPER_EDGE * img_size), 0, 1)
-    mask *= smoothstep(line)[:, None]
+    rows = np.arange(img_size, dtype=np.float32)
+    mask *= smoothstep((rows - img_size // 2) / (UPPER_EDGE * img_size))[:, None]
     mask[:, [0, -1]] = mask[-1] = 0
     return mask
 
@@ -132,7 +132,7 @@ def _distance_weight(size, box, landmarks):
         centre, radii = (lips.min(0) + lips.max(0)) / 2, np.ptp(lips, axis=0) / 2 + (0.08, 0.12)
     x, y = ((np.arange(size, dtype=np.float32) + 0.5) / size - c for c in centre)
     distance = np.sqrt((x[None] / radii[0]) ** 2 + (y[:, None] / radii[1]) ** 2)
-    return smoothstep(np.clip(2 * (distance - 1), 0, 1).astype(np.float32))
+    return smoothstep((2 * (distance - 1)).astype(np.float32))
 
 
 def _sameness(difference):

@@ -110,7 +110,7 @@ class _Mouth:
     lips: np.ndarray  # of the reference, upright; zeros where no generator needs them
     rest_lips: np.ndarray  # of this person at rest, upright; as well
     inside: tuple | None = None  # another crop (h, w, 3) uint8 of this face, and its lips: what is behind the lips
-    speaking_lips: np.ndarray | None = None  # the same where the mouth opens in a pause; None outside of pauses
+    speaking_lips: np.ndarray | None = None  # of a still image: what rest_lips are outside of pauses
     at_rest: float = 0.0  # how much it stays there, 1: it does not move with the audio, and nothing is painted
     gain: float = 1.0  # by which a dark crop was brightened for the generator; what it paints is darkened by as much
 
@@ -163,7 +163,8 @@ class Speech:
             return mouth
         pause = float(self.pauses[frame])
         strength = natural_expression(mouth.lips) if self.expression is None else self.expression
-        rest, speaking = (with_expression(mouth.rest_lips, mouth.lips, strength, p) for p in (pause, 0.0))
+        speaking = with_expression(mouth.rest_lips, mouth.lips, strength, 0.0)
+        rest = with_expression(mouth.rest_lips, mouth.lips, strength, pause) if pause else speaking
         return dataclasses.replace(mouth, rest_lips=rest, speaking_lips=speaking, at_rest=strength * pause)
 
     def window(self, frame, fps):
@@ -366,8 +367,11 @@ def _hear(clip, runner, options, features=None):
     offset_ms = runner.info.get("sync_offset_ms", 0) if options.sync_offset_ms is None else options.sync_offset_ms
     features = features or audio_features(runner.audio_kind, clip.audio.wav)
     fps = clip.source.fps
-    pauses = silence_weights(clip.audio.wav, clip.num_frames, fps, Fraction(offset_ms) / 1000 * fps)
-    silence = pauses if options.gates_silence(runner.audio_kind) else np.zeros_like(pauses)
+    gated, silence = options.gates_silence(runner.audio_kind), np.zeros(clip.num_frames, np.float32)
+    pauses = silence
+    if gated or clip.source.is_still:
+        pauses = silence_weights(clip.audio.wav, clip.num_frames, fps, Fraction(offset_ms) / 1000 * fps)
+        silence = pauses if gated else silence
     return Speech(features, silence, offset_ms, pauses if clip.source.is_still else None, options.expression)
 
 

@@ -147,7 +147,7 @@ def fit_mouth(reference, reference_points, own, own_points):
     how = {"flags": cv2.INTER_CUBIC, "borderMode": cv2.BORDER_REPLICATE}
     moved, around = cv2.warpAffine(reference, to, tuple(int(n) for n in last - first), **how), own[region]
     x, y = (((np.arange(first[i], last[i]) - middle[i]) / reach[i]).astype(np.float32) for i in (0, 1))
-    mask = smoothstep(np.clip((1 - np.sqrt(x * x + (y * y)[:, None])) / FEATHER, 0, 1))
+    mask = smoothstep((1 - np.sqrt(x * x + (y * y)[:, None])) / FEATHER)
     edge = mask * (1 - mask)
     around = np.ascontiguousarray(around)
     here, there = (_weighted_sum(edge, pixels) for pixels in (around, moved))

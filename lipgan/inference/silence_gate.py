@@ -62,6 +62,6 @@ def silence_weights(wav, num_frames, fps, offset_frames=0):
     for first, end in silent_runs(wav):
         since = np.inf if first == 0 else np.arange(end - first) + 0.5
         until = np.inf if end == count else np.arange(end - first, 0, -1) - 0.5
-        weights[first:end] = smoothstep(np.clip(np.minimum(since, until) / fade, 0, 1))
+        weights[first:end] = smoothstep(np.minimum(since, until) / fade)
     middles = (np.arange(num_frames) + 0.5 + float(offset_frames)) / float(fps) * FRAMES_PER_SECOND
     return np.interp(middles, np.arange(count), weights).astype("float32")

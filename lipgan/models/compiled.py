@@ -24,7 +24,7 @@ MAX_BYTES = 128 * 2**20  # of the folder: a generator and the speech encoder tak
 CHECKSUM_BYTES = 32  # of SHA-256
 ROOT = pathlib.Path(__file__).parents[2]
 # Whose code decides on the networks. Others, such as this one's own, may change without making files invalid.
-CODE = ("generator.py", "lipgan/inference/runner.py")
+CODE = ("generator.py", "lipgan/inference/runner.py", "lipgan/faces/landmarks.py")
 CODE += tuple(f"lipgan/models/{name}.py" for name in ("warp", "lip_flow", "speech", "checkpoint"))
 
 

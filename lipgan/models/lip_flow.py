@@ -20,7 +20,7 @@ SEAL = 0.02  # of the side: how much further lips that close reach over the teet
 SEAL_GAP = 0.03  # of the side: a gap that closes completely seals fully from this size on
 PULL_RADIUS = 0.045  # of the side: how far a landmark pulls the pixels around it
 PULL_FLOOR = 0.05  # weight of not moving at all
-PULL_STEPS = 2
+PULL_STEPS = 2  # in which what landmarks pull is corrected; with more, the field is less smooth
 INNER_RADIUS = 0.03  # of the side: smoothing of the inner lips' curves
 SEAM_SOFTNESS = 0.004  # of the side: width of the change from the upper to the lower lip's field
 EDGE_SOFTNESS = 0.01  # of the side: width of the border of the inner mouth
@@ -125,7 +125,7 @@ def _pull(reference, target, rows, columns):
 def _pulling(offsets, points):
     """Return what landmarks (K, 2) must pull so that the mean of their neighbours' pulls is their own offset: (K, 2).
 
-    By a few steps of the Landweber iteration (Am. J. Math. 1951): nearly so, and smooth where landmarks are close.
+    By a few steps of Richardson's iteration (Phil. Trans. A 1911): nearly so, and smooth where landmarks are close.
     """
     near = np.exp(-np.square(points[:, None] - points[None]).sum(-1) / (2 * PULL_RADIUS**2))  # (K, K)
     mean = near / (near.sum(axis=1, keepdims=True) + PULL_FLOOR)

@@ -16,7 +16,7 @@ import numpy as np
 from keras import layers, ops
 
 from generator import check_size, scaled
-from lipgan.faces.landmarks import FACING, MOVES_WITH, NUM_LIPS
+from lipgan.faces.landmarks import FACING, NUM_LIPS, closing_matrices
 from lipgan.models import lip_flow, speech
 
 AUDIO_TO_LIPS, RENDERER = "audio_to_lips", "renderer"  # layers of the generator, each a model of its own
@@ -126,19 +126,8 @@ class Closures(layers.Layer):
             near = certain[:, first + apart : first + apart + 1 - speech.WINDOW : 2]  # (B, k + 1)
             bumps.append(near * math.exp(-0.5 * (apart / CLOSURE_DEVIATION) ** 2))
         closed = ops.max(ops.stack(bumps), axis=0)[..., None]  # (B, k + 1, 1)
-        gap_of, shift_of = _closing_weights()
-        return motion - closed * ops.matmul(ops.relu(ops.matmul(motion, gap_of)), shift_of)
-
-
-def _closing_weights():
-    """Matrices from the lips to the gaps between FACING landmarks, (40, 3), and from these to shifts, (3, 40)."""
-    gap_of, shift_of = np.zeros((2 * NUM_LIPS, 3), np.float32), np.zeros((3, 2 * NUM_LIPS), np.float32)
-    for pair, (upper, lower) in enumerate(zip(*FACING, strict=True)):
-        for inner, side in ((upper, -0.5), (lower, 0.5)):
-            gap_of[2 * inner + 1, pair] = 2 * side
-            for landmark in MOVES_WITH[inner]:
-                shift_of[pair, 2 * landmark + 1] = side
-    return gap_of, shift_of
+        gaps, shifts = closing_matrices()
+        return motion + closed * ops.matmul(ops.relu(ops.matmul(motion, gaps)), shifts)
 
 
 class FeatureNoise(layers.Layer):
@@ -285,7 +274,7 @@ class LipFlow(layers.Layer):
 
     @staticmethod
     def _sealed(reference, target):
-        up, low = lip_flow.FACING
+        up, low = FACING
         gap, new_gap = (_points(p, low)[..., 1] - _points(p, up)[..., 1] for p in (reference, target))  # (B, 3)
         shift = lip_flow.SEAL * ops.clip((gap - new_gap) / ops.maximum(gap, lip_flow.SEAL_GAP), 0.0, 1.0)
         signs = np.zeros((2, 3, NUM_LIPS), np.float32)  # which landmark each shift moves, up or down

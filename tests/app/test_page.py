@@ -22,7 +22,7 @@ gradio_client = pytest.importorskip("gradio_client", reason="the page needs requ
 from gradio.route_utils import delete_files_created_by_app  # noqa: E402
 
 from lipgan.app import page as app_page  # noqa: E402
-from lipgan.app.visit import Limits, Progress, Studio, in_page_words  # noqa: E402
+from lipgan.app.visit import WORDS, Limits, Progress, Studio, in_page_words  # noqa: E402
 from lipgan.inference.runner import load_runner  # noqa: E402
 from lipgan.utils.cli import UserError  # noqa: E402
 
@@ -157,6 +157,13 @@ def test_messages_are_in_the_words_of_the_page():
     assert in_page_words("--face_index 3: the first frame has 2; --list_faces shows them") == (
         "Which face 3: the first frame has 2; click on one of the numbered faces, or leave it empty"
     )
+
+
+def test_each_message_in_other_words_is_one_of_ours():
+    files = (file for file in (ROOT / "lipgan").rglob("*.py") if file.parent.name != "app")
+    source = "".join(file.read_text(encoding="utf-8") for file in files)
+    options = {"--audio ", "--face ", "--pads", "--face_index"}
+    assert [words for words in WORDS if words not in source and words not in options] == []
 
 
 def test_page_offers_no_button_that_shares_a_file_elsewhere(server):
