@@ -6,7 +6,7 @@
         0.jpg 1.jpg ...               BGR face crops; N.jpg is frame N of the clip at hparams.fps
         mels.npz                      spec (80, T) float32; fps; and for each of the N crops: frame_ids (N,) int32,
                                       boxes (N, 4) int32 in pixels of the video, and landmarks (N, 68, 2) float32:
-                                      dlib's, x and y as fractions of the crop's side, smoothed as in inference
+                                      dlib's, x and y as fractions of the crop's side, all but the lips smoothed
         audio.wav                     16 kHz mono PCM16, the whole clip
 
 Older folders have no landmarks: see `landmarks.py`.

@@ -1,7 +1,8 @@
 """dlib's 68 landmarks in all crops of a preprocessed folder.
 
 Preprocessing keeps the tracker's landmarks in each clip's mels.npz. For folders made before it did, they are found once
-in the crops, and smoothed as the tracker's. Both are then stored in one file beside the data (see clip_arrays.py).
+in the crops, and smoothed as the tracker's, all but the lips. Both are then stored in one file beside the data (see
+clip_arrays.py).
 """
 
 import functools
@@ -22,7 +23,7 @@ from lipgan.utils.cli import UserError
 from lipgan.utils.parallel import in_workers
 from lipgan.utils.progress import tracked
 
-KIND = ArrayKind("landmarks", 2 * NUM_LANDMARKS, "dlib 68, smoothed, lips less")
+KIND = ArrayKind("landmarks", 2 * NUM_LANDMARKS, "dlib 68, smoothed, lips not")
 FEW = 2_000  # crops for which starting worker processes does not pay
 
 
@@ -96,7 +97,9 @@ _load_predictor = functools.cache(LipLandmarks)  # 100 MB
 
 
 def landmarks_of_crops(jpegs, frame_ids):
-    """Find the landmarks in a clip's crops, given as the bytes of their files: (N, 136) float32, smoothed over time.
+    """Find the landmarks in a clip's crops, given as the bytes of their files: (N, 136) float32.
+
+    All but the lips are smoothed over time.
 
     frame_ids: (N,) ascending; where a frame is missing, nothing is smoothed across. NaN where a crop is not an image.
     """
@@ -108,5 +111,7 @@ def landmarks_of_crops(jpegs, frame_ids):
     known = ~np.isnan(points[:, 0, 0])
     breaks = np.flatnonzero((np.diff(frame_ids) != 1) | (np.diff(known) != 0)) + 1
     # In crop coordinates: a box moves evenly over so few frames, so the mean is the same as in the video's pixels.
-    stretches = [smooth_landmarks(stretch, hparams.fps) for stretch in np.split(points, breaks) if len(stretch)]
+    stretches = [
+        smooth_landmarks(stretch, hparams.fps, lips=False) for stretch in np.split(points, breaks) if len(stretch)
+    ]
     return np.concatenate(stretches).reshape(-1, KIND.width).astype("float32")

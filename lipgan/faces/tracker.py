@@ -16,7 +16,7 @@ from lipgan.faces.occlusion import NUM_CELLS
 
 KEYFRAME_S = 0.6  # interval of detections; in between, landmarks are followed from frame to frame
 POINTS_SMOOTH_S = 0.2  # window of the landmarks' moving average: short enough for a moving head
-LIPS_SMOOTH_S = 0.08  # shorter for lips: closures last 80 ms
+LIPS_SMOOTH_S = 0.08  # shorter for lips: closures last 80 ms. At 25 fps, still a fifth of their motion is lost
 CUT_LEVELS = 28.0  # mean absolute difference of two thumbnails, in grey levels, above which they may show a cut
 SAME_VIEW = 0.9  # correlation of two thumbnails above which a difference is a change of light, such as a flash
 
@@ -130,12 +130,13 @@ def find_boxes(frames, fps, detector, pads=(0, 0, 0, 0), bridge=0, selection=Non
     return track.boxes, track.found
 
 
-def follow_face(frames, fps, detector, pads=(0, 0, 0, 0), bridge=0, selection=None):
+def follow_face(frames, fps, detector, pads=(0, 0, 0, 0), bridge=0, selection=None, smooth_lips=True):
     """Track one face through the frames: the largest at the start of each shot, or the selected one. Returns a Track.
 
     frames: iterable of BGR frames, read once; at most KEYFRAME_S seconds of them are held at a time.
     selection: a `selection.FaceSelection`, which also restricts later shots to the same person.
     bridge: longest gap without a face, in frames, that is interpolated within a shot.
+    smooth_lips: False keeps the lips as they are in each frame, for networks to learn from.
     """
     tracker, faces, shots, light = _Tracker(detector, selection), [], [], []
     pending, last, previous, searched = [], None, None, False
@@ -176,7 +177,8 @@ def follow_face(frames, fps, detector, pads=(0, 0, 0, 0), bridge=0, selection=No
             last = face
     end_shot()
     seen = np.array([face is not None for face in faces], bool)
-    return _final(_bridged(faces, shots, bridge), shots, fps, pads, seen)._replace(light=np.array(light, np.float32))
+    track = _final(_bridged(faces, shots, bridge), shots, fps, pads, smooth_lips)
+    return track._replace(seen=seen, light=np.array(light, np.float32))
 
 
 def _bridged(faces, shots, longest):
@@ -193,7 +195,7 @@ def _bridged(faces, shots, longest):
     return faces
 
 
-def _final(faces, shots, fps, pads, seen):
+def _final(faces, shots, fps, pads, smooth_lips):
     """Make the Track of Faces (or None): smoothed within each run of frames, lengthened, padded and rounded."""
     found = np.array([face is not None for face in faces], bool)
     boxes, points = np.zeros((len(faces), 4), np.int32), np.zeros((len(faces), 68, 2), np.float32)
@@ -208,18 +210,18 @@ def _final(faces, shots, fps, pads, seen):
             points[n], cells[n] = face.points, face.cells
         smooth = _smoothed(squares, min(window, _longest_window(end - start)))
         boxes[start:end] = [final_box(square, pads) for square in smooth]
-        points[start:end] = smooth_landmarks(points[start:end], fps)
+        points[start:end] = smooth_landmarks(points[start:end], fps, smooth_lips)
     shots = np.searchsorted(shots, np.arange(len(faces)), "right").astype(np.int32)
-    return Track(boxes, found, points, shots, seen, cells=cells)
+    return Track(boxes, found, points, shots, None, cells=cells)
 
 
-def smooth_landmarks(points, fps):
-    """Average landmarks over POINTS_SMOOTH_S, lips over LIPS_SMOOTH_S.
+def smooth_landmarks(points, fps, lips=True):
+    """Average landmarks over POINTS_SMOOTH_S, lips over LIPS_SMOOTH_S or, with lips False, not at all.
 
     points: (N, 68, 2) of consecutive frames. Returns the same shape.
     """
     window, smooth = min(_odd_window(POINTS_SMOOTH_S, fps), _longest_window(len(points))), np.empty_like(points)
-    lip_window = min(_odd_window(LIPS_SMOOTH_S, fps), window)
+    lip_window = min(_odd_window(LIPS_SMOOTH_S, fps), window) if lips else 1
     for k in range(points.shape[1]):  # one by one: the arrays of a long video are large
         smooth[:, k] = _smoothed(points[:, k], lip_window if k >= LIPS.start else window)
     return smooth

@@ -103,7 +103,8 @@ def preprocess_clip(source, folder, detector: FaceDetector, settings: ClipSettin
     source, settings = pathlib.Path(source), settings or ClipSettings()
     wav = _read_audio(source)
     counts = DecodeCounts()
-    track = follow_face(video.read_frames(source, hparams.fps, counts), hparams.fps, detector, settings.pads)
+    frames = video.read_frames(source, hparams.fps, counts)
+    track = follow_face(frames, hparams.fps, detector, settings.pads, smooth_lips=False)
     if counts.num_damaged > (1 - MIN_INTACT) * counts.num_frames:
         raise UnusableClip("damaged video")
     num_crops = int(track.found.sum())

@@ -47,6 +47,7 @@ class LipMotionConfig:
     joined: float = 0.7  # share of samples made of two, so that what is around a sound is not learned by heart
     function_weight: float = 1.0  # of the errors of opening and width
     velocity_weight: float = 0.5
+    deviation_weight: float = 1.0  # of the errors of how much a sample's opening and width vary
     closure_weight: float = 1.0
     opening_gain: float = OPENING_GAIN
     width_gain: float = WIDTH_GAIN
@@ -71,7 +72,7 @@ def closure_weight(closure_probability):
 
 
 def lip_loss(config):
-    """Make the loss of a sample: L1 of the points, of opening and width, of velocities, and lips open at a closure.
+    """Make the loss of a sample: L1 of points, opening and width, of velocities and deviations; open lips at closures.
 
     y_true: (B, OUTPUTS, 42): motion (40), valid, closure. y_pred: (B, members, OUTPUTS, 40).
     """
@@ -79,6 +80,11 @@ def lip_loss(config):
     def errors(difference):
         functions = ops.mean(ops.abs(opening(difference))) + ops.mean(ops.abs(mouth_width(difference)))
         return ops.mean(ops.abs(difference)) + config.function_weight * functions
+
+    def deviation(values, valid):  # (B, members, OUTPUTS) -> (B, members): without it, lips hardly move where unsure
+        count = ops.sum(valid, axis=-1, keepdims=True) + 1e-3
+        apart = valid * (values - ops.sum(valid * values, axis=-1, keepdims=True) / count)
+        return ops.sqrt(ops.sum(ops.square(apart), axis=-1) / count[..., 0] + 1e-3)
 
     def loss(y_true, y_pred):
         y_true = y_true[:, None]
@@ -88,6 +94,10 @@ def lip_loss(config):
         total = errors(difference)
         if config.velocity_weight:
             total += config.velocity_weight * errors(difference[..., 1:, :] - difference[..., :-1, :])
+        if config.deviation_weight:
+            for function in (opening, mouth_width):
+                own, true = (deviation(function(lips), valid[..., 0]) for lips in (predicted, truth))
+                total += config.deviation_weight * ops.mean(ops.abs(own - true))
         if config.closure_weight:
             too_open = ops.relu(opening(predicted) - ops.maximum(opening(truth), -0.3)) * closure * valid[..., 0]
             total += config.closure_weight * ops.mean(too_open) / ops.maximum(ops.mean(closure * valid[..., 0]), 0.02)

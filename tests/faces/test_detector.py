@@ -143,6 +143,10 @@ def test_landmarks_of_a_track_are_smooth(astronaut, hog):
     assert track.points.shape == (16, 68, 2) and np.abs(track.points[8] - again).max() < 8
     steps = np.abs(np.diff(track.points[:, 30, 0]))  # the tip of the nose
     assert steps.max() < 1.5
+    frames = [shifted(astronaut, x) for x in path]
+    lips = [follow_face(frames, 25, hog, smooth_lips=smooth).points[:, 48:] for smooth in (True, False)]
+    np.testing.assert_array_equal(track.points[:, 48:], lips[0])
+    assert np.abs(np.diff(lips[1], axis=0)).max() > 2 * np.abs(np.diff(lips[0], axis=0)).max()
 
 
 def test_smoothing_keeps_a_linear_movement_and_averages_over_the_window():

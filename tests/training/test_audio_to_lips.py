@@ -58,6 +58,25 @@ def test_joined_samples_learn_nothing_where_they_meet():
     assert num_jumps >= 3
 
 
+def test_loss_of_deviation_is_of_how_much_lips_move_not_of_when():
+    motion = np.repeat(voice().motion[None, :24], 2, axis=0)
+    truth = np.concatenate([motion, np.ones((2, 24, 1)), np.zeros((2, 24, 1))], axis=-1).astype("float32")
+    truth[1, 20:, 40] = 0  # frames without a face
+
+    def added(predicted):
+        on, off = (dataclasses.replace(CONFIG, deviation_weight=weight) for weight in (1.0, 0.0))
+        on, off = (audio_to_lips.lip_loss(config)(truth, predicted[:, None].astype("float32")) for config in (on, off))
+        return float(on) - float(off)
+
+    deviation = sum(
+        np.mean([measure(motion[0])[:count].std() for count in (24, 20)]) / warp.LIPS_UNIT
+        for measure in (audio_to_lips.opening, audio_to_lips.mouth_width)
+    )
+    assert added(motion) == pytest.approx(0, abs=1e-5) and added(-motion) == pytest.approx(0, abs=1e-5)
+    assert added(0 * motion) == pytest.approx(deviation, rel=0.05)
+    assert added(1.5 * motion) == pytest.approx(deviation / 2, rel=0.05)
+
+
 def test_noise_is_only_added_in_training():
     noise, features = warp.FeatureNoise(1.5), np.zeros((8, 50, 40), "float32")
     np.testing.assert_array_equal(noise(features, training=False), features)
