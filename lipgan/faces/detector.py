@@ -26,6 +26,7 @@ from lipgan.utils.files import atomic_write
 DETECTORS = ("cnn", "hog")
 FACE_PX = 95  # dlib's CNN detects best at this size, and nothing under 80
 WHOLE_SIDES = (320, 640, 1280, 1920)  # longer sides to which a whole image is scaled, until a face is found
+LANDMARKS_PX, MAX_ENLARGED = 400, 4  # landmarks of smaller faces are found in an image that is enlarged, up to so much
 UPRIGHT_PX = 160  # size of a face at which HOG tells whether it is upright
 UPRIGHT_SCORE, TURNED_SCORE = 0.3, 1.0  # HOG's scores: upright faces have over 1.3, other ones under 0.3
 TILE_SCALES = (1.0, 1.5)  # scales of the tiles in which a large frame is searched for faces from 60 px on
@@ -158,8 +159,13 @@ class FaceDetector:
         if min(region.shape[:2]) < 8:
             raise ValueError(f"box {box} lies outside of the image {frame.shape[:2]}")
         region = cv2.cvtColor(region, cv2.COLOR_BGR2RGB)
-        shape = self._landmarks(region, dlib.rectangle(left - x, top - y, right - x, bottom - y))
-        return np.array([(p.x + x, p.y + y) for p in shape.parts()], np.float64)
+        # The predictor rounds to pixels: in small faces, these are coarse beside the motion of lips.
+        scale = min(max(1, LANDMARKS_PX // (bottom - top)), MAX_ENLARGED)
+        if scale > 1:
+            region = cv2.resize(region, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+        box = dlib.rectangle(*(scale * v for v in (left - x, top - y, right - x, bottom - y)))
+        shape = self._landmarks(region, box)
+        return np.array([(p.x, p.y) for p in shape.parts()], np.float64) / scale + (x, y)
 
     def face(self, frame, box):
         """Find the Face in `box`, with a square placed by its rigid landmarks. Returns None where that is impossible.

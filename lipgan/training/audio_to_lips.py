@@ -19,8 +19,8 @@ STRIDE = 2  # feature vectors between two outputs: one output for a frame of 25 
 OUTPUTS = 24  # consecutive outputs of a training sample: 0.96 s
 SPAN = STRIDE * (OUTPUTS - 1) + 1  # feature vectors from the first output to the last
 RIGHT_CORNER, LEFT_CORNER = 0, 6
-# A prediction varies less than the truth, by its correlation with it, and rendered lips less than predicted ones.
-OPENING_GAIN, WIDTH_GAIN = 1.4, 1.6
+# Rendered lips vary less than predicted ones, and the predicted width of strangers less than the true one.
+OPENING_GAIN, WIDTH_GAIN = 1.2, 1.25
 
 
 @dataclasses.dataclass(frozen=True)
