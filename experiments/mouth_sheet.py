@@ -33,7 +33,7 @@ def parse_args(argv=None):
     add("--out", required=True, type=pathlib.Path, help="the PNG")
     add("--audio", type=pathlib.Path, help="the speech (default: a video's own)")
     add("--checkpoint_path", type=pathlib.Path, help="the generator (default: the shipped weights)")
-    add("--expression", type=expression_strength, default=LipsyncOptions.expression, help="default: %(default)g")
+    add("--expression", type=expression_strength, default=LipsyncOptions.expression, help="as of batch_inference.py")
     add("--static", action="store_true", help="of videos, the first frame as a still image")
     add("--first_s", type=float, default=0.0, help="second at which the sheet begins (default: %(default)g)")
     add("--max_s", type=float, default=3.0, help="second at which it ends (default: %(default)g)")
@@ -60,11 +60,9 @@ def main(argv=None):
                 rows.append(mouths(clip, source, picks, args.side))
             rows.append(mouths(clip, result, picks, args.side))
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    parts = [
-        part
-        for start in range(0, args.moments, COLUMNS)
-        for part in (row[:, start * args.side :][:, : COLUMNS * args.side] for row in rows)
-    ]
+    width = min(COLUMNS, args.moments) * args.side
+    rows = [np.pad(row, ((0, 0), (0, -row.shape[1] % width), (0, 0))) for row in rows]
+    parts = [row[:, start : start + width] for start in range(0, rows[0].shape[1], width) for row in rows]
     cv2.imwrite(str(args.out), np.vstack(parts))
     print(args.out)
     return 0
