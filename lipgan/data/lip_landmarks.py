@@ -5,8 +5,6 @@ in the crops, and smoothed as the tracker's, all but the lips. Both are then sto
 clip_arrays.py).
 """
 
-import functools
-
 import cv2
 import dask
 import numpy as np
@@ -59,7 +57,7 @@ def _stored(index, rows):
 
 
 def _read_stored(index, row, npz):
-    """The landmarks of one mels.npz in the order of the index's frames, (N, 136) float32, or None."""
+    """Read the landmarks of one mels.npz in the order of the index's frames: (N, 136) float32, or None."""
     try:
         with np.load(npz, allow_pickle=False) as arrays:
             if "landmarks" not in arrays.files:
@@ -86,14 +84,11 @@ def _found_in_crops(index, rows):
 
 
 def _crop_bytes(index, row, frame):
-    """The bytes of a crop's file; none where it is missing: training reports that when it reads the crop."""
+    """Read the bytes of a crop's file; empty if it is missing, which training reports when it reads the crop."""
     try:
         return index.jpeg(row, frame)
     except FileNotFoundError:
         return b""
-
-
-_load_predictor = functools.cache(LipLandmarks)  # 100 MB
 
 
 def landmarks_of_crops(jpegs, frame_ids):
@@ -103,7 +98,7 @@ def landmarks_of_crops(jpegs, frame_ids):
 
     frame_ids: (N,) ascending; where a frame is missing, nothing is smoothed across. NaN where a crop is not an image.
     """
-    find, points = _load_predictor(), np.full((len(jpegs), NUM_LANDMARKS, 2), np.nan, "float32")
+    find, points = LipLandmarks(), np.full((len(jpegs), NUM_LANDMARKS, 2), np.nan, "float32")
     for row, data in enumerate(jpegs):
         crop = cv2.imdecode(np.frombuffer(data, "uint8"), cv2.IMREAD_COLOR) if data else None
         if crop is not None:

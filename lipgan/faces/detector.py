@@ -5,6 +5,7 @@ Frames and crops are BGR uint8.
 """
 
 import bz2
+import functools
 import hashlib
 import importlib.util
 import itertools
@@ -90,7 +91,7 @@ class FaceDetector:
         else:
             hog = dlib.get_frontal_face_detector()
             self._search = lambda rgb: [mmod_openvino.sides(rect) for rect in hog(rgb, 0)]
-        self._landmarks = dlib.shape_predictor(str(model_file("shape_predictor_68_face_landmarks.dat")))
+        _load_predictor()  # a missing package is reported now
 
     def detect(self, frame, scale=1.0):
         """Detect faces in the frame scaled by `scale`: (N, 4) float64 boxes in the frame's pixels, largest first."""
@@ -150,22 +151,8 @@ class FaceDetector:
         return self.detect(region, FACE_PX / side) + np.array([top, top, left, left])
 
     def landmarks(self, frame, box):
-        """Find dlib's 68 landmarks of the face in a box: (68, 2) float64, x and y in the frame's pixels."""
-        top, bottom, left, right = (round(float(v)) for v in box)
-        # The predictor reads only pixels near the box: converting that region is cheaper than the whole frame.
-        margin = (bottom - top) // 2
-        y, x = max(0, top - margin), max(0, left - margin)
-        region = frame[y : max(0, bottom + margin), x : max(0, right + margin)]
-        if min(region.shape[:2]) < 8:
-            raise ValueError(f"box {box} lies outside of the image {frame.shape[:2]}")
-        region = cv2.cvtColor(region, cv2.COLOR_BGR2RGB)
-        # The predictor rounds to pixels: in small faces, these are coarse beside the motion of lips.
-        scale = min(max(1, LANDMARKS_PX // (bottom - top)), MAX_ENLARGED)
-        if scale > 1:
-            region = cv2.resize(region, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
-        box = dlib.rectangle(*(scale * v for v in (left - x, top - y, right - x, bottom - y)))
-        shape = self._landmarks(region, box)
-        return np.array([(p.x, p.y) for p in shape.parts()], np.float64) / scale + (x, y)
+        """Find dlib's 68 landmarks as `find_landmarks` does."""
+        return find_landmarks(frame, box)
 
     def face(self, frame, box):
         """Find the Face in `box`, with a square placed by its rigid landmarks. Returns None where that is impossible.
@@ -187,6 +174,34 @@ class FaceDetector:
         """Return the square of `face`, (4,) float64, or None."""
         face = self.face(frame, box)
         return None if face is None else face.square
+
+
+@functools.cache
+def _load_predictor():
+    """Load dlib's landmark predictor once: 100 MB that never change, and that all threads may use."""
+    return dlib.shape_predictor(str(model_file("shape_predictor_68_face_landmarks.dat")))
+
+
+def find_landmarks(frame, box):
+    """Find dlib's 68 landmarks of the face in a box: (68, 2) float64, x and y in the frame's pixels.
+
+    Raises ValueError for a box outside of the frame.
+    """
+    top, bottom, left, right = (round(float(v)) for v in box)
+    # The predictor reads only pixels near the box: converting that region is cheaper than the whole frame.
+    margin = (bottom - top) // 2
+    y, x = max(0, top - margin), max(0, left - margin)
+    region = frame[y : max(0, bottom + margin), x : max(0, right + margin)]
+    if min(region.shape[:2]) < 8:
+        raise ValueError(f"box {box} lies outside of the image {frame.shape[:2]}")
+    region = cv2.cvtColor(region, cv2.COLOR_BGR2RGB)
+    # The predictor rounds to pixels: in small faces, these are coarse beside the motion of lips.
+    scale = min(max(1, LANDMARKS_PX // (bottom - top)), MAX_ENLARGED)
+    if scale > 1:
+        region = cv2.resize(region, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+    box = dlib.rectangle(*(scale * v for v in (left - x, top - y, right - x, bottom - y)))
+    shape = _load_predictor()(region, box)
+    return np.array([(p.x, p.y) for p in shape.parts()], np.float64) / scale + (x, y)
 
 
 def quarter_turn(frame, box):
@@ -212,10 +227,7 @@ def quarter_turn(frame, box):
 
 
 class LipLandmarks:
-    """Finds dlib's landmarks in a face crop, in which the face's position is known. Not thread-safe."""
-
-    def __init__(self):
-        self._detector = FaceDetector("hog")
+    """Finds dlib's landmarks in a face crop, in which the face's position is known."""
 
     def __call__(self, crop):
         """Find the lips: (S, S, 3) uint8 -> (20, 2) float64, x and y as fractions of the crop's side."""
@@ -226,7 +238,7 @@ class LipLandmarks:
         side = 2 * crop.shape[0]  # the predictor rounds to pixels
         large = cv2.resize(crop, (side, side), interpolation=cv2.INTER_CUBIC)
         square = (0, side / (1 + hparams.crop_lengthen), 0, side)
-        return self._detector.landmarks(large, square) / side
+        return find_landmarks(large, square) / side
 
 
 def _distinct(boxes, others):
