@@ -23,7 +23,7 @@ ASTRONAUT = pathlib.Path(__file__).parent.parent / "examples" / "astronaut.jpg"
 
 @pytest.fixture(scope="session")
 def astronaut():
-    """(256, 256, 3): the face and its surroundings, the face about 100 pixels high."""
+    """The example face with its surroundings, (256, 256, 3); the face is about 100 pixels high."""
     return cv2.imread(str(ASTRONAUT))[0:256, 96:352]
 
 
@@ -45,6 +45,15 @@ def eager_steps():
     tf.config.run_functions_eagerly(True)
     yield
     tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture
+def settled_files(monkeypatch):
+    """Take the times of files as reliable at once, instead of two seconds after they were written."""
+    from lipgan.data import clip_arrays, index
+
+    for module in (clip_arrays, index):
+        monkeypatch.setattr(module, "UNSURE_S", 0.0)
 
 
 @pytest.fixture(scope="session")

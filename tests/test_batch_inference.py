@@ -43,8 +43,15 @@ def world(tmp_path_factory):
         from generator import build_generator
         from lipgan.models.checkpoint import save_generator
 
-        save_generator(folder / "w.weights.h5", build_generator(width=1 / 64), {"width": 1 / 64, "detector": "hog"})
+        save_generator(
+            folder / "w.weights.h5", build_generator("basic", width=1 / 64), {"width": 1 / 64, "detector": "hog"}
+        )
     return folder
+
+
+@pytest.fixture(autouse=True)
+def eager(eager_steps):
+    """Run networks eagerly: tracing them takes longer than the few frames of these tests."""
 
 
 def environment():
@@ -56,9 +63,10 @@ def command(world, results, *options):
             "--audio", str(world / "a.wav"), "--results_dir", str(results), *options]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_script_runs_from_another_folder_and_prints_the_result_last(world, tmp_path):
     done = subprocess.run(
-        command(world, tmp_path / "results", "--face", "v.mp4", "--model", "residual"),
+        command(world, tmp_path / "results", "--face", "v.mp4", "--model", "basic"),
         cwd=world, capture_output=True, text=True, env=environment(),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -76,7 +84,7 @@ def test_script_runs_from_another_folder_and_prints_the_result_last(world, tmp_p
 )
 def test_published_commands_run(world, tmp_path, monkeypatch, options, name, fps, num_frames):
     monkeypatch.chdir(world)
-    options = [*options, "--model", "residual", "--pads", "0", "0", "0", "0"]
+    options = [*options, "--model", "basic", "--pads", "0", "0", "0", "0"]
     assert batch_inference.main(command(world, tmp_path / "results", *options)[2:]) == 0
     result = tmp_path / "results" / name
     info = video.probe(result)
@@ -102,7 +110,7 @@ def test_result_is_marked_as_synthetic_and_the_track_is_cached(world, tmp_path, 
     assert not (tmp_path / "two.png").exists()
 
 
-def test_cached_track_belongs_to_the_stretch_that_is_used(world, tmp_path, monkeypatch):
+def test_cached_track_depends_on_start_and_end(world, tmp_path, monkeypatch):
     line = ["--checkpoint_path", str(world / "w.weights.h5"), "--face", str(world / "v.mp4")]
     line += ["--audio", str(world / "a.wav"), "--overwrite", "--outfile", str(tmp_path / "one.mp4")]
     for end in ([], ["--end", "0.1"]):
@@ -161,7 +169,7 @@ def test_animated_webp(world, tmp_path):
     ],
     ids=ascii,
 )
-def test_file_names_of_any_kind(world, tmp_path, monkeypatch, capsys, face, audio):
+def test_unusual_file_names(world, tmp_path, monkeypatch, capsys, face, audio):
     monkeypatch.chdir(tmp_path)
     shutil.copy(world / "A face.jpg", tmp_path / face)
     shutil.copy(world / "a.wav", tmp_path / audio)
@@ -176,7 +184,7 @@ def test_file_names_of_any_kind(world, tmp_path, monkeypatch, capsys, face, audi
     assert "exists already" in errors[0] and "does not exist" in errors[1]
 
 
-def test_face_box_without_a_face_is_used_itself_with_a_warning(world, tmp_path, capsys):
+def test_face_box_without_a_face_is_used_with_a_warning(world, tmp_path, capsys):
     line = f"--checkpoint_path {world}/w.weights.h5 --face {world}/empty.png --audio {world}/a.wav"
     line += f" --face_box 20 100 20 100 --results_dir {tmp_path}"
     assert batch_inference.main(line.split()) == 0
@@ -255,7 +263,7 @@ def test_full_disk_leaves_no_file_and_prints_one_line(world, tmp_path, capsys):
         (["--audio", "text.jpg"], "text.jpg"),
         (["--checkpoint_path", "missing.h5"], "missing.h5 does not exist"),
         (["--checkpoint_path", "a.wav"], "a.wav"),
-        (["--model", "basic"], "--model residual"),
+        (["--model", "residual"], "--model basic"),
         (["--fps", "0"], "--fps 0 is out of range"),
         (["--expression", "happy"], "--expression happy is no expression; give keep, neutral or a number from 0 to 1"),
         (["--max_sec", "-1"], "--max_sec -1 is out of range"),

@@ -23,7 +23,7 @@ def run(script, *options):
     assert script.main([str(option) for option in options]) == 0
 
 
-def test_five_commands_lead_from_videos_to_a_scored_checkpoint(tmp_path):
+def test_five_commands_from_videos_to_evaluation(tmp_path):
     videos, data, lists = tmp_path / "videos", tmp_path / "data", tmp_path / "lists"
     for clip in ("a", "b", "c"):
         write_video(videos / "speaker" / f"{clip}.mp4", face_frames(40))

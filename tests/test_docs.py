@@ -39,11 +39,11 @@ def test_commands_in_the_documents_use_options_that_exist(capsys):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_to_files(page):
+def test_links_in_documents_exist(page):
     links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
     missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
     assert not missing
 
 
-def test_readme_is_a_page():
+def test_readme_is_short():
     assert len((ROOT / "README.md").read_bytes()) < 10_000

@@ -105,7 +105,7 @@ def test_preprocessing_never_imports_a_framework(module):
     assert not FRAMEWORKS & {name.split(".")[0] for name in imported(parsed(module))}
 
 
-def test_making_videos_needs_no_package_of_training():
+def test_inference_needs_no_training_package():
     """What requirements-inference.txt leaves out must not be imported by what batch_inference.py loads."""
     loads = ("batch_inference", "generator", "lipgan.inference", "lipgan.models", "lipgan.faces", "lipgan.media")
     packages = {"tensorflow", "tensorboard", "dask", "distributed", "simplejpeg", "filelock", "matplotlib"}
@@ -139,7 +139,7 @@ def test_few_files_at_the_top_level():
     assert len(list(ROOT.glob("*.py"))) <= 9
 
 
-def test_kept_networks_are_named_after_all_code_that_builds_them():
+def test_cache_keys_cover_all_code_that_builds_networks():
     building = {"generator", *(f"lipgan.models.{name}" for name in ("warp", "lip_flow", "speech"))}
     used = {own_module(name) for module in building for name in imported(parsed(module))} - {None}
     other = {"audio_hparams", "lipgan.models.backend", "lipgan.models.compiled"}  # whose numbers are in the name

@@ -15,6 +15,7 @@ import pytest
 import batch_inference
 from lipgan.media import video
 
+pytestmark = pytest.mark.slow
 ROOT = pathlib.Path(__file__).parents[1]
 STORED = pathlib.Path(__file__).with_name("shipped_mouths.png")
 MOUTH = np.s_[124:172, 194:254]  # rows and columns of the portrait: 48 x 60 pixels around the mouth

@@ -78,7 +78,7 @@ DEFAULTS = {"kind": "image", "image": None, "video": None, "audio": None, "resiz
 DEFAULTS |= {"static": False, "side_by_side": False, "face_index": "", "pads": ""}
 
 
-def test_a_visitor_gets_a_video_and_leaves_nothing_behind(server, speech):
+def test_visitor_gets_a_video_and_files_are_removed(server, speech):
     address, page, _, folder = server
     with client_of(address) as client:
         status, shown, _download = make(client, ASTRONAUT, speech, side_by_side=True).result(timeout=120)
@@ -95,7 +95,7 @@ def test_a_visitor_gets_a_video_and_leaves_nothing_behind(server, speech):
     assert sorted({name for name in left if not name.startswith("tmp")} - {"astronaut.jpg", "speech.wav"}) == []
 
 
-def test_errors_are_the_products_line(server, speech, tmp_path):
+def test_errors_are_shown_as_one_line(server, speech, tmp_path):
     (tmp_path / "broken.jpg").write_text("no picture at all")
     long = str(write_wav(tmp_path / "long.wav", 4))
     with client_of(server[0]) as client:
@@ -110,7 +110,7 @@ def test_errors_are_the_products_line(server, speech, tmp_path):
             assert "Traceback" not in str(error.value) and str(tmp_path) not in str(error.value)
 
 
-def test_no_other_file_of_the_server_can_be_had(server):
+def test_other_files_of_the_server_are_not_served(server):
     """A path that was not uploaded is refused before the page sees it. (The client would upload it.)"""
     call = f"{server[0]}gradio_api/call/make_video"
     file = {"path": str(ROOT / "README.md"), "meta": {"_type": "gradio.FileData"}}
@@ -127,7 +127,7 @@ def test_two_visitors_are_served_one_after_the_other(server, speech):
         assert all("10 frames" in job.result(timeout=180)[0] for job in jobs)
 
 
-def test_work_ends_when_nobody_waits(server, tmp_path):
+def test_work_is_cancelled_when_the_visitor_leaves(server, tmp_path):
     """A closed tab closes the generator."""
     _, _, studio, folder = server
     long = write_wav(tmp_path / "long.wav", 2.9)
@@ -150,7 +150,7 @@ def test_faces_are_numbered_from_the_left(server, tmp_path):
         server[2].find_faces(tmp_path / "broken.png")
 
 
-def test_messages_are_in_the_words_of_the_page():
+def test_messages_use_the_labels_of_the_page():
     line = "no face found in the image a.jpg (detector cnn); try --face_box T B L R or a larger face"
     assert in_page_words(line).endswith("; try a larger face, upright and seen from the front")
     assert in_page_words("--audio a.wav is empty (0 bytes)") == "a.wav is empty (0 bytes)"
@@ -159,14 +159,14 @@ def test_messages_are_in_the_words_of_the_page():
     )
 
 
-def test_each_message_in_other_words_is_one_of_ours():
+def test_every_reworded_message_exists():
     files = (file for file in (ROOT / "lipgan").rglob("*.py") if file.parent.name != "app")
     source = "".join(file.read_text(encoding="utf-8") for file in files)
     options = {"--audio ", "--face ", "--pads", "--face_index"}
     assert [words for words in WORDS if words not in source and words not in options] == []
 
 
-def test_page_offers_no_button_that_shares_a_file_elsewhere(server):
+def test_page_has_no_share_button(server):
     components = [part["props"] for part in server[1].get_config_file()["components"]]
     buttons = [props["buttons"] for props in components if "buttons" in props and props.get("label")]
     assert len(buttons) >= 5 and all(shown is not None and "share" not in shown for shown in buttons)
@@ -200,7 +200,7 @@ def visit():
     return in_thread
 
 
-def test_page_in_a_browser_asks_no_other_machine(server, visit):
+def test_page_in_a_browser_sends_no_request_to_other_hosts(server, visit):
     results = {}
 
     def act(page):

@@ -5,7 +5,7 @@ import numpy as np
 from lipgan.data.augment import draw_deformation
 
 
-def test_points_move_with_the_pixels():
+def test_landmarks_follow_the_deformed_pixels():
     crop = np.zeros((96, 96, 3), "uint8")
     spot = np.array([52.0, 70.0])
     crop[68:73, 50:55] = 255
@@ -15,13 +15,13 @@ def test_points_move_with_the_pixels():
         np.testing.assert_allclose(deformation.target(spot), (x.mean(), y.mean()), atol=0.7)
 
 
-def test_target_inverts_source():
+def test_deformation_target_inverts_source():
     points = np.random.default_rng(0).uniform(20, 76, (20, 2))
     deformation = draw_deformation(96, np.random.default_rng(1))
     np.testing.assert_allclose(deformation.source(deformation.target(points)), points, atol=0.1)
 
 
-def test_lips_move_with_their_mouth_and_change_sides_in_a_mirror():
+def test_deformation_moves_lips_and_mirrors_their_order():
     lips = np.tile([0.5, 0.75], (20, 1))
     lips[0], lips[6] = (0.4, 0.72), (0.6, 0.72)  # the corners
     sides = set()

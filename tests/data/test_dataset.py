@@ -7,7 +7,7 @@ import wave
 
 import numpy as np
 import pytest
-from helpers.clips import SIZE, numbered_mel, picture, write
+from helpers.clips import SIZE, numbered_crop, numbered_mel, write
 
 from audio_hparams import hparams
 from lipgan.data import augment, clip_folder, dataset, filelists, index
@@ -36,7 +36,7 @@ def read_back(batch):
     return named
 
 
-def test_a_written_clip_reads_back(tmp_path):
+def test_clip_round_trip(tmp_path):
     rng = np.random.default_rng(0)
     crops = rng.integers(0, 256, (3, 1, 1, 3)).repeat(SIZE, 1).repeat(SIZE, 2).astype("uint8")
     mel, wav = rng.normal(size=(80, 50)).astype("float32"), rng.uniform(-1, 1, 16_000).astype("float32")
@@ -68,9 +68,9 @@ def test_crops_keep_their_colours(tmp_path):
     assert np.abs(read.astype(int) - crop).mean() < 4
 
 
-def test_a_clip_that_fails_half_way_leaves_no_files(tmp_path):
+def test_failed_clip_leaves_no_files(tmp_path):
     def crops():
-        yield picture(0, 0)
+        yield numbered_crop(0, 0)
         raise UserError("the video ends here")
 
     with pytest.raises(UserError):
@@ -78,11 +78,16 @@ def test_a_clip_that_fails_half_way_leaves_no_files(tmp_path):
     assert list((tmp_path / "a").iterdir()) == []
 
 
-def test_a_clip_with_other_numbers_of_crops_and_boxes_is_refused(tmp_path):
+def test_clip_with_unequal_numbers_of_crops_and_boxes_is_refused(tmp_path):
     for crops, frames, boxes in ((1, 2, 2), (3, 2, 2), (2, 2, 1), (0, 0, 0)):
         with pytest.raises(ValueError):
             clip_folder.write_clip(
-                tmp_path / "a", [picture(0, 0)] * crops, range(frames), np.zeros((boxes, 4)), np.zeros((80, 9)), []
+                tmp_path / "a",
+                [numbered_crop(0, 0)] * crops,
+                range(frames),
+                np.zeros((boxes, 4)),
+                np.zeros((80, 9)),
+                [],
             )
     assert list(tmp_path.iterdir()) == []
 
@@ -121,7 +126,7 @@ def names(root, found):
     return [path.relative_to(root / "data").as_posix() for path in found]
 
 
-def test_lists_divide_the_splits_and_train_includes_the_pretraining_clips(lrs2):
+def test_train_includes_the_pretrain_clips(lrs2):
     for split, text in {"train": "a/1\n", "val": "a/2\n", "test": "b/1 NF\n", "pretrain": "p/2\n"}.items():
         (lrs2 / "lists" / f"{split}.txt").write_text(text)
     found = {split: filelists.find_clips(lrs2 / "data", split, lrs2 / "lists") for split in filelists.SPLITS}
@@ -132,7 +137,7 @@ def test_lists_divide_the_splits_and_train_includes_the_pretraining_clips(lrs2):
     assert not any(notes for _, notes in found.values())
 
 
-def test_without_a_list_all_clips_are_used_and_a_line_says_so(lrs2, monkeypatch):
+def test_missing_file_list_uses_all_clips_with_a_warning(lrs2, monkeypatch):
     found, notes = filelists.find_clips(lrs2 / "data", "val", lrs2)
     assert names(lrs2, found) == ["main/a/1", "main/a/2", "main/b/1"]
     assert len(notes) == 1 and "ALL 3 clips" in notes[0] and "val.txt" in notes[0]
@@ -146,7 +151,7 @@ def test_a_filelists_folder_that_does_not_exist_is_a_user_error(lrs2):
         filelists.find_clips(lrs2 / "data", "train", lrs2 / "absent")
 
 
-def test_listed_clips_that_are_missing_are_reported_and_not_fatal(lrs2):
+def test_missing_listed_clips_are_reported(lrs2):
     (lrs2 / "lists/val.txt").write_text("a/1\na/9\nz/1\n")
     found, notes = filelists.find_clips(lrs2 / "data", "val", lrs2 / "lists")
     assert names(lrs2, found) == ["main/a/1"]
@@ -169,7 +174,7 @@ def test_settings_are_read_back_and_differences_named(tmp_path):
         clip_folder.read_settings(tmp_path)
 
 
-def test_inside_frames_are_those_whose_window_needs_no_silence():
+def test_inside_frames_have_complete_mel_windows():
     for num_mels in (0, 26, 27, 40, 97, 241, 1000):
         inside = index.inside_frames(num_mels)
         mel = np.zeros((80, num_mels), "float32")  # silence is -4, so zeros show what was filled in
@@ -177,7 +182,7 @@ def test_inside_frames_are_those_whose_window_needs_no_silence():
         assert list(inside) == whole
 
 
-def test_samples_have_their_own_frames_windows_and_wrong_windows(clips, faces):
+def test_samples_match_their_frames_and_windows(clips, faces):
     seen = collections.Counter()
     for number in range(40):
         batch = faces.batch((7, 0, number), 16)
@@ -200,7 +205,7 @@ def test_samples_have_their_own_frames_windows_and_wrong_windows(clips, faces):
     assert abs(seen["same clip"] / seen.total() - 0.5) < 0.1
 
 
-def test_every_reference_and_every_wrong_window_of_the_own_clip_is_drawn(faces):
+def test_all_references_and_wrong_windows_of_a_clip_are_drawn(faces):
     rng = np.random.default_rng(0)
     clip, frame = 2, 20
     references = {faces._reference(clip, frame, rng.random()) for _ in range(1000)}
@@ -247,7 +252,7 @@ def test_another_voice_moves_formants_and_level_and_keeps_time():
     np.testing.assert_array_equal(pair[0].argmax(axis=0)[5:9], pair[1].argmax(axis=0)[5:9])
 
 
-def test_a_mel_batch_has_the_mels_of_the_batch_of_the_same_key(faces):
+def test_mel_batch_equals_the_mels_of_the_batch_with_the_same_key(faces):
     clips, frames, mels = faces.mel_batch((0, 1, 2), 6)
     batch = faces.batch((0, 1, 2), 6)
     np.testing.assert_array_equal(mels, batch["mel"])
@@ -260,7 +265,7 @@ def test_a_batch_may_be_larger_than_the_data(tmp_path):
     assert small.num_batches(64) == 1 and len(small.batch((0, 0, 0), 64)["target"]) == 64
 
 
-def test_validation_is_fixed_and_evenly_spaced_and_its_wrong_audio_is_of_another_clip(faces):
+def test_validation_is_fixed_evenly_spaced_and_uses_audio_of_other_clips(faces):
     batches = [read_back(b) for b in faces.validation_batches(8, 48)]
     assert batches == [read_back(b) for b in faces.validation_batches(8, 48)]
     assert [len(b["target"]) for b in batches] == [8] * 6
@@ -271,7 +276,7 @@ def test_validation_is_fixed_and_evenly_spaced_and_its_wrong_audio_is_of_another
     assert set(everything) == {(n, int(f)) for n, clip in enumerate(faces.clips) for f in clip.targets}
 
 
-def test_a_single_clip_takes_its_wrong_audio_from_itself(tmp_path):
+def test_single_clip_uses_its_own_wrong_audio(tmp_path):
     lone = dataset.FaceDataset([write(tmp_path, "a/1", clip=3)], SIZE, mel_dtype="float32")
     for batch in (lone.batch((0, 0, 0), 32), *lone.validation_batches(8, 16)):
         named = read_back(batch)
@@ -342,7 +347,7 @@ def test_a_missing_or_damaged_crop_is_named(tmp_path):
 
 def test_float16_mels_differ_by_less_than_0_002_from_float32_ones(tmp_path):
     mel = np.random.default_rng(0).uniform(-4, 4, (80, 129)).astype("float32")
-    clip_folder.write_clip(tmp_path / "c", [picture(0, 0)] * 40, range(40), np.zeros((40, 4)), mel, np.zeros(9))
+    clip_folder.write_clip(tmp_path / "c", [numbered_crop(0, 0)] * 40, range(40), np.zeros((40, 4)), mel, np.zeros(9))
     half = dataset.FaceDataset([tmp_path / "c"], SIZE).mel_window(0, 20)
     assert half.dtype == np.float32
     assert np.abs(half - audio.mel_window(mel, 20, 25)).max() <= 0.001

@@ -53,7 +53,7 @@ def test_an_index_is_built_once_and_gives_the_samples_of_the_folders(root, reads
     assert same(first, [faces.batch((0, 1, number), 8) for number in range(2)])
 
 
-def test_only_what_changed_is_read_again(root, reads):
+def test_only_changed_clips_are_reindexed(root, reads):
     samples(root)
     write(root, "main/b/2", 4)
     (root / "main/a/2/0.jpg").unlink()  # changes the time of the folder
@@ -68,7 +68,7 @@ def test_only_what_changed_is_read_again(root, reads):
         np.testing.assert_array_equal(found.mel(row, 0, 27), numbered_mel(clip, 40)[:, :27])
 
 
-def test_mels_overwritten_in_place_are_noticed(root, reads):
+def test_mels_overwritten_in_place_are_reindexed(root, reads):
     samples(root)
     path = root / "main/a/1/mels.npz"
     before, folder = path.stat(), path.parent.stat()
@@ -82,7 +82,7 @@ def test_mels_overwritten_in_place_are_noticed(root, reads):
     assert index.open_index(root).mel(0, 7, 8)[1] == 9
 
 
-def test_clips_younger_than_the_file_clocks_resolution_are_read_again(root, reads, monkeypatch):
+def test_clips_newer_than_the_timestamp_resolution_are_reindexed(root, reads, monkeypatch):
     monkeypatch.setattr(index, "UNSURE_S", 60.0)
     samples(root)
     samples(root)
@@ -90,7 +90,7 @@ def test_clips_younger_than_the_file_clocks_resolution_are_read_again(root, read
 
 
 @pytest.mark.parametrize("damage", ["index.npz", "mels", "version", "hparams"])
-def test_a_damaged_or_older_index_is_built_again(root, reads, damage, monkeypatch):
+def test_damaged_or_outdated_index_is_rebuilt(root, reads, damage, monkeypatch):
     first, _ = samples(root)
     reads.clear()
     if damage == "index.npz":
@@ -134,7 +134,7 @@ def test_a_packed_folder_gives_the_same_samples_in_the_same_order(root, tmp_path
     ]
 
 
-def test_shards_hold_whole_clips_in_webdatasets_layout_and_untar_to_the_tree(root, tmp_path):
+def test_shards_use_webdataset_layout_and_unpack_to_the_tree(root, tmp_path):
     assert tar_shards.pack(root, tmp_path / "packed", 50_000) == (4, 4)
     members = []
     for path in tar_shards.shard_files(tmp_path / "packed"):
@@ -153,7 +153,7 @@ def test_shards_hold_whole_clips_in_webdatasets_layout_and_untar_to_the_tree(roo
     assert one == two
 
 
-def test_changed_shards_are_indexed_again_and_truncated_ones_named(root, tmp_path):
+def test_changed_shards_are_reindexed_and_truncated_ones_named(root, tmp_path):
     packed = tmp_path / "packed"
     tar_shards.pack(root, packed, 50_000)
     assert len(index.open_index(packed).names) == 4
@@ -166,7 +166,7 @@ def test_changed_shards_are_indexed_again_and_truncated_ones_named(root, tmp_pat
         index.open_index(packed)
 
 
-def test_packing_into_a_used_folder_or_from_an_empty_one_is_one_line(root, tmp_path, capsys):
+def test_packing_into_a_used_or_from_an_empty_folder_is_refused(root, tmp_path, capsys):
     assert pack_dataset.main(["--data_root", str(root), "--out", str(root)]) == 1
     assert "is not empty" in capsys.readouterr().err
     assert pack_dataset.main(["--data_root", str(tmp_path / "x"), "--out", str(tmp_path / "y")]) == 1

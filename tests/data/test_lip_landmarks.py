@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers.clips import SIZE, picture
+from helpers.clips import SIZE, numbered_crop
 from helpers.toys import write_data
 
 from lipgan.data import clip_arrays, clip_folder, lip_landmarks
@@ -13,6 +13,8 @@ from lipgan.faces.tracker import smooth_landmarks
 from lipgan.utils.cli import UserError
 from tools import pack_dataset
 
+pytestmark = pytest.mark.usefixtures("settled_files")
+
 
 @pytest.fixture
 def older(tmp_path):
@@ -21,13 +23,12 @@ def older(tmp_path):
 
 
 @pytest.fixture
-def root(tmp_path, monkeypatch):
+def root(tmp_path):
     """A folder of two clips with landmarks, of which the second lists its frames in reverse."""
-    monkeypatch.setattr(clip_arrays, "UNSURE_S", 0.0)
     for number, name in enumerate(("main/a/1", "main/a/2")):
         frames = np.arange(40)[:: -1 if number else 1]
         boxes, mel, wav = np.zeros((40, 4)), np.zeros((80, 129)), np.zeros(25_600)
-        crops = (picture(number, frame) for frame in frames)
+        crops = (numbered_crop(number, frame) for frame in frames)
         clip_folder.write_clip(tmp_path / name, crops, frames, boxes, mel, wav, landmarks=numbered(number)[frames])
     return tmp_path
 
@@ -46,7 +47,7 @@ def found(root, index, row):
     return read_landmarks(index).read(row)
 
 
-def test_landmarks_of_preprocessing_are_served_in_frame_order(root, monkeypatch):
+def test_landmarks_of_preprocessing_are_read_in_frame_order(root, monkeypatch):
     monkeypatch.setattr(lip_landmarks, "landmarks_of_crops", None)  # it would fail
     index = open_index(root)
     dataset = FaceDataset([root / name for name in index.names], SIZE, index=index, landmarks=read_landmarks(index))
@@ -59,14 +60,14 @@ def test_landmarks_of_preprocessing_are_served_in_frame_order(root, monkeypatch)
     np.testing.assert_array_equal(batch["target_lips"], batch["target_landmarks"][:, 96:])
 
 
-def test_a_packed_folder_serves_the_landmarks_of_preprocessing(root, tmp_path, monkeypatch):
+def test_packed_folder_has_the_landmarks_of_preprocessing(root, tmp_path, monkeypatch):
     monkeypatch.setattr(lip_landmarks, "landmarks_of_crops", None)
     assert pack_dataset.main(["--data_root", str(root), "--out", str(tmp_path / "packed")]) == 0
     index = open_index(tmp_path / "packed")
     np.testing.assert_array_equal(found(tmp_path, index, 1), numbered(1).reshape(40, 136))
 
 
-def test_landmarks_of_older_clips_are_found_in_their_crops_and_smoothed(older):
+def test_missing_landmarks_are_computed_from_crops_and_smoothed(older):
     index = open_index(older)
     dataset = FaceDataset([older / name for name in index.names], index=index)
     find = LipLandmarks()
@@ -76,7 +77,7 @@ def test_landmarks_of_older_clips_are_found_in_their_crops_and_smoothed(older):
     assert np.abs(smooth - expected.reshape(30, 136)).max() > 0.01
 
 
-def test_only_clips_that_changed_are_computed_again(older, monkeypatch):
+def test_only_changed_clips_are_recomputed(older, monkeypatch):
     first, names = found(older, open_index(older), 0), stored_names(older)
     calls, compute = [], lip_landmarks.landmarks_of_crops
     monkeypatch.setattr(lip_landmarks, "landmarks_of_crops", lambda *job: (calls.append(job), compute(*job))[1])
@@ -89,7 +90,7 @@ def test_only_clips_that_changed_are_computed_again(older, monkeypatch):
     assert not np.isnan(found(older, index, 2)).any()
 
 
-def test_what_was_computed_before_an_error_is_kept(older, monkeypatch):
+def test_results_before_an_interruption_are_saved(older, monkeypatch):
     calls, compute = [], lip_landmarks.landmarks_of_crops
 
     def fails_at_the_second(*job):
@@ -106,7 +107,7 @@ def test_what_was_computed_before_an_error_is_kept(older, monkeypatch):
 
 
 @pytest.mark.parametrize("damage", ["header", "rows"])
-def test_damaged_files_are_computed_again(root, damage):
+def test_damaged_arrays_are_recomputed(root, damage):
     index = open_index(root)
     first = found(root, index, 1)
     path = root / "landmarks.npz" if damage == "header" else next(root.glob("landmarks_*.f16"))
@@ -114,7 +115,7 @@ def test_damaged_files_are_computed_again(root, damage):
     np.testing.assert_array_equal(found(root, open_index(root), 1), first)
 
 
-def test_mirrored_landmarks_change_sides(root):
+def test_mirrored_landmarks_swap_sides(root):
     index = open_index(root)
     dataset = FaceDataset(
         [root / name for name in index.names], SIZE, index=index, landmarks=read_landmarks(index), augment=True
@@ -135,14 +136,14 @@ def test_a_crop_that_is_not_an_image_has_no_landmarks(older):
         FaceDataset([older / name for name in index.names], index=index, landmarks=landmarks).lips(0, 5)
 
 
-def test_where_nothing_can_be_written_landmarks_are_found_for_one_run(older, monkeypatch, capsys):
+def test_landmarks_in_a_read_only_folder_are_computed_for_one_run(older, monkeypatch, capsys):
     monkeypatch.setattr(clip_arrays, "is_writable", lambda folder: False)
     assert not np.isnan(found(older, open_index(older), 2)).any()
     assert stored_names(older) == [] and "cannot be written" in capsys.readouterr().out
 
 
 @pytest.mark.slow
-def test_many_crops_are_read_by_several_processes_to_the_same_numbers(older, monkeypatch):
+def test_several_processes_compute_the_same_landmarks(older, monkeypatch):
     alone = found(older, open_index(older), 1)
     (older / "landmarks.npz").unlink()
     monkeypatch.setattr(lip_landmarks, "FEW", 0)
@@ -150,7 +151,7 @@ def test_many_crops_are_read_by_several_processes_to_the_same_numbers(older, mon
     np.testing.assert_array_equal(found(older, open_index(older), 1), alone)
 
 
-def test_a_clip_that_kills_its_reader_is_named(older, monkeypatch):
+def test_clip_that_kills_its_worker_is_named(older, monkeypatch):
     monkeypatch.setattr(lip_landmarks, "FEW", 0)
     monkeypatch.setattr(lip_landmarks.dask.system, "CPU_COUNT", 2)
     monkeypatch.setattr(lip_landmarks, "in_workers", lambda *_: iter([(1, None)]))

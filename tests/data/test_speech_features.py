@@ -89,7 +89,7 @@ def test_only_augmented_samples_have_other_voices(root):
     assert 0 < voices(augment=True).sum() < 30
 
 
-def test_more_versions_encode_only_the_new_ones(root, monkeypatch):
+def test_only_additional_versions_are_encoded(root, monkeypatch):
     opened(root, versions=2)
     calls = []
     monkeypatch.setattr(speech, "encode", lambda wav: (calls.append(1), loudness(wav))[1])
@@ -108,13 +108,13 @@ def test_a_packed_folder_has_the_same_features(root, tmp_path):
         np.testing.assert_array_equal(tree.speech_window(1, 20, version), packed.speech_window(1, 20, version))
 
 
-def test_a_clip_without_audio_is_one_line(root):
+def test_clip_without_audio_raises_user_error(root):
     (root / "main/a/1" / AUDIO_NAME).unlink()
     with pytest.raises(UserError, match=r"main/a/1/audio\.wav cannot be read .*preprocess again"):
         opened(root)
 
 
-def test_audio_comes_back_from_its_file(tmp_path):
+def test_audio_round_trip(tmp_path):
     wav = np.sin(np.arange(1000) / 7).astype("float32")
     write_audio(tmp_path / AUDIO_NAME, wav)
     np.testing.assert_allclose(read_audio(tmp_path / AUDIO_NAME), wav, atol=1e-4)

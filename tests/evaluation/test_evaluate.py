@@ -8,12 +8,14 @@ import cv2
 import keras
 import numpy as np
 import pytest
+from helpers.runners import FunctionRunner
 
 import evaluate
 from discriminator import build_discriminator
 from generator import build_generator
 from lipgan.data.clip_folder import write_clip
 from lipgan.data.dataset import FaceDataset
+from lipgan.evaluation import scoring
 from lipgan.evaluation.free_speech import Timer
 from lipgan.evaluation.report import lag_summary
 from lipgan.evaluation.results import (
@@ -26,6 +28,7 @@ from lipgan.evaluation.results import (
     TRUTH,
     VIDEO,
     Evaluation,
+    ImageScores,
     Row,
     SkippedClip,
     by_row,
@@ -89,8 +92,9 @@ def scores(clips, generate, **settings):
     return by_row([row for clip in ClipScorer(FaceDataset(clips), generate, **settings) for row in clip.rows])
 
 
+@pytest.mark.slow
 def test_generator_that_follows_the_audio_beats_all_baselines(data):
-    rows = scores(sorted((data / "main").glob("*/*")), audio_drawer())
+    rows = scores(sorted((data / "main").glob("one/*")), audio_drawer())
     assert list(rows) == [GENERATED, OTHER_AUDIO, TARGET_REFERENCE, COPIED_REFERENCE, MEAN_FACE, OTHER_MOUTH]
     table = {name: {key: mean for key, (mean, _, _) in means(some).items()} for name, some in rows.items()}
     own = table[GENERATED]
@@ -101,11 +105,20 @@ def test_generator_that_follows_the_audio_beats_all_baselines(data):
         assert own["lmd"] < table[other]["lmd"]
     assert table[OTHER_AUDIO]["opening"] < 0.6
     # From another clip's audio a perfect network makes the other clip's mouth.
-    assert table[OTHER_AUDIO]["opening"] == pytest.approx(table[OTHER_MOUTH]["opening"], abs=0.1)
+    assert table[OTHER_AUDIO]["opening"] == pytest.approx(table[OTHER_MOUTH]["opening"], abs=0.2)
     assert np.isnan(table[MEAN_FACE]["opening"]) and np.isnan(table[OTHER_MOUTH]["psnr"])
 
 
-@pytest.mark.parametrize(("place", "lag", "offset_ms"), [(13 - 6, 2, 80), (13 + 10, -3, -120)])
+@pytest.fixture
+def lips_only(monkeypatch):
+    """Leave out the measures of images, which take most of the time of scoring."""
+    monkeypatch.setattr(scoring, "image_scores", lambda *_: ImageScores())
+
+
+@pytest.mark.usefixtures("lips_only")
+@pytest.mark.parametrize(
+    ("place", "lag", "offset_ms"), [(13 - 6, 2, 80), pytest.param(13 + 10, -3, -120, marks=pytest.mark.slow)]
+)
 def test_named_sync_offset_corrects_the_lag(data, place, lag, offset_ms):
     # Weights trained with late audio draw what they hear before the window's middle: late lips.
     clips = sorted((data / "main").glob("one/*"))
@@ -120,6 +133,7 @@ def test_named_sync_offset_corrects_the_lag(data, place, lag, offset_ms):
         assert after.opening > max(0.8, before.opening + 0.2)
 
 
+@pytest.mark.usefixtures("lips_only")
 def test_clips_with_late_audio_are_compared_at_their_own_lag(data):
     # The drawer hears 2 frames ahead, as if its clips' audio were 2 frames late: late lips, but right at that lag.
     clips = sorted((data / "main").glob("one/*"))
@@ -176,11 +190,10 @@ def test_command_writes_tables_measures_and_figures(data, tmp_path, capsys):
     assert cv2.imread(str(tmp_path / "pictures" / "one_00001.png")).shape == (3 * 96, 10 * 96, 3)
 
 
-def test_single_clip_is_refused(data, tmp_path, capsys):
-    weights = tmp_path / "gen.weights.h5"
-    save_generator(weights, build_generator("basic", width=TINY), {"width": TINY})
+def test_single_clip_is_refused(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("lipgan.inference.runner.load_runner", lambda *_, **__: FunctionRunner(None, img_size=96))
     (tmp_path / "test.txt").write_text("one/00001")
-    assert evaluate.main(f"--checkpoint_path {weights} --data_root {data} --filelists {tmp_path}".split()) == 1
+    assert evaluate.main(f"--checkpoint_path w.weights.h5 --data_root {data} --filelists {tmp_path}".split()) == 1
     assert "another clip's audio needs two" in capsys.readouterr().err
 
 
@@ -190,6 +203,7 @@ def write(path, frames):
             writer.write(frame)
 
 
+@pytest.mark.slow
 def test_finished_video_is_scored_against_its_original(astronaut, tmp_path, capsys):
     results, originals = tmp_path / "results", tmp_path / "originals"
     for folder in (results, originals):
@@ -235,7 +249,7 @@ def test_malformed_list_of_pairs_raises_user_error(tmp_path, monkeypatch, capsys
     assert message in text and text.startswith("evaluate.py: --pairs pairs.csv") and text.count("\n") == 1
 
 
-def test_unusable_options_end_in_one_line(tmp_path, capsys):
+def test_unusable_options_are_refused_in_one_line(tmp_path, capsys):
     assert evaluate.main(["--videos", str(tmp_path), "--originals", str(tmp_path / "none")]) == 1
     assert "none is no folder" in capsys.readouterr().err
     with pytest.raises(SystemExit) as stop:

@@ -34,7 +34,7 @@ def test_result_with_late_lips_has_a_positive_lag():
     assert metrics.correlation(truth, truth) == pytest.approx(1)
 
 
-def test_lag_is_counted_from_the_clip_s_own():
+def test_lag_is_relative_to_the_clips_own_lag():
     truth = np.convolve(np.random.default_rng(0).random(90), np.full(5, 0.2), "valid")
     result = np.roll(truth, 3)  # as from audio that is 3 frames late
     assert metrics.best_lag(result, truth, lag=2) == 1
@@ -49,7 +49,7 @@ def test_still_mouth_has_no_correlation():
     assert np.isnan(metrics.correlation(still, truth)) and np.isnan(metrics.best_lag(still, truth))
 
 
-def test_closure_is_the_share_of_moments_at_which_lips_meet_as_in_the_truth():
+def test_closure_share_counts_moments_with_closed_lips():
     truth = np.full(60, 0.3)
     truth[[10, 30, 50]] = 0.01
     result = np.full(60, 0.2)
@@ -72,7 +72,7 @@ def test_landmark_distance_is_that_of_the_lips_after_the_eyes_are_aligned():
     assert metrics.landmark_distance(moved, truth) == pytest.approx(10)
 
 
-def test_ssim_is_scikit_image_s():
+def test_ssim_equals_scikit_image():
     from skimage.metrics import structural_similarity
 
     rng = np.random.default_rng(0)
@@ -83,7 +83,7 @@ def test_ssim_is_scikit_image_s():
     assert metrics.ssim(noisy[None], truth[None]) == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_blurred_picture_is_less_sharp_and_lacks_high_frequencies():
+def test_blurred_image_is_less_sharp_and_lacks_high_frequencies():
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 256, (3, 48, 64, 3), dtype="uint8")
     soft = np.stack([cv2.GaussianBlur(picture, (0, 0), 1) for picture in truth])
@@ -97,7 +97,7 @@ def test_twice_the_contrast_is_6_dB_at_every_frequency():
     assert metrics.spectrum_distance(low * 2, low) == pytest.approx(20 * np.log10(2), abs=0.1)
 
 
-def test_the_colour_step_is_what_pasting_leaves_of_another_colour():
+def test_colour_step_measures_the_seam_of_a_colour_shift():
     rng = np.random.default_rng(0)
     truth = np.full((2, 96, 96, 3), 120, "uint8") + rng.integers(0, 5, (2, 96, 96, 3), dtype="uint8")
     assert metrics.colour_step(truth, truth) == pytest.approx(0, abs=0.2)
@@ -105,7 +105,7 @@ def test_the_colour_step_is_what_pasting_leaves_of_another_colour():
     assert 15 < metrics.colour_step(darker, truth) < 60
 
 
-def test_range_is_relative_to_the_truth_s():
+def test_range_is_relative_to_the_truth():
     truth = np.random.default_rng(0).random(40)
     assert metrics.range_ratio(truth / 2 + 3, truth) == pytest.approx(0.5)
 
@@ -118,7 +118,7 @@ def test_frames_without_a_face_do_not_count():
     assert metrics.correlation(curve, truth) == pytest.approx(1) and metrics.best_lag(curve, truth) == 0
 
 
-def test_the_interval_holds_the_mean_and_narrows_with_more_clips():
+def test_interval_contains_the_mean_and_narrows_with_more_clips():
     rng = np.random.default_rng(0)
     few, many = (metrics.interval(rng.normal(1, 1, n)) for n in (10, 400))
     for mean, low, high in (few, many):

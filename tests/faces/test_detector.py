@@ -17,7 +17,7 @@ def shifted(image, x, y=0, scale=1.0):
     return cv2.warpAffine(image, np.float32([[scale, 0, x], [0, scale, y]]), size, borderValue=(90, 90, 90))
 
 
-def test_both_detectors_place_the_same_crop(astronaut, hog):
+def test_cnn_and_hog_detectors_give_the_same_crop(astronaut, hog):
     boxes = []
     for detector in (FaceDetector("cnn"), hog):
         [box] = detector.detect_whole(astronaut)
@@ -159,7 +159,7 @@ def test_smoothing_keeps_a_linear_movement_and_averages_over_the_window():
 
 
 @pytest.mark.slow
-def test_small_face_in_a_large_frame_is_found_in_tiles(astronaut):
+def test_small_face_in_a_large_frame_is_detected_in_tiles(astronaut):
     detector = FaceDetector("cnn")
     frame = np.full((1500, 2400, 3), 90, np.uint8)
     frame[700:860, 1300:1460] = cv2.resize(astronaut, (160, 160), interpolation=cv2.INTER_AREA)  # a face of 60 px

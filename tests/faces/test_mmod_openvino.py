@@ -34,7 +34,7 @@ def test_pyramid_levels_lie_on_the_canvas_without_overlap():
         assert places[0][2:] == (height, width) and covered.max() == 1
 
 
-def test_file_of_another_network_is_passed_to_dlib_which_refuses_it(network_file, tmp_path):
+def test_file_of_another_network_falls_back_to_dlib_and_is_refused(network_file, tmp_path):
     damaged = tmp_path / "mmod.dat"
     damaged.write_bytes(network_file.read_bytes()[:200_000])
     with pytest.raises(mmod_openvino.UnknownNetwork):

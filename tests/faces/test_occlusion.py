@@ -27,7 +27,7 @@ def shot(covered, num_frames=50):
     return np.stack([occlusion.face_cells(*f) for f in faces]), np.stack([points for _, points in faces])
 
 
-def test_covered_frames_of_a_shot_are_found():
+def test_covered_frames_of_a_shot_are_detected():
     cells, points = shot(range(20, 30))
     np.testing.assert_array_equal(np.flatnonzero(occlusion.covered_frames(cells, points)), np.arange(20, 30))
 

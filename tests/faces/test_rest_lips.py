@@ -26,7 +26,7 @@ def gaps(points):
     return np.array([points[low, 1] - points[up, 1] for up, low in zip(*FACING, strict=True)])
 
 
-def test_expression_is_complete_in_a_pause_and_gone_when_neutral():
+def test_expression_is_full_in_a_pause_and_absent_when_neutral():
     np.testing.assert_allclose(rest_lips.with_expression(REST, SMILE, 1, 1), SMILE, atol=1e-6)
     np.testing.assert_array_equal(rest_lips.with_expression(REST, SMILE, 0, 1), REST)
     half = rest_lips.with_expression(REST, SMILE, 0.5, 1)

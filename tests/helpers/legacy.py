@@ -1,10 +1,10 @@
-"""The reference's networks in Keras 2, rebuilt from its tables of layers."""
+"""LipGAN's original networks in Keras 2, rebuilt from their tables of layers."""
 
 from generator import scaled
 
 
 def legacy_generator(tf_keras, kind, width):
-    """The reference's generator, of a kind, as a tf_keras.Model."""
+    """Build the original generator of a kind as a tf_keras.Model."""
     layers = tf_keras.layers
 
     def conv(x, filters, kernel=3, strides=1, padding="same"):
@@ -15,40 +15,40 @@ def legacy_generator(tf_keras, kind, width):
         x = layers.Conv2DTranspose(scaled(filters, width), 3, strides=strides, padding="same")(x)
         return layers.Activation("relu")(layers.BatchNormalization(momentum=0.8)(x))
 
-    def more(x, filters, blocks):
+    def res(x, filters, blocks):
         for _ in range(blocks):
             if kind == "residual":
                 x = layers.Activation("relu")(layers.Add()([conv(conv(x, filters), filters), x]))
         return x
 
-    def heard(x, filters, strides):
+    def audio_block(x, filters, strides):
         x = conv(x, filters, strides=strides)
-        return more(x, filters, 2) if kind == "residual" else conv(conv(x, filters), filters)
+        return res(x, filters, 2) if kind == "residual" else conv(conv(x, filters), filters)
 
     first, second, third, last = (7, 5, 3, 512) if kind == "residual" else (11, 7, 5, 256)
     face = layers.Input((96, 96, 6))
     f0 = conv(face, 32, first)
-    f1 = more(conv(f0, 64, second, 2), 64, 2)
-    f2 = more(conv(f1, 128, third, 2), 128, 3)
-    f3 = more(conv(f2, 256, 3, 2), 256, 2)
-    f4 = more(conv(f3, 512, 3, 2), 512, 2)
+    f1 = res(conv(f0, 64, second, 2), 64, 2)
+    f2 = res(conv(f1, 128, third, 2), 128, 3)
+    f3 = res(conv(f2, 256, 3, 2), 256, 2)
+    f4 = res(conv(f3, 512, 3, 2), 512, 2)
     f5 = conv(f4, 512, 3, 2)
     f7 = conv(conv(f5, 512, 3, 1, "valid"), last, 1)
 
     mel = layers.Input((80, 27, 1))
-    a = heard(heard(heard(heard(mel, 32, 1), 64, 3), 128, (3, 1)), 256, 3)
+    a = audio_block(audio_block(audio_block(audio_block(mel, 32, 1), 64, 3), 128, (3, 1)), 256, 3)
     a = conv(conv(a, 512, padding="valid"), 512, 1)
 
     x = layers.concatenate([f5, up(layers.concatenate([f7, a]), 512, 3)])
     for skip, filters in ((f4, 512), (f3, 256), (f2, 128), (f1, 64)):
-        x = layers.concatenate([skip, more(up(x, filters), filters, 2)])
+        x = layers.concatenate([skip, res(up(x, filters), filters, 2)])
     x = conv(conv(layers.concatenate([f0, up(x, 32)]), 16), 16)
     x = layers.Activation("sigmoid")(layers.Conv2D(3, 1)(x))
     return tf_keras.Model([face, mel], x)
 
 
 def legacy_discriminator(tf_keras, width):
-    """The reference's discriminator as a tf_keras.Model."""
+    """Build the original discriminator as a tf_keras.Model."""
     layers, backend = tf_keras.layers, tf_keras.backend
 
     class SampleNorm(layers.Layer):

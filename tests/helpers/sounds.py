@@ -1,4 +1,4 @@
-"""Sound files that tests make for themselves."""
+"""Audio files for tests."""
 
 import wave
 

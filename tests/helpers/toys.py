@@ -1,9 +1,9 @@
-"""Training on toy networks and toy data, in processes of their own: several devices want that.
+"""Training of toy networks on toy data, in separate processes, as several devices need.
 
     python toys.py train --n_gpu 2 ... + --n_gpu 1 ...
 
-makes two runs, one after the other. In the environment: KERAS_BACKEND, SIMULATED_DEVICES, and SIGNAL_AT=5:SIGTERM for a
-signal to itself at the end of the fifth batch (5:UserError for an exception).
+makes two runs, one after the other. Environment: KERAS_BACKEND, SIMULATED_DEVICES, and SIGNAL_AT=5:SIGTERM to send
+itself a signal after the fifth batch (5:UserError to raise an exception).
 """
 
 import importlib
@@ -20,9 +20,9 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 def toy_generator(kind="basic", img_size=96, width=1.0, synchronized=False):
-    """A generator of a few layers, batch norm among them; [face, mel] -> face as `generator.build_generator`.
+    """Build a small generator with batch norm: [face, mel] -> face, as `generator.build_generator`.
 
-    Of kind "warp" it is the product's own, as narrow as it goes.
+    For the kind "warp", build the product's own at its smallest width.
     """
     import keras
     from keras import layers
@@ -36,27 +36,27 @@ def toy_generator(kind="basic", img_size=96, width=1.0, synchronized=False):
     face, mel = keras.Input((img_size, img_size, 6), name="face"), keras.Input((80, 27, 1), name="mel")
     x = layers.Conv2D(4, 8, 8, use_bias=False)(face)  # before batch norm a bias learns nothing but rounding errors
     x = layers.ReLU()(layers.BatchNormalization(momentum=0.8, synchronized=synchronized)(x))
-    seen = layers.GlobalAveragePooling2D(keepdims=True)(x)
-    heard = layers.Reshape((1, 1, 8))(layers.Dense(8)(layers.Flatten()(layers.AveragePooling2D(9)(mel))))
-    x = layers.Dense(3)(layers.Concatenate(name=FUSION)([seen, heard])) + layers.Conv2D(3, 1)(face)
+    face_code = layers.GlobalAveragePooling2D(keepdims=True)(x)
+    audio_code = layers.Reshape((1, 1, 8))(layers.Dense(8)(layers.Flatten()(layers.AveragePooling2D(9)(mel))))
+    x = layers.Dense(3)(layers.Concatenate(name=FUSION)([face_code, audio_code])) + layers.Conv2D(3, 1)(face)
     output = layers.Activation("sigmoid", name="prediction")(x)
     return keras.Model([face, mel], output, name=f"{kind}_generator")
 
 
 def toy_discriminator(img_size=96, width=1.0):
-    """A discriminator of a few layers; [face, mel] -> distance as `discriminator.build_discriminator`."""
+    """Build a small discriminator: [face, mel] -> distance, as `discriminator.build_discriminator`."""
     import keras
     from keras import layers
 
     face, mel = keras.Input((img_size, img_size, 3), name="face"), keras.Input((80, 27, 1), name="mel")
-    seen = layers.Dense(8)(layers.Flatten()(layers.AveragePooling2D(16)(face)))
-    heard = layers.Conv2D(8, (80, 27), name="face_to_vector")(mel)
-    distance = keras.ops.mean(keras.ops.square(seen - layers.Flatten()(heard)), axis=-1, keepdims=True)
+    face_code = layers.Dense(8)(layers.Flatten()(layers.AveragePooling2D(16)(face)))
+    audio_code = layers.Conv2D(8, (80, 27), name="face_to_vector")(mel)
+    distance = keras.ops.mean(keras.ops.square(face_code - layers.Flatten()(audio_code)), axis=-1, keepdims=True)
     return keras.Model([face, mel], keras.ops.sqrt(distance + 1e-6), name="discriminator")
 
 
 def write_data(root):
-    """Three clips of noise in folders, with lists of two for training and one for validation."""
+    """Write three clips of noise, two listed for training and one for validation. Returns root."""
     from lipgan.data.clip_folder import write_clip
 
     rng = np.random.default_rng(0)
@@ -69,7 +69,7 @@ def write_data(root):
 
 
 def write_expert(data):
-    """The mouth expert of these data, which knows nothing, but is the same every time."""
+    """Write an untrained mouth expert for this data, always with the same weights."""
     import keras
 
     from lipgan.data.dataset import FaceDataset
@@ -82,7 +82,7 @@ def write_expert(data):
 
 
 def write_lists(root, **splits):
-    """File lists of clips of one speaker, by their numbers. Returns root."""
+    """Write file lists of one speaker's clips, given by number. Returns root."""
     (root / "filelists").mkdir()
     for name, numbers in splits.items():
         (root / "filelists" / f"{name}.txt").write_text("".join(f"speaker/{number:05d}\n" for number in numbers))
@@ -90,23 +90,25 @@ def write_lists(root, **splits):
 
 
 def options_for(data, logdir, *more):
-    """The options of a run on these data."""
+    """Return the command-line options of a run on this data."""
     line = f"--data_root {data} --filelists {data}/filelists --logdir {logdir} --width 0.02 --model basic"
     line += " --batch_size 8 --val_samples 8 --precision float32 --workers 1"
     return [*line.split(), *map(str, more)]
 
 
 def start(script, *options, backend, simulated_devices=1, **environment):
-    """A process (subprocess.Popen) that runs a script on toy networks, with one thread where nothing else is said."""
+    """Start a script on toy networks, by default with one thread. Returns a subprocess.Popen."""
     environment = {"KERAS_BACKEND": backend, "SIMULATED_DEVICES": str(simulated_devices)} | environment
     environment = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "PYTHONUNBUFFERED": "1"} | environment
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "KERAS_"))}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "KERAS_"))}
     command = [sys.executable, __file__, script, *map(str, options)]
-    return subprocess.Popen(command, env=kept | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, env=inherited | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def stats(logdir):
-    """The lines of a run's stats.jsonl, without their times."""
+    """Read the rows of a run's stats.jsonl, without their times."""
     from lipgan.training.config import STATS_NAME, read_stats
 
     return [
@@ -115,11 +117,11 @@ def stats(logdir):
 
 
 def arrays(path):
-    """All arrays of an HDF5 file by name."""
-    found = {}
+    """Read all arrays of an HDF5 file by name."""
+    values = {}
     with h5py.File(path) as file:
-        file.visititems(lambda name, item: found.update({name: item[...]} if isinstance(item, h5py.Dataset) else {}))
-    return found
+        file.visititems(lambda name, item: values.update({name: item[...]} if isinstance(item, h5py.Dataset) else {}))
+    return values
 
 
 def signals_itself(callback, number, event):

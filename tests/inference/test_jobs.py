@@ -82,11 +82,13 @@ def test_lists_as_spreadsheets_save_them(tmp_path, encoding, mark):
     assert read_jobs(tmp_path / "list.csv", job_columns()) == [{"face": "顔.jpg", "audio": "b.wav"}]
 
 
-def test_list_loads_the_weights_once_and_continues_after_a_failure_and_a_rerun(tmp_path, capsys, monkeypatch):
+@pytest.mark.slow
+@pytest.mark.usefixtures("eager_steps")
+def test_list_loads_the_weights_once_continues_after_a_failure_and_resumes(tmp_path, capsys, monkeypatch):
     from generator import build_generator
 
     weights, loaded, load = tmp_path / "w.weights.h5", [], checkpoint.load_generator
-    checkpoint.save_generator(weights, build_generator(width=1 / 64), {"width": 1 / 64, "detector": "hog"})
+    checkpoint.save_generator(weights, build_generator("basic", width=1 / 64), {"width": 1 / 64, "detector": "hog"})
     monkeypatch.setattr(checkpoint, "load_generator", lambda *which, **how: loaded.append(which) or load(*which, **how))
     cv2.imwrite(str(tmp_path / "face.png"), np.full((96, 96, 3), 90, np.uint8))
     write_wav(tmp_path / "a.wav", 0.4)
@@ -131,7 +133,7 @@ def test_one_row_does_not_affect_another(tmp_path, capsys, monkeypatch):
         assert words in row
 
 
-def test_bug_in_one_job_fails_that_job_only(capsys):
+def test_unexpected_error_fails_one_job_only(capsys):
     results = list(run_jobs([{"crf": "7"}, {"crf": "8"}], lambda row: 1 / (int(row["crf"]) - 7)))
     assert [succeeded for _, succeeded, _ in results] == [False, True]
     assert "ZeroDivisionError" in results[0][2] and "Traceback" in capsys.readouterr().err

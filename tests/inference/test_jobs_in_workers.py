@@ -23,7 +23,7 @@ pytest.importorskip("distributed", reason="worker processes need dask[distribute
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_killed_workers_jobs_are_made_again_and_a_killer_is_given_up(tmp_path, capsys, monkeypatch):
+def test_jobs_of_killed_workers_are_retried_once(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(jobs, "make_in_worker", make_or_die)
     faces = ["a", "once", "bad", "always", "b", "existing"]
     audio = write_wav(tmp_path / "s.wav", 0.1)
@@ -91,7 +91,7 @@ def test_worker_reports_errors_and_existing_results_as_an_outcome(tmp_path):
     assert jobs.make_in_worker(job, ".tmp_x_").succeeded
 
 
-def test_paths_are_absolute_for_workers_elsewhere(tmp_path, monkeypatch):
+def test_worker_jobs_have_absolute_paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = LipsyncOptions(ref_face=pathlib.Path("me.jpg"))
     job = Job(face=tmp_path / "a.jpg", audio=pathlib.Path("b.wav"), options=options).absolute()
@@ -99,13 +99,13 @@ def test_paths_are_absolute_for_workers_elsewhere(tmp_path, monkeypatch):
     assert job.options.ref_face == tmp_path / "me.jpg" and job.options.pads is None
 
 
-def test_workers_are_for_lists(capsys):
+def test_workers_without_a_list_are_refused(capsys):
     with pytest.raises(SystemExit):
         batch_inference.parse_args(["--face", "a", "--audio", "b", "--num_workers", "2"])
     assert "--num_workers and --scheduler are for --jobs" in capsys.readouterr().err
 
 
-def test_missing_dask_is_one_line(monkeypatch):
+def test_missing_dask_raises_user_error(monkeypatch):
     monkeypatch.setattr(parallel.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r'pip install "dask\[distributed\]"'):
         list(parallel.in_workers(make_or_die, [()], 2, None))

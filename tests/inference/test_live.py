@@ -51,7 +51,7 @@ def test_windows_are_those_of_the_whole_recording(blocks):
     assert count == round(len(wav) / live.SAMPLE_RATE * 25)
 
 
-def test_a_frame_waits_for_no_more_than_it_needs(blocks):
+def test_frame_waits_only_for_its_audio_window(blocks):
     parts, _ = blocks
     speech, given = listener(), []
     heard = (given.append(1) or part for part in parts)
@@ -62,7 +62,7 @@ def test_a_frame_waits_for_no_more_than_it_needs(blocks):
     assert speech._received >= needed_s * live.SAMPLE_RATE
 
 
-def test_frames_are_left_out_by_who_is_late(blocks):
+def test_late_generator_drops_frames(blocks):
     parts, _ = blocks
     speech = listener(skip=True)
     for part in parts[:20]:  # 2 s have been heard before the first frame is made
@@ -75,7 +75,7 @@ def test_frames_are_left_out_by_who_is_late(blocks):
     assert speech.number(1) == speech.number(0) + 1
 
 
-def test_long_speech_is_forgotten_but_its_clock_is_not():
+def test_long_speech_is_discarded_without_clock_drift():
     speech = listener()
     for _ in range(400):
         speech._arrived.put(np.zeros(live.BLOCK, np.float32))

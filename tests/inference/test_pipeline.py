@@ -226,8 +226,9 @@ def test_positive_sync_offset_uses_later_audio(tmp_path):
         assert int(np.argmax(frames)) == flash
 
 
-@pytest.mark.parametrize("kind", ["residual", "basic"])
-def test_still_image_is_encoded_once_and_gives_what_the_whole_network_gives(kind):
+@pytest.mark.usefixtures("eager_steps")
+@pytest.mark.parametrize("kind", [pytest.param("residual", marks=pytest.mark.slow), "basic"])
+def test_still_image_is_encoded_once_with_the_output_of_the_whole_network(kind):
     import keras  # loaded for this test only
 
     from generator import build_generator
@@ -348,7 +349,7 @@ def test_paste_gets_the_landmarks_of_the_track(tmp_path, astronaut, hog, monkeyp
     assert np.abs(points - local_box[[2, 0]] + start - hog.landmarks(astronaut, square)).max() < 5
 
 
-def test_smile_is_kept_in_a_pause_and_gone_when_neutral(tmp_path, astronaut):
+def test_smile_stays_in_a_pause_and_disappears_when_neutral(tmp_path, astronaut):
     cv2.imwrite(str(tmp_path / "a.png"), astronaut)
     pause = write_wav(tmp_path / "pause.wav", np.zeros(8_000))
     results = {}

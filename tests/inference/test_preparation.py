@@ -23,7 +23,7 @@ class LongSightedDetector(FaceDetector):
         return super().detect_whole(frame)
 
 
-def test_a_video_without_a_face_at_once_is_searched_for_small_ones(tmp_path, astronaut, monkeypatch, capsys):
+def test_video_without_large_faces_is_searched_for_small_ones(tmp_path, astronaut, monkeypatch, capsys):
     detector = LongSightedDetector("hog")
     monkeypatch.setattr(preparation, "_load_detector", lambda *_: detector)
     with video.VideoWriter(tmp_path / "x.mp4", 256, 256, 25) as writer:
@@ -46,7 +46,7 @@ def test_a_video_without_a_face_at_once_is_searched_for_small_ones(tmp_path, ast
         (270, "is not upright, so its mouth will be wrong; rotate it by 90 degrees clockwise first"),
     ],
 )
-def test_a_face_that_lies_on_its_side_or_head_is_named(tmp_path, astronaut, degrees, message):
+def test_rotated_face_is_reported_with_the_rotation_to_apply(tmp_path, astronaut, degrees, message):
     if degrees == 180:
         astronaut = cv2.resize(astronaut, (128, 128), interpolation=cv2.INTER_AREA)  # found when it is enlarged only
     cv2.imwrite(str(tmp_path / "x.png"), np.rot90(astronaut, -degrees // 90))

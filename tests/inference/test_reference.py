@@ -100,7 +100,7 @@ def test_a_change_of_light_is_no_cut(astronaut, hog, light):
     assert np.ptp(follow_face([astronaut, other_view], 25, hog).shots) == 1
 
 
-def test_a_dark_face_is_brightened_for_the_generator_and_its_paint_darkened(tmp_path, astronaut):
+def test_dark_face_is_brightened_for_the_generator_and_darkened_back(tmp_path, astronaut):
     means = {}
     for level in (1.0, 0.1):
         cv2.imwrite(str(tmp_path / "face.png"), (astronaut * level).astype(np.uint8))

@@ -37,6 +37,7 @@ def predict(folder):
     return {"True": True, "False": False}[done.stdout.strip()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["residual", "basic", "warp"])
 def test_openvino_matches_the_training_backend(tmp_path, kind):
     import keras  # loaded for this test only

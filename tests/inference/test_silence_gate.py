@@ -19,7 +19,7 @@ def audio_of(*parts, noise=0.0):
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.0005, 0.005])  # none, -66 and -46 dB of full scale
-def test_pause_is_found_at_its_time(noise):
+def test_pause_is_detected_at_its_time(noise):
     ((first, end),) = silent_runs(audio_of((1, 0.5), (0.8, 0), (1, 0.5), noise=noise))
     assert first / 80 == pytest.approx(1.0, abs=0.04) and end / 80 == pytest.approx(1.8, abs=0.04)
 
@@ -34,7 +34,7 @@ def test_constant_tone_is_speech():
     assert silent_runs(audio_of((3, 0.5), noise=0.1)) == []
 
 
-def test_pauses_of_soft_speech_in_noise_are_found():
+def test_pauses_of_soft_speech_in_noise_are_detected():
     ((first, end),) = silent_runs(audio_of((1, 0.02), (0.8, 0), (1, 0.02), noise=0.0002))
     assert first / 80 == pytest.approx(1.0, abs=0.04) and end / 80 == pytest.approx(1.8, abs=0.04)
 

@@ -24,7 +24,7 @@ def clip(tmp_path):
     return path
 
 
-def test_track_is_found_under_any_name_of_the_video(clip, tmp_path):
+def test_track_is_cached_by_video_content(clip, tmp_path):
     save_track(cache_path(tmp_path / "boxes", clip, kind="cnn"), TRACK, whole=True)
     copy = clip.rename(tmp_path / "other name.mp4")
     for kept, array in zip(load_track(cache_path(tmp_path / "boxes", copy, kind="cnn"), 10), TRACK, strict=True):

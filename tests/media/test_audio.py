@@ -141,7 +141,7 @@ def test_wav_of_any_rate_and_width_keeps_its_clock_length_and_level(tmp_path, ra
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 6, 7, 8, 11])
-def test_wav_of_any_number_of_channels_is_mixed_to_one_and_kept_when_streamed(tmp_path, channels):
+def test_wav_channels_are_mixed_to_mono_and_preserved_when_streamed(tmp_path, channels):
     write_pcm(tmp_path / "x.wav", click(16_000)[:, None].repeat(channels, axis=1), 16_000)
     assert abs(np.abs(audio.load_wav(tmp_path / "x.wav")).max() - 0.5) < 0.01
     assert {block.samples.shape[0] for block in audio.read_blocks(tmp_path / "x.wav")} == {channels}
@@ -169,7 +169,7 @@ def test_a_film_is_mixed_mostly_from_its_centre_where_the_speech_is(tmp_path):
         ("x.mkv", "aac", 48_000),
     ],
 )
-def test_the_delay_of_encoders_is_taken_out(tmp_path, name, codec, rate):
+def test_encoder_delay_is_removed(tmp_path, name, codec, rate):
     write_audio(tmp_path / name, click(rate), codec, rate)
     wav = audio.load_wav(tmp_path / name)
     assert abs(loud_at(wav) - CLICK_S) < 0.002
@@ -215,7 +215,7 @@ def test_blocks_are_streamed_and_none_is_long(tmp_path):
     assert max(lengths) <= 16_000
 
 
-def test_a_title_that_is_not_utf8_does_not_matter(tmp_path):
+def test_title_that_is_not_utf8_is_ignored(tmp_path):
     write_audio(tmp_path / "x.mp3", click(16_000), "libmp3lame", 16_000, title="title TITLE")
     data = (tmp_path / "x.mp3").read_bytes()
     assert data.count(b"title TITLE")
@@ -223,7 +223,7 @@ def test_a_title_that_is_not_utf8_does_not_matter(tmp_path):
     assert abs(loud_at(audio.load_wav(tmp_path / "x.mp3")) - CLICK_S) < 0.002
 
 
-def test_a_cut_off_file_gives_what_is_left(tmp_path):
+def test_truncated_audio_file_gives_its_remaining_samples(tmp_path):
     write_audio(tmp_path / "x.mp3", click(44_100), "libmp3lame", 44_100)
     whole = (tmp_path / "x.mp3").read_bytes()
     (tmp_path / "x.mp3").write_bytes(whole[: len(whole) * 3 // 4])

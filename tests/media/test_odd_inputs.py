@@ -72,7 +72,7 @@ def test_audio_that_starts_after_its_video_keeps_its_pause_with_another_face(tmp
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e38])
-def test_samples_that_are_no_numbers_become_silence(tmp_path, value):
+def test_nan_and_infinite_samples_become_silence(tmp_path, value):
     wav = tone()
     wav[4_000:4_010] = value
     write_float_wav(tmp_path / "x.wav", wav, RATE)
@@ -126,7 +126,7 @@ def test_a_spoken_track_beside_a_silent_default_one_is_used(tmp_path):
     assert np.abs(audio.load_wav(track)).max() > 0.4
 
 
-def test_the_audio_track_that_is_asked_for_is_used(tmp_path):
+def test_requested_audio_track_is_used(tmp_path):
     write_tracks(tmp_path / "x.mkv", tone(level=0.25), tone(level=0.75))
     levels = [np.abs(audio.load_wav(audio.open_audio(tmp_path / "x.mkv", track=n))).max() for n in (0, 1)]
     np.testing.assert_allclose(levels, [0.25, 0.75], atol=0.01)
@@ -154,7 +154,7 @@ def test_silent_audio_is_noted(tmp_path):
     assert not audio.load_wav(track).any()
 
 
-def test_quiet_speech_is_not_taken_for_silence(tmp_path):
+def test_quiet_speech_does_not_count_as_silence(tmp_path):
     write_tracks(tmp_path / "x.wav", tone(level=10 ** (-30 / 20) * 0.3))  # -30 dB
     track = audio.open_audio(tmp_path / "x.wav")
     assert track.notes == ()
@@ -314,7 +314,7 @@ def test_an_image_of_absurd_size_is_refused_before_it_is_decoded(tmp_path):
         read_image(tmp_path / "x.bmp")
 
 
-def test_a_phones_photo_of_several_pictures_is_a_still_image(tmp_path):
+def test_multi_picture_phone_photo_is_a_still_image(tmp_path):
     first, second = Image.new("RGB", (64, 48), (200, 0, 0)), Image.new("RGB", (32, 24))
     first.save(tmp_path / "x.jpg", "MPO", save_all=True, append_images=[second])
     assert read_image(tmp_path / "x.jpg").shape == (48, 64, 3)

@@ -39,7 +39,7 @@ def test_start_times_and_delayed_audio_do_not_move_click_from_flash(tmp_path, su
 
 
 @pytest.mark.parametrize(("cut_video_s", "cut_audio_s"), [(0.4, 0.4), (0.4, 0), (0, 0.4)])
-def test_what_an_edit_list_cuts_from_the_start_is_not_there(tmp_path, cut_video_s, cut_audio_s):
+def test_edit_list_cuts_the_start(tmp_path, cut_video_s, cut_audio_s):
     path = tmp_path / "x.mp4"
     write_flash(path, Fraction(25), 40, 75)
     data, at = bytearray(path.read_bytes()), 0
@@ -84,7 +84,7 @@ def test_frames_dropped_from_a_short_clip_leave_its_rate_alone(tmp_path):
 
 
 @pytest.mark.parametrize(("rate", "expected"), [(Fraction(1), 25), (Fraction(240), 120), (Fraction(15), 15)])
-def test_a_rate_that_is_no_use_is_limited(tmp_path, rate, expected):
+def test_absurd_frame_rate_is_limited(tmp_path, rate, expected):
     write_flash(tmp_path / "x.mov", rate, 5, 12)
     info = video.probe(tmp_path / "x.mov")
     assert info.fps == expected
@@ -150,7 +150,7 @@ def test_damaged_frames_are_skipped_and_the_clock_goes_on(tmp_path):
     assert abs(click_s - 60 / 25) < 0.002
 
 
-def test_a_cut_off_video_gives_the_frames_it_still_has(tmp_path):
+def test_truncated_video_gives_its_remaining_frames(tmp_path):
     write_flash(tmp_path / "x.mkv", Fraction(25), 5, 100)
     data = (tmp_path / "x.mkv").read_bytes()
     (tmp_path / "x.mkv").write_bytes(data[: len(data) * 2 // 3])

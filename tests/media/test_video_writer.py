@@ -12,7 +12,7 @@ from lipgan.utils.cli import UserError
 
 
 @pytest.mark.parametrize("fps", RATES, ids=str)
-def test_what_is_written_is_read_back_at_the_same_moment(tmp_path, fps):
+def test_written_audio_and_video_stay_in_sync(tmp_path, fps):
     rate, flash, num_frames = 22_050, round(1.4 * fps), round(2 * fps)
     wav = np.zeros(2 * rate, np.float32)
     wav[round(flash / fps * rate) :][:200] = 0.8
@@ -77,7 +77,7 @@ def test_lossless_is_bit_exact(tmp_path):
     assert (np.stack(list(video.read_frames(tmp_path / "x.mp4"))) == frames).all()
 
 
-def test_odd_sizes_grow_by_a_copied_pixel_and_the_comment_is_kept(tmp_path):
+def test_odd_sizes_are_padded_and_the_comment_is_written(tmp_path):
     with video.VideoWriter(
         tmp_path / "new" / "x.mp4", 51, 33, 25, encoding=video.Encoding(comment="made by lipgan")
     ) as writer:
@@ -103,7 +103,7 @@ def test_the_audio_keeps_its_rate_and_channels_where_aac_has_them(tmp_path, rate
     assert sum(1 for _ in video.read_frames(tmp_path / "x.mp4")) == 1
 
 
-def test_nothing_is_left_behind_when_writing_fails(tmp_path):
+def test_failed_writing_leaves_no_files(tmp_path):
     (tmp_path / "x.mp4").write_text("an older result")
     with pytest.raises(RuntimeError), video.VideoWriter(tmp_path / "x.mp4", 32, 32, 25) as writer:
         writer.write(np.zeros((32, 32, 3), np.uint8))

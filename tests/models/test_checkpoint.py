@@ -62,7 +62,7 @@ def copied(saved, tmp_path, **changes):
 # User checkpoints
 
 
-def test_a_saved_generator_comes_back_with_what_is_known_about_it(saved, generator, capsys):
+def test_generator_and_description_round_trip(saved, generator, capsys):
     model, info = load_generator(saved)
     np.testing.assert_array_equal(output(model), output(generator))
     assert {k: info[k] for k in INFO} == INFO
@@ -74,7 +74,7 @@ def test_a_saved_generator_comes_back_with_what_is_known_about_it(saved, generat
     assert sorted(p.name for p in saved.parent.iterdir()) == ["x.json", "x.weights.h5"]
 
 
-def test_a_saved_discriminator_comes_back(tmp_path):
+def test_discriminator_round_trip(tmp_path):
     model = shaken(build_discriminator(128, WIDTH))
     save_discriminator(tmp_path / "d.weights.h5", model, INFO)
     loaded, info = load_discriminator(tmp_path / "d.weights.h5")
@@ -83,7 +83,7 @@ def test_a_saved_discriminator_comes_back(tmp_path):
         np.testing.assert_array_equal(here, there)
 
 
-def test_half_precision_halves_the_file_and_hardly_changes_the_output(saved, generator, tmp_path):
+def test_half_precision_halves_the_file_and_preserves_the_output(saved, generator, tmp_path):
     path = tmp_path / "half.weights.h5"
     save_generator(path, generator, INFO, half=True)
     model, info = load_generator(path)
@@ -93,8 +93,8 @@ def test_half_precision_halves_the_file_and_hardly_changes_the_output(saved, gen
     np.testing.assert_allclose(output(model), output(generator), atol=2e-3)
 
 
-def test_a_checkpoint_leaves_the_optimizer_s_state_out(generator, tmp_path):
-    model = keras.models.clone_model(build_generator("basic", width=WIDTH))
+def test_checkpoint_has_no_optimizer_state(generator, tmp_path):
+    model = build_generator("basic", width=WIDTH)
     model.compile(optimizer="adam", loss="mae")
     model.optimizer.build(model.trainable_variables)
     save_generator(tmp_path / "x.weights.h5", model, INFO)
@@ -103,7 +103,7 @@ def test_a_checkpoint_leaves_the_optimizer_s_state_out(generator, tmp_path):
     load_generator(tmp_path / "x.weights.h5")
 
 
-def test_without_its_json_the_network_is_told_from_the_arrays(saved, generator, tmp_path):
+def test_checkpoint_without_json_is_recognised_from_array_shapes(saved, generator, tmp_path):
     path = tmp_path / "x.weights.h5"
     path.write_bytes(saved.read_bytes())
     model, info = load_generator(path)
@@ -111,8 +111,11 @@ def test_without_its_json_the_network_is_told_from_the_arrays(saved, generator, 
     np.testing.assert_array_equal(output(model), output(generator))
 
 
-@pytest.mark.parametrize(("kind", "img_size", "width"), [("residual", 160, 1 / 4), ("basic", 224, 1 / 3)])
-def test_any_size_and_width_is_told_from_the_arrays(kind, img_size, width, tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "img_size", "width"),
+    [pytest.param("residual", 160, 1 / 4, marks=pytest.mark.slow), ("basic", 224, 1 / 12)],
+)
+def test_size_and_width_are_recognised_from_array_shapes(kind, img_size, width, tmp_path):
     save_generator(tmp_path / "x.weights.h5", build_generator(kind, img_size, width), {"width": width})
     (tmp_path / "x.json").unlink()
     _, info = load_generator(tmp_path / "x.weights.h5")
@@ -122,7 +125,7 @@ def test_any_size_and_width_is_told_from_the_arrays(kind, img_size, width, tmp_p
     ]
 
 
-def test_other_hparams_are_a_warning_and_are_given_back(saved, tmp_path, capsys):
+def test_different_hparams_are_returned_with_a_warning(saved, tmp_path, capsys):
     path = copied(saved, tmp_path, hparams={**hparams.as_dict(), "fps": 30})
     _, info = load_generator(path)
     assert info["differences"] == ["fps: here 25, there 30"]
@@ -130,7 +133,7 @@ def test_other_hparams_are_a_warning_and_are_given_back(saved, tmp_path, capsys)
     assert warning.count("\n") == 1 and "fps: here 25, there 30" in warning
 
 
-def test_options_that_agree_with_the_file_are_taken(saved):
+def test_options_that_agree_with_the_file_are_accepted(saved):
     load_generator(saved, kind="basic", img_size=96, width=WIDTH)
 
 
@@ -151,7 +154,7 @@ def test_options_that_contradict_the_file_are_refused(saved, options, message, w
         load_generator(path, **options)
 
 
-def test_a_generator_is_not_taken_for_a_discriminator_nor_the_other_way_round(saved, tmp_path):
+def test_generator_and_discriminator_are_not_confused(saved, tmp_path):
     with pytest.raises(UserError, match=r"fits --model basic, .*, not the discriminator"):
         load_discriminator(saved)
     save_discriminator(tmp_path / "d.weights.h5", build_discriminator(96, WIDTH), INFO)
@@ -174,20 +177,20 @@ def test_a_generator_is_not_taken_for_a_discriminator_nor_the_other_way_round(sa
         ({"width": 4}, "far fewer weights than --model basic, img_size 96, width 4"),
     ],
 )
-def test_a_json_that_does_not_go_with_the_weights_is_named(saved, tmp_path, changes, message):
+def test_json_that_contradicts_the_weights_is_refused(saved, tmp_path, changes, message):
     with pytest.raises(UserError, match=message):
         load_generator(copied(saved, tmp_path, **changes))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"model": "basic", "width": 1}', "[" * 100_000])
-def test_a_json_that_is_none_is_named(saved, tmp_path, text):
+def test_invalid_json_is_refused(saved, tmp_path, text):
     path = copied(saved, tmp_path)
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(UserError, match=r"x.json does not describe weights"):
         load_generator(path)
 
 
-def test_files_that_cannot_be_read_get_one_line(saved, tmp_path):
+def test_unreadable_files_are_refused_in_one_line(saved, tmp_path):
     def refusal(name, content=None):
         path = tmp_path / name
         if content is not None:
@@ -208,14 +211,14 @@ def test_files_that_cannot_be_read_get_one_line(saved, tmp_path):
     assert "rename it to renamed.weights.h5" in refusal("renamed.h5", whole)
 
 
-def test_arrays_of_something_else_fit_none(tmp_path):
+def test_arrays_of_an_unknown_network_are_refused(tmp_path):
     other = keras.Sequential([keras.Input((4,)), keras.layers.Dense(5)])
     other.save_weights(tmp_path / "other.weights.h5")
     with pytest.raises(UserError, match=r"fits none of the networks here \(residual, basic, warp, discriminator\)"):
         load_generator(tmp_path / "other.weights.h5")
 
 
-def test_a_link_into_another_file_is_not_followed(saved, tmp_path):
+def test_external_link_is_not_followed(saved, tmp_path):
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file.attrs["layer_names"] = [b"layers"]
         file["layers"] = h5py.ExternalLink(str(saved), "layers")
@@ -223,7 +226,7 @@ def test_a_link_into_another_file_is_not_followed(saved, tmp_path):
         load_generator(tmp_path / "x.h5")
 
 
-def test_saving_asks_for_the_right_ending_and_leaves_nothing_when_it_fails(generator, tmp_path):
+def test_failed_saving_leaves_no_files(generator, tmp_path):
     with pytest.raises(UserError, match=r"must end in .weights.h5"):
         save_generator(tmp_path / "x.h5", generator, INFO)
     with pytest.raises(ValueError, match="width"):
@@ -241,7 +244,7 @@ def tf_keras():
     return pytest.importorskip("tf_keras", reason="tf_keras (requirements-dev.txt) writes the legacy files")
 
 
-@pytest.fixture(scope="module", params=["residual", "basic", "discriminator"])
+@pytest.fixture(scope="module", params=[pytest.param("residual", marks=pytest.mark.slow), "basic", "discriminator"])
 def legacy(request, tf_keras, tmp_path_factory):
     """(kind, {what is saved: file}, the legacy network's output)."""
     folder = tmp_path_factory.mktemp("legacy")
@@ -259,7 +262,7 @@ def legacy(request, tf_keras, tmp_path_factory):
 
 
 @pytest.mark.parametrize("saved_as", ["weights", "model"])
-def test_a_legacy_file_gives_the_legacy_network_s_output(legacy, saved_as):
+def test_legacy_weights_give_the_output_of_keras_2(legacy, saved_as):
     kind, files, expected = legacy
     assert expected.std() > 1e-3
     model, info = (load_discriminator if kind == "discriminator" else load_generator)(files[saved_as])
@@ -268,14 +271,14 @@ def test_a_legacy_file_gives_the_legacy_network_s_output(legacy, saved_as):
     np.testing.assert_allclose(output(model, 3 if kind == "discriminator" else 6), expected, atol=1e-4)
 
 
-def test_keras_itself_loads_a_legacy_file_into_the_networks(legacy):
+def test_keras_load_weights_accepts_legacy_files(legacy):
     kind, files, expected = legacy
     model = build_discriminator(96, WIDTH) if kind == "discriminator" else build_generator(kind, 96, WIDTH)
     model.load_weights(files["weights"])
     np.testing.assert_allclose(output(model, 3 if kind == "discriminator" else 6), expected, atol=1e-4)
 
 
-def test_a_legacy_file_is_known_by_its_content_not_its_name(legacy, tmp_path):
+def test_legacy_file_is_recognised_by_content(legacy, tmp_path):
     kind, files, expected = legacy
     path = tmp_path / "legacy.weights.h5"
     path.write_bytes(files["weights"].read_bytes())
@@ -283,7 +286,7 @@ def test_a_legacy_file_is_known_by_its_content_not_its_name(legacy, tmp_path):
     np.testing.assert_allclose(output(model, 3 if kind == "discriminator" else 6), expected, atol=1e-4)
 
 
-def test_a_legacy_gain_without_an_axis_is_one_too(legacy, tmp_path):
+def test_legacy_scalar_gain_is_loaded(legacy, tmp_path):
     kind, files, expected = legacy
     if kind != "discriminator":
         pytest.skip("only the discriminator has gains")
@@ -300,7 +303,7 @@ def test_a_legacy_gain_without_an_axis_is_one_too(legacy, tmp_path):
     np.testing.assert_allclose(output(load_discriminator(path)[0], 3), expected, atol=1e-4)
 
 
-def test_a_legacy_file_of_another_network_is_refused_with_what_fits(legacy):
+def test_legacy_file_of_another_network_is_refused_with_its_architecture(legacy):
     kind, files, _ = legacy
     if kind == "discriminator":
         with pytest.raises(UserError, match=r"fits the discriminator, img_size 96, width 0.125, not a generator"):
@@ -324,7 +327,7 @@ def with_names(path, names):
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_a_name_of_gigabytes_is_refused_before_memory_is_taken_for_it(tmp_path, number):
+def test_name_of_gigabytes_is_refused_without_allocating_it(tmp_path, number):
     path = with_names(tmp_path / "x.h5", [b"first", b"second"])
     data = bytearray(path.read_bytes())
     at = data.index(len([b"first", b"second"][number]).to_bytes(4, "little"), data.index(b"layer_names") + 40)

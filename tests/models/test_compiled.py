@@ -35,7 +35,7 @@ def built_again():
     raise AssertionError("the network is in the cache")
 
 
-def test_compiled_network_is_taken_up_again(folder):
+def test_compiled_network_is_reused(folder):
     key = compiled.cache_key(network="adder")
     for build in (adder(2), built_again):
         (result,) = compiled.compile_network(build, concurrency=2, key=key)([NUMBERS])
@@ -46,7 +46,7 @@ def test_compiled_network_is_taken_up_again(folder):
 
 
 @pytest.mark.parametrize("damage", ["cut off", "changed", "empty", "a file that OpenVINO refuses"])
-def test_damaged_file_is_made_again(folder, damage):
+def test_damaged_cache_file_is_rebuilt(folder, damage):
     key = compiled.cache_key(network="adder")
     compiled.compile_network(adder(2), key=key)
     (path,) = folder.iterdir()

@@ -68,7 +68,7 @@ def test_chunked_features_agree_with_whole_ones(wav, monkeypatch):
 
 
 @pytest.mark.parametrize("sample", [16_000, 20_000])
-def test_a_click_lies_at_its_feature_vector(sample, unlevelled):
+def test_click_is_at_its_feature_vector(sample, unlevelled):
     silence, click = np.zeros(48_000, "float32"), np.zeros(48_000, "float32")
     click[sample] = 0.9
     change = np.square(speech.encode(click) - speech.encode(silence)).mean(1)
@@ -84,7 +84,7 @@ def test_the_window_of_a_frame_is_centred_on_its_middle(fps, frame, vector):
     assert window[speech.WINDOW // 2, 0] == speech.middle_vector(frame + 10 * fps // 25, fps)
 
 
-def test_what_lies_outside_of_the_recording_is_silence():
+def test_windows_beyond_the_recording_are_silence():
     features = np.ones((10, speech.FEATURES), "float32")
     window = speech.feature_window(features, 0, 25)
     np.testing.assert_array_equal(window[0], speech.silence())
@@ -109,11 +109,11 @@ def test_audio_of_any_length_is_encoded(num_samples):
     assert np.isfinite(features).all()
 
 
-def test_samples_that_are_not_numbers_count_as_silence():
+def test_nan_and_infinite_samples_count_as_silence():
     assert np.isfinite(speech.encode(np.full(3_200, np.nan, "float32"))).all()
 
 
-def test_a_missing_package_is_one_line(monkeypatch):
+def test_missing_package_raises_user_error(monkeypatch):
     speech._tensors.cache_clear()
     monkeypatch.setattr(speech.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"hama.*pip install"):

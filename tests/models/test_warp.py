@@ -9,6 +9,7 @@ from lipgan.models import lip_flow, speech, warp
 from lipgan.models.checkpoint import load_generator, save_generator
 from lipgan.utils.cli import UserError
 
+pytestmark = pytest.mark.usefixtures("eager_steps")
 WIDTH = 1 / 16
 PIXELS = lip_flow.pixel_centres(96)
 
@@ -54,14 +55,14 @@ def test_generator_is_audio_to_lips_then_renderer(generator):
     assert np.abs(motion).max() > 0.001
 
 
-def test_maps_come_with_the_same_face(generator):
+def test_maps_do_not_change_the_face(generator):
     given = inputs()
     face, moved, correction, overlay = warp.with_maps(generator).predict_on_batch(given)
     np.testing.assert_allclose(face, generator.predict_on_batch(given), atol=1e-5)
     assert (moved.shape, correction.shape, overlay.shape) == ((2, 40), (2, 48, 96, 2), (2, 48, 96, 4))
 
 
-def test_longer_sequences_give_a_row_for_every_other_vector(generator):
+def test_sequences_give_a_row_for_every_second_vector(generator):
     network, speech = generator.get_layer(warp.AUDIO_TO_LIPS), np.random.default_rng(0).normal(size=(1, 23 + 6, 335))
     speech = speech.astype("float32")
     whole = network.predict_on_batch(speech)
@@ -96,7 +97,7 @@ def test_layers_equal_the_numpy_formulas():
         np.testing.assert_allclose(mask, formula(target[0], PIXELS, PIXELS), atol=1e-4)
 
 
-def test_lips_that_stay_move_no_pixel():
+def test_unmoved_lips_move_no_pixel():
     assert np.abs(lip_flow.lip_flow(lips(), lips(), PIXELS, PIXELS)).max() < 1e-6
 
 
@@ -108,7 +109,7 @@ def test_the_flow_passes_through_the_landmarks():
     np.testing.assert_allclose(flow, (shown - target)[[0, 6], 0], rtol=0.12)
 
 
-def test_lips_that_close_fetch_lips_and_not_what_is_between_them():
+def test_closing_lips_move_lip_pixels_and_not_the_inside():
     shown, closed = lips(0.08), lips(0.0)
     flow = lip_flow.lip_flow(shown, closed, PIXELS, PIXELS)
     seam, column = round(0.75 * 96), 48
@@ -131,7 +132,8 @@ def test_cubic_sampling_equals_opencv():
     np.testing.assert_allclose(result[5:19, 5:27], expected[5:19, 5:27], atol=0.02)  # cv2: a = -3/4, 1/32 of a pixel
 
 
-def test_checkpoint_is_loaded_again(generator, tmp_path):
+@pytest.mark.slow
+def test_checkpoint_round_trip(generator, tmp_path):
     save_generator(tmp_path / "w.weights.h5", generator, {"width": WIDTH}, half=True)
     loaded, info = load_generator(tmp_path / "w.weights.h5")
     assert info["model"] == "warp"

@@ -49,7 +49,7 @@ def cluster(tmp_path_factory):
         process.wait()
 
 
-def test_a_cluster_replaces_killed_workers_and_gives_up_only_the_killer(cluster, tmp_path):
+def test_cluster_replaces_killed_workers_and_drops_only_the_cause(cluster, tmp_path):
     tasks = [(n, str(tmp_path)) for n in range(12)]
     results = dict(parallel.in_workers(sometimes_deadly, tasks, 1, tmp_path, cluster))
     assert results == {n: {3: "bad", 5: None}.get(n, n) for n in range(12)}
@@ -67,7 +67,7 @@ def test_clips_are_preprocessed_on_a_cluster(cluster, tmp_path, monkeypatch):
     assert (run["done"], run["crops"], run["failed_clips"]) == (1, 14, {"main/anna/empty": "empty file"})
 
 
-def test_a_scheduler_that_does_not_answer_is_one_line(tmp_path, monkeypatch):
+def test_unreachable_scheduler_raises_user_error(tmp_path, monkeypatch):
     monkeypatch.setattr(parallel, "WORKER_TIMEOUT_S", 0.3)
     with pytest.raises(
         UserError, match=r"no scheduler with a worker answers at --scheduler tcp://127\.0\.0\.1:9.*dask worker"
@@ -75,7 +75,7 @@ def test_a_scheduler_that_does_not_answer_is_one_line(tmp_path, monkeypatch):
         list(parallel.in_workers(sometimes_deadly, [(1, "")], 1, tmp_path, "tcp://127.0.0.1:9"))
 
 
-def test_shards_are_a_division_of_the_list():
+def test_shards_partition_the_list():
     items = list(range(11))
     for count in (1, 2, 3, 11, 20):
         parts = [Shard(number, count).part(items) for number in range(1, count + 1)]
@@ -123,13 +123,13 @@ def test_shards_share_a_folder_and_their_counts_are_summed(instantly, tmp_path):
     assert "shards" not in counts(tmp_path)["train"] and not list((tmp_path / "final/.shards").glob("train*.json"))
 
 
-def test_a_shard_without_clips_is_no_failure(instantly, tmp_path):
+def test_empty_shard_is_no_error(instantly, tmp_path):
     touch(tmp_path / "videos", "main/a/1.mp4")
     assert [preprocessed(tmp_path, "--all", "--shard", shard) for shard in ("2/2", "1/2")] == [0, 0]
     assert counts(tmp_path)["all"]["done"] == 1
 
 
-def test_a_shard_leaves_the_half_written_clips_of_others_alone(tmp_path):
+def test_shard_keeps_the_temporary_files_of_others(tmp_path):
     for clip in ("1", "2.5", "3_x"):
         touch(tmp_path / "main/a" / f".tmp_{clip}.abcd_fgh", "0.jpg")
     with log(tmp_path, 1).lock(["main/a/1", "main/a/3_x"]):
@@ -142,7 +142,7 @@ def log(root, number=None):
     return RunLog(root, "train", number and Shard(number, 2))
 
 
-def test_shards_run_beside_each_other_and_nothing_else_does(tmp_path, monkeypatch):
+def test_shards_run_concurrently_and_exclude_other_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(run_log, "GATE_S", 0.1)
 
     def refused(number=None):
@@ -180,7 +180,7 @@ def test_many_shards_that_finish_at_once_lose_no_counts(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["0/4", "5/4", "3", "a/b", "/"])
-def test_a_wrong_shard_is_refused(text, capsys):
+def test_invalid_shard_is_refused(text, capsys):
     with pytest.raises(SystemExit):
         preprocess.parse_args(["--videos_data_root", "x", "--final_data_root", "y", "--shard", text])
     assert "--shard" in capsys.readouterr().err

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from helpers.clips import SIZE, numbered_mel, picture, write
+from helpers.clips import SIZE, numbered_crop, numbered_mel, write
 
 from lipgan.data import clip_folder, dataset, filelists
 from lipgan.evaluation import sync_offset
@@ -23,7 +23,7 @@ class Oracle:
 
 def late(root, name, lag, num_frames=50):
     """Write a clip whose audio is `lag` frames late."""
-    frames = [picture(0, frame) for frame in range(num_frames)]
+    frames = [numbered_crop(0, frame) for frame in range(num_frames)]
     mel = np.maximum(numbered_mel(0, num_frames) - round(3.2 * lag), 0)
     boxes = np.tile((0, 60, 10, 70), (num_frames, 1))
     wav = np.full(num_frames * 640, 0.1, "float32")
@@ -40,7 +40,7 @@ def root(tmp_path_factory):
 
 
 @pytest.mark.parametrize("lag", [-15, -3, 0, 1, 8])
-def test_discriminator_finds_the_lag_of_shifted_audio(tmp_path, lag):
+def test_discriminator_estimates_the_lag_of_shifted_audio(tmp_path, lag):
     late(tmp_path, "main/a/1", lag)
     faces = dataset.FaceDataset([tmp_path / "main/a/1"], SIZE)
     found = sync_offset.clip_offset(faces, 0, Oracle(), batch_size=8)
@@ -49,7 +49,7 @@ def test_discriminator_finds_the_lag_of_shifted_audio(tmp_path, lag):
 
 
 @pytest.mark.parametrize("lag", [-4.0, 0.0, 2.5])
-def test_listener_finds_the_lag_of_late_audio(lag):
+def test_listener_estimates_the_lag_of_late_audio(lag):
     smooth = np.convolve(np.random.default_rng(0).random(140), np.hanning(7) / 3, "valid")
     moments = np.arange(20, 110)
     opening = np.interp(moments, np.arange(len(smooth)), smooth)
@@ -78,7 +78,7 @@ def test_report_has_a_row_for_every_clip_and_counts_unusable_ones(root):
     assert (root / "out/report.png").stat().st_size > 5000 and not (root / "out/leave_out.txt").exists()
 
 
-def test_clips_whose_audio_and_lips_disagree_are_listed_and_left_out(root, monkeypatch):
+def test_clips_out_of_sync_are_listed_in_leave_out(root, monkeypatch):
     monkeypatch.setattr(
         dataset_report,
         "lag_estimator",

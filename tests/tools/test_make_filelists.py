@@ -22,7 +22,7 @@ def found(root, split):
     return {job.name: job.source.removeprefix(f"{root}/videos/") for job in jobs}, missing
 
 
-def test_lists_of_lrs3_are_its_folders_with_speakers_set_aside_for_validation(tmp_path):
+def test_lrs3_lists_follow_its_folders_and_hold_out_speakers(tmp_path):
     speakers = [f"{letter}{number}" for letter in "abc" for number in range(8)]
     touch(
         tmp_path / "videos/trainval", *(f"{speaker}/{clip}.mp4" for speaker in speakers for clip in ("50001", "50002"))
@@ -38,7 +38,7 @@ def test_lists_of_lrs3_are_its_folders_with_speakers_set_aside_for_validation(tm
     assert jobs == {f"main/{name}": f"trainval/{name}.mp4" for name in lists["train"]} and not missing
 
 
-def test_lists_of_lrw_are_its_words_folders(tmp_path):
+def test_lrw_lists_follow_its_folders(tmp_path):
     touch(tmp_path / "videos/ABOUT", "train/ABOUT_00001.mp4", "val/ABOUT_00001.mp4", "test/ABOUT_00001.mp4")
     touch(tmp_path / "videos/YEARS", "train/YEARS_00001.mp4", "train/YEARS_00001.txt", "val/YEARS_00002.mp4")
     (tmp_path / "videos/YEARS/test").mkdir()
@@ -50,7 +50,7 @@ def test_lists_of_lrw_are_its_words_folders(tmp_path):
     assert list(jobs.values()) == [f"{word}/train/{word}_00001.mp4" for word in ("ABOUT", "YEARS")] and not missing
 
 
-def test_any_folder_is_divided_by_speakers_with_the_names_of_preprocess_all(tmp_path):
+def test_folder_is_split_by_speakers(tmp_path):
     touch(tmp_path / "videos", *(f"{speaker}/{clip}.mov" for speaker in "abcdefghij" for clip in (1, 2)))
     lists = made(tmp_path, "--val_share", "0.2", "--test_share", "0.1")
     assert {name: len(clips) for name, clips in lists.items()} == {"train": 14, "val": 4, "test": 2}
@@ -58,7 +58,7 @@ def test_any_folder_is_divided_by_speakers_with_the_names_of_preprocess_all(tmp_
     assert {f"main/{clip}" for clips in lists.values() for clip in clips} == everything
 
 
-def test_a_single_speaker_is_divided_by_clips_with_a_warning(tmp_path, capsys):
+def test_single_speaker_is_split_by_clips_with_a_warning(tmp_path, capsys):
     touch(tmp_path / "videos", *(f"{clip}.mp4" for clip in range(10)))
     assert {name: len(clips) for name, clips in made(tmp_path).items()} == {"train": 8, "val": 1, "test": 1}
     assert "validation and test clips are of training's speakers" in capsys.readouterr().out
@@ -71,7 +71,7 @@ def test_existing_lists_are_not_overwritten(tmp_path, capsys):
     assert "train.txt exists; give another --out" in capsys.readouterr().err
 
 
-def test_clips_are_left_out_by_a_list_and_a_line_says_how_many(tmp_path):
+def test_leave_out_list_excludes_clips_and_prints_the_count(tmp_path):
     touch(tmp_path, *(f"data/main/a/{clip}/mels.npz" for clip in range(4)), "data/pretrain/a/1/mels.npz")
     (tmp_path / "out.txt").write_text("main/a/1 +8 frames, confidence 0.31\na/3\nmain/z/9\n")
     clips, notes = filelists.find_clips(tmp_path / "data", "train", tmp_path, leave_out=tmp_path / "out.txt")

@@ -42,7 +42,7 @@ def place(row, clips):
     return matches[0] if matches else None
 
 
-def test_joined_samples_learn_nothing_where_they_meet():
+def test_joined_samples_have_no_loss_at_their_joint():
     apart, joined = (batches(dataclasses.replace(CONFIG, joined=share))[0] for share in (0.0, 1.0))
     assert (apart[1][..., 40] == 1).all()
     clips, num_jumps = [voice(seed=10 * clip) for clip in range(3)], 0

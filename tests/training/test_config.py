@@ -60,7 +60,7 @@ def test_legacy_option_is_accepted_but_not_in_the_help(capsys):
     assert "all_images" not in capsys.readouterr().out
 
 
-def test_only_train_py_starts_from_other_generators(capsys):
+def test_only_train_py_has_resume_gen(capsys):
     assert train.parse_args(["--data_root", "x", "--resume_gen", "y"]).resume_gen == "y"
     with pytest.raises(SystemExit):
         train_unet.parse_args(["--data_root", "x", "--resume_gen", "y"])

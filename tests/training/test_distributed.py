@@ -82,7 +82,7 @@ def assert_same_arrays(found, expected):
 @pytest.mark.slow
 @pytest.mark.distributed
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_two_devices_equal_one_and_resume_each_other_s_states(on_one, backend):
+def test_two_devices_equal_one_and_resume_each_others_states(on_one, backend):
     one = on_one(backend)
     parts = one.with_name("parts")
     assert_same_losses(parts, one)

@@ -24,7 +24,7 @@ def find(environ, **options):
     return find_processes(TrainConfig(with_discriminator=False, data_root="x", **options), environ)
 
 
-def test_srun_variables_give_the_processes():
+def test_processes_are_read_from_srun_variables():
     assert find(STEP) == ProcessGroup(4, 3, None, local_devices=(1,))
     assert find({}) == SINGLE_PROCESS
     batch_script = {name: value for name, value in STEP.items() if "STEP" not in name}
@@ -35,7 +35,7 @@ def test_srun_variables_give_the_processes():
     ("local_id", "n_gpu", "visible", "expected"),
     [(2, 2, 8, (4, 5)), (2, 2, 2, (0, 1)), (0, 2, 8, (0, 1)), (0, 1, 0, (0,))],
 )
-def test_processes_of_one_machine_divide_its_gpus(local_id, n_gpu, visible, expected):
+def test_local_processes_divide_the_gpus(local_id, n_gpu, visible, expected):
     gpus = ",".join(map(str, range(visible)))
     environ = STEP | {"SLURM_LOCALID": str(local_id), "CUDA_VISIBLE_DEVICES": gpus}
     assert find(environ, n_gpu=n_gpu).local_devices == expected
@@ -66,6 +66,6 @@ def test_incomplete_options_are_refused():
         (ProcessGroup(2, 2, "a:1"), "jax", "--process_id 2: give each process its own, from 0 to 1"),
     ],
 )
-def test_processes_that_cannot_train_together_get_the_reason(processes, backend, message):
+def test_incompatible_processes_are_refused(processes, backend, message):
     with pytest.raises(UserError, match=message):
         check_processes(processes, backend)

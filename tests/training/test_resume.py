@@ -189,6 +189,7 @@ def test_exported_networks_are_averaged_and_recalibrated_and_the_step_is_unchang
     assert np.abs(ops.convert_to_numpy(mine) - ops.convert_to_numpy(its)).max() > 1e-5
 
 
+@pytest.mark.slow
 def test_run_is_charted_in_tensorboard_and_by_plot(whole, tmp_path, capsys):
     events = EventAccumulator(str(whole / "tensorboard"), size_guidance={"images": 0, "histograms": 0}).Reload()
     tags = events.Tags()
@@ -201,6 +202,7 @@ def test_run_is_charted_in_tensorboard_and_by_plot(whole, tmp_path, capsys):
     assert "there are" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_run_records_options_versions_and_commit_from_any_directory(whole, tmp_path, monkeypatch):
     record = json.loads((whole / "args.json").read_text())
     assert record["options"]["accumulate"] == 2 and {"numpy", "h5py"} <= record["versions"].keys()
@@ -215,6 +217,7 @@ def test_two_runs_never_get_the_same_folder(tmp_path):
     assert [open_folder(tmp_path / "run", None).name for _ in range(3)] == ["run", "run-2", "run-3"]
 
 
+@pytest.mark.slow
 def test_resumed_options_are_restored_and_incompatible_ones_refused(data, whole, capsys, tmp_path):
     options = options_for(data, tmp_path, "--resume", whole / STATE_NAME, "--accumulate", 3)
     assert train.main(options) == 1

@@ -71,7 +71,7 @@ def test_every_variable_of_both_networks_learns():
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="compares with TensorFlow's tapes")
-def test_gradients_equal_those_of_two_separate_tapes():
+def test_gradients_equal_those_of_separate_losses():
     import tensorflow as tf
 
     keras.utils.set_random_seed(1)
@@ -112,7 +112,7 @@ def test_mouth_expert_is_applied_but_never_trained():
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(variable), old)
 
 
-@pytest.mark.usefixtures("eager_steps")
+@pytest.mark.usefixtures("eager_steps", "settled_files")
 def test_pretraining_changes_only_the_audio_encoder(data, capsys):
     clips = [data / "main" / "speaker" / f"{number:05d}" for number in range(4)]
     index = open_index(data)
@@ -178,7 +178,7 @@ def test_run_documents_itself_and_its_weights_start_the_gan(data, tmp_path, caps
     assert {"adversarial", "disc_real", "disc_wrong", "disc_fake", "val_auc"} <= set(rows[-1])
 
 
-def test_resuming_other_files_fails_in_one_line(data, tmp_path, capsys):
+def test_resuming_an_unusable_file_is_refused_in_one_line(data, tmp_path, capsys):
     text = tmp_path / "text.h5"
     text.write_text("no weights")
     for path, reason in ((tmp_path / "none.h5", "no such file"), (text, "not an HDF5 file")):

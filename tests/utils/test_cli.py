@@ -26,7 +26,7 @@ def test_a_path_outside_of_the_consoles_encoding_is_escaped():
     assert stdout.buffer.getvalue().split() == [b"caf\xe9/\\u9854.jpg", b"caf\xff.jpg"]
 
 
-def test_an_error_about_such_a_path_is_one_line_with_status_1():
+def test_error_with_an_unencodable_path_is_one_line():
     @script
     def main(argv=None):
         raise UserError("\u9854\n.jpg does not exist")

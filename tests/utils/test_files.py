@@ -18,20 +18,20 @@ def share(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_refused_chmod_loses_no_file(share):
+def test_refused_chmod_keeps_the_file(share):
     with atomic_write(share / "result.mp4") as temporary:
         temporary.write_text("video")
     assert [(path.name, path.read_text()) for path in share.iterdir()] == [("result.mp4", "video")]
 
 
-def test_a_refused_chmod_loses_no_folder(share):
+def test_refused_chmod_keeps_the_folder(share):
     with atomic_dir(share / "clip") as temporary:
         (temporary / "0.jpg").write_text("crop")
     assert [path.name for path in share.iterdir()] == ["clip"]
     assert (share / "clip" / "0.jpg").read_text() == "crop"
 
 
-def test_nothing_stays_of_a_write_that_fails(tmp_path):
+def test_failed_write_leaves_no_file(tmp_path):
     with pytest.raises(KeyError), atomic_write(tmp_path / "x.mp4") as temporary:
         temporary.write_text("half")
         raise KeyError

@@ -24,7 +24,7 @@ def test_openvino_is_imported_without_its_telemetry(way):
     assert printed.split()[-2:] == ["True", "False"]
 
 
-def test_hidden_module_is_missing_only_meanwhile():
+def test_hidden_module_is_missing_only_in_the_block():
     sys.modules.pop("colorsys", None)
     with hidden({"colorsys": None}), pytest.raises(ImportError):
         import colorsys
