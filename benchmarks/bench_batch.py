@@ -22,13 +22,13 @@ def parse_args(argv=None):
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=20, help="videos (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each (default: %(default)g)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of each video (default: %(default)g)")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="counts to compare (default: 1 2)")
     return parser.parse_args(argv)
 
 
 def main(argv=None):
-    """Print a table."""
+    """Time each number of workers and print a table."""
     args = parse_args(argv)
     print(f"{args.jobs} videos of {args.seconds:g} s, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}\n")
     print("| workers | wall, s | processor time, s |\n|---|---|---|")

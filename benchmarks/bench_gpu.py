@@ -1,4 +1,4 @@
-"""Training on a GPU: samples a second, memory, the fraction of the chip's peak, and how much fit() waits for data.
+"""Training on a GPU: samples per second, memory, share of peak FLOP/s, and how long fit() waits for data.
 
 python benchmarks/bench_gpu.py --data_root lrs2_preprocessed --batch_sizes 96 192 384 768
 """
@@ -16,35 +16,35 @@ import time
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 WARM_UP = 3  # batches: compilation, and the first reads
-PEAK_TFLOPS = {  # dense, bfloat16 (float16 where a chip lacks it), from the makers' data sheets
+PEAK_TFLOPS = {  # dense, bfloat16 (float16 where a chip lacks it), from the vendors' data sheets
     "H200": 989, "H100": 989, "A100": 312, "L40S": 362, "L4": 121, "A10": 125, "V100": 125, "T4": 65, "4090": 165,
 }  # fmt: skip
-GMAC = {"residual": 3.94, "basic": 1.27, "discriminator": 0.26}  # a frame at width 1 and 96 pixels, forward
+GMAC = {"residual": 3.94, "basic": 1.27, "discriminator": 0.26}  # forward pass of one sample at width 1 and 96 pixels
 
 
 def parse_args(argv=None):
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--data_root", help="folder made by preprocess.py (default: noise, and nothing is said of waiting)")
+    add("--data_root", help="folder made by preprocess.py (default: noise, without the time that fit() waits)")
     add("--filelists", default="filelists/", help="folder of train.txt (default: %(default)s)")
     add("--model", choices=("residual", "basic"), default="residual", help="generator (default: %(default)s)")
     add("--width", type=float, default=1.0, help="multiplies all filter counts (default: %(default)s)")
     add("--gan", action="store_true", help="the step of train.py (default: of train_unet.py)")
     add("--batch_sizes", type=int, nargs="+", default=[96, 192, 384, 768], help="(default: %(default)s)")
-    add("--steps", type=int, default=30, help="batches that are measured (default: %(default)s)")
+    add("--steps", type=int, default=30, help="measured batches (default: %(default)s)")
     add("--precision", default="mixed_bfloat16", help="Keras' dtype policy (default: %(default)s)")
-    add("--workers", type=int, default=4, help="threads that read data (default: %(default)s)")
-    add("--peak_tflops", type=float, help="of the chip, where this script does not know it")
+    add("--workers", type=int, default=4, help="data loading threads (default: %(default)s)")
+    add("--peak_tflops", type=float, help="peak TFLOP/s of the chip, if this script does not list it")
     add("--backend", choices=("jax", "tensorflow"), default="jax", help="default: %(default)s")
-    add("--one", action="store_true", help="measure one batch size, and print it as JSON (what each process does)")
+    add("--one", action="store_true", help="measure one batch size and print it as JSON (for subprocesses)")
     return parser.parse_args(argv)
 
 
 def gmac(model, width, gan, backend):
-    """Multiplications of a training step, a frame, in 10^9: three times the forward pass; XLA's count where it tells.
+    """Return the GMAC of a training step per sample: three times the forward pass, counted by XLA on JAX.
 
-    The discriminator sees three pairs, and once more the generated one, for the generator.
+    The discriminator runs on three pairs, and again on the generated one for the generator's loss.
     """
     counts = dict(GMAC) if width == 1 else None
     if backend == "jax":
@@ -67,7 +67,7 @@ def gmac(model, width, gan, backend):
 
 
 def measure(args, batch_size):
-    """Seconds a step with data read while it trains and with one batch at hand; memory; the device."""
+    """Return seconds per step with data from disk and with one batch in memory, peak memory, and the device."""
     import keras
 
     from discriminator import build_discriminator
@@ -83,7 +83,7 @@ def measure(args, batch_size):
     discriminator = build_discriminator(96, args.width) if args.gan else None
     step = TrainingStep(build_generator(args.model, 96, args.width), discriminator)
     step.compile(optimizer=keras.optimizers.Adam(1e-4))
-    sources = {"at hand": _at_hand(batch_size, args.steps)}
+    sources = {"in memory": _one_batch(batch_size, args.steps)}
     if args.data_root:
         from lipgan.data.filelists import find_clips
         from lipgan.training.loader import BatchLoader
@@ -102,18 +102,18 @@ def measure(args, batch_size):
     return result | {"memory": _peak_memory(found.kind), "gmac": frame}
 
 
-def _at_hand(batch_size, steps):
+def _one_batch(batch_size, steps):
     import keras
     import numpy as np
 
     from lipgan.training.loader import as_bytes
 
     rng = np.random.default_rng(0)
-    pictures = {name: rng.integers(0, 256, (batch_size, 96, 96, 3), "uint8") for name in ("reference", "target")}
+    images = {name: rng.integers(0, 256, (batch_size, 96, 96, 3), "uint8") for name in ("reference", "target")}
     mels = {name: rng.uniform(-4, 4, (batch_size, 80, 27, 1)).astype("float32") for name in ("mel", "wrong_mel")}
 
-    class AtHand(keras.utils.PyDataset):
-        batch = as_bytes(pictures | mels)
+    class OneBatch(keras.utils.PyDataset):
+        batch = as_bytes(images | mels)
 
         def __len__(self):
             return WARM_UP + steps
@@ -121,7 +121,7 @@ def _at_hand(batch_size, steps):
         def __getitem__(self, index):
             return self.batch
 
-    return AtHand(workers=1)
+    return OneBatch(workers=1)
 
 
 def _clock():
@@ -139,7 +139,7 @@ def _clock():
 
 
 def _peak_memory(kind):
-    """Bytes: of the device, or of the process where that is a CPU."""
+    """Return the peak memory in bytes: of the device, or of the process on a CPU."""
     import keras
 
     if kind == "CPU":
@@ -154,7 +154,7 @@ def _peak_memory(kind):
 
 
 def main(argv=None):
-    """Measure each batch size in a process of its own and print the table, the best last."""
+    """Measure each batch size in its own process, print a line for each and the best one last."""
     args = parse_args(argv)
     if args.one:
         from lipgan.models.backend import set_backend
@@ -167,20 +167,20 @@ def main(argv=None):
         command = [sys.executable, __file__, *(sys.argv[1:] if argv is None else argv)]
         done = subprocess.run([*command, "--batch_sizes", str(size), "--one"], capture_output=True, text=True)
         if done.returncode:
-            print(f"batch {size}: {(done.stderr.strip() or 'no memory').splitlines()[-1]}")
+            print(f"batch {size}: {(done.stderr.strip() or 'out of memory').splitlines()[-1]}")
             continue
         row = rows[size] = json.loads(done.stdout.splitlines()[-1])
-        rate = size / row.get("read, mean", row["at hand, mean"])
-        line = f"batch {size} on {row['device']}: {rate:.1f} samples a second, {row['memory'] / 2**30:.2f} GiB"
+        rate = size / row.get("read, mean", row["in memory, mean"])
+        line = f"batch {size} on {row['device']}: {rate:.1f} samples per second, {row['memory'] / 2**30:.2f} GiB"
         peak = args.peak_tflops or next((v for name, v in PEAK_TFLOPS.items() if name in row["model"]), None)
         if row["gmac"]:
-            tflops = 2e-3 * row["gmac"] * size / row["at hand"]
+            tflops = 2e-3 * row["gmac"] * size / row["in memory"]
             line += f", {tflops:.3g} TFLOP/s" + (f" ({tflops / peak:.1%} of {peak:g})" if peak else "")
         if "read" in row:
-            line += f", fit() waits for data {max(0.0, 1 - row['at hand, mean'] / row['read, mean']):.1%} of the time"
+            line += f", fit() waits for data {max(0.0, 1 - row['in memory, mean'] / row['read, mean']):.1%} of the time"
         print(line, flush=True)
     if rows:
-        best = max(rows, key=lambda size: size / rows[size].get("read, mean", rows[size]["at hand, mean"]))
+        best = max(rows, key=lambda size: size / rows[size].get("read, mean", rows[size]["in memory, mean"]))
         print(f"best batch: {best}")
     return 0 if rows else 1
 

@@ -2,15 +2,15 @@
 
     python benchmarks/bench_inference.py --only "1280x720" --runs 5 --out benchmarks/table.md
     python benchmarks/bench_inference.py --only "1280x720" --seconds 10    # a first look: a sixth of the time
-    python benchmarks/bench_inference.py --reference         # also beside the paper's way of making a video
+    python benchmarks/bench_inference.py --reference         # also compare with LipGAN's original inference
 
 The floor: the file's frames decoded, played to and fro, and encoded with the settings of our results. Each case runs
 its floor in turn with the command, so that the ratios hold on a busy machine; CPU time is that of all threads. The
 tracks of videos are cached first (a short run that is not counted), as for the second audio of a video; --search counts
 the search too. Medians of --runs runs.
 
-The paper's way: reference_way.py, whose detector is run on few frames and extrapolated; the full-size weights are
-random. Needs requirements-dev.txt (tf_keras).
+LipGAN's original inference: reference_way.py, whose detector time is extrapolated from a few frames; the full-size
+weights are random. Needs requirements-dev.txt (tf_keras).
 """
 
 import argparse
@@ -118,7 +118,7 @@ def time_case(args, face, audio, seconds, folder, source_s):
     return ours, floor
 
 
-def print_case(name, ours, floor, num_frames, tell):
+def print_case(name, ours, floor, num_frames, write_line):
     """Print the row of a case."""
     wall_s, cpu_s = (statistics.median(values) for values in list(zip(*ours, strict=True))[:2])
     cells = [f"{wall_s:.1f}", f"{cpu_s:.1f}", f"{1000 * cpu_s / num_frames:.1f}"]
@@ -129,7 +129,7 @@ def print_case(name, ours, floor, num_frames, tell):
         cells += ["-"] * 4
     line = next(line for line in ours[-1][2].splitlines() if "time by phase" in line)
     cells.append(", ".join(f"{phase} {seconds}" for phase, seconds in PHASE.findall(line)))
-    tell(f"| {name} | {' | '.join(cells)} |")
+    write_line(f"| {name} | {' | '.join(cells)} |")
 
 
 def time_reference(face, audio, folder, few):
@@ -139,21 +139,21 @@ def time_reference(face, audio, folder, few):
     return json.loads(next(line for line in printed.splitlines() if line.startswith("{")))
 
 
-def compare_with_reference(args, folder, photo, tell):
+def compare_with_reference(args, folder, photo, write_line):
     """Print the paper's way beside ours, with full-size weights."""
     from material import moving, speech
 
     weights = folder / "full.weights.h5"
     run_python(MAKE_WEIGHTS.format(root=str(ROOT), path=str(weights)), KERAS_BACKEND="tensorflow")
     audio = speech(folder / "ten.wav", 10)
-    tell("\n| full size, 10 s | ours, s | the paper's way, s | ratio | its phases |\n|---|---|---|---|---|")
+    write_line("\n| full size, 10 s | ours, s | the paper's way, s | ratio | its phases |\n|---|---|---|---|---|")
     for face in (photo, moving(folder / "ten.mp4", args.face, 10, 640, 480)):
         command = [sys.executable, "batch_inference.py", "--checkpoint_path", weights, "--overwrite"]
         wall_s = run([*command, "--face", face, "--audio", audio, "--outfile", folder / "out.mp4"])[0]
         phases = time_reference(face, audio, folder, args.few)
         whole_s = sum(seconds for phase, seconds in phases.items() if phase != "again")
         listed = ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in phases.items())
-        tell(f"| {face.name} | {wall_s:.1f} | {whole_s:.0f} | {whole_s / wall_s:.1f} | {listed} |")
+        write_line(f"| {face.name} | {wall_s:.1f} | {whole_s:.0f} | {whole_s / wall_s:.1f} | {listed} |")
 
 
 def main(argv=None):
@@ -163,21 +163,21 @@ def main(argv=None):
 
     from lipgan.media import video
 
-    with tempfile.TemporaryDirectory() as folder, table(args.out) as tell:
+    with tempfile.TemporaryDirectory() as folder, table(args.out) as write_line:
         folder = pathlib.Path(folder)
-        tell(
+        write_line(
             "| case | wall, s | CPU, s | CPU, ms a frame | floor: wall, s | CPU, s | wall / floor | CPU / floor "
             "| phases at work (they overlap) |"
         )
-        tell("|---|---|---|---|---|---|---|---|---|")
+        write_line("|---|---|---|---|---|---|---|---|---|")
         for name, size, source_s, seconds in (case for case in CASES if args.only in case[0]):
             seconds = args.seconds or seconds
             audio = speech(folder / "audio.wav", seconds)
             face = moving(folder / f"{size[0]}.mp4", args.face, source_s, *size) if size else PHOTO
             ours, floor = time_case(args, face, audio, seconds, folder, source_s)
-            print_case(name, ours, floor, video.probe(folder / "out.mp4").num_frames, tell)
+            print_case(name, ours, floor, video.probe(folder / "out.mp4").num_frames, write_line)
         if args.reference:
-            compare_with_reference(args, folder, PHOTO, tell)
+            compare_with_reference(args, folder, PHOTO, write_line)
     return 0
 
 

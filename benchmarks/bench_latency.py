@@ -1,9 +1,9 @@
-"""How long from sound in to frame out: `generate_frames` on a still image and on a video, for live use.
+"""Latency of `generate_frames` on a still image and on a video: preparation, first frame, time between frames.
 
     python benchmarks/bench_latency.py --out benchmarks/table.md
 
-prepare: the sound read, the face found (for a video in all of its frames). first frame: from the call of
-`generate_frames` to its first frame. Then the time between frames; the median of some runs, after one that is left out.
+prepare: audio is read and the face tracked (in all frames of a video). first frame: from the call of `generate_frames`
+to its first frame. Medians of several runs after a warm-up run.
 """
 
 import argparse
@@ -30,7 +30,7 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def run(face, sound, runner):
+def run(face, audio, runner):
     """Return [prepare, first frame, mean and longest time between frames, all in ms] of one run."""
     from lipgan.inference.options import LipsyncOptions
     from lipgan.inference.pipeline import generate_frames
@@ -39,7 +39,7 @@ def run(face, sound, runner):
 
     times, options = [time.perf_counter()], LipsyncOptions()
     source = open_source(face, options)
-    clip = prepare(source, load_audio(sound, options, face), options)
+    clip = prepare(source, load_audio(audio, options, face), options)
     times.append(time.perf_counter())
     for _ in generate_frames(clip, runner.reset(source.is_still), options):
         times.append(time.perf_counter())
@@ -48,24 +48,24 @@ def run(face, sound, runner):
 
 
 def main(argv=None):
-    """Print a line of the table for each case."""
+    """Time each case and print a table row for it."""
     args = parse_args(argv)
     sys.path.insert(0, str(ROOT))
     from material import PHOTO, moving, speech, table
 
     from lipgan.inference.runner import load_runner
 
-    with tempfile.TemporaryDirectory() as folder, table(args.out) as tell:
+    with tempfile.TemporaryDirectory() as folder, table(args.out) as write_line:
         folder = pathlib.Path(folder)
-        sound, clip = speech(folder / "sound.wav", SECONDS), moving(folder / "clip.mp4", args.face, SECONDS, 640, 480)
-        tell("| | prepare, ms | first frame, ms | between frames, mean, ms | longest, ms |")
-        tell("|---|---|---|---|---|")
+        audio, clip = speech(folder / "audio.wav", SECONDS), moving(folder / "clip.mp4", args.face, SECONDS, 640, 480)
+        write_line("| | prepare, ms | first frame, ms | between frames, mean, ms | longest, ms |")
+        write_line("|---|---|---|---|---|")
         for name, face in (("still 512 px", PHOTO), ("video 640x480", clip)):
             for batch_size in (1, 8):
                 runner = load_runner(args.checkpoint_path, batch_size=batch_size, backend="openvino")
-                runs = [run(face, sound, runner) for _ in range(args.runs + 1)]
+                runs = [run(face, audio, runner) for _ in range(args.runs + 1)]
                 cells = [f"{statistics.median(values):.0f}" for values in zip(*runs[1:], strict=True)]
-                tell(f"| {name}, batch_size {batch_size} | {' | '.join(cells)} |")
+                write_line(f"| {name}, batch_size {batch_size} | {' | '.join(cells)} |")
     return 0
 
 

@@ -1,11 +1,11 @@
-"""The most memory that whole commands need, for videos of several lengths; beside them, all frames kept in memory.
+"""Peak memory of whole commands by video length, beside a program that holds all frames in memory.
 
     python benchmarks/bench_memory.py --seconds 60 600 --out results.md
     python benchmarks/bench_memory.py --seconds 60 600 --face a_real_clip.mp4
 
-Every command is a process of its own, whose peak the system tells at its end (ru_maxrss). The aim: 10 minutes of
-1280x720 under 1.5 GB, and at most 0.1 MB more for each second of sound than 1 minute has. "All frames in memory" (the
-reference's way) is measured on 100 and on 200 frames, without any network, and extrapolated.
+Each command runs in its own process, whose peak resident memory (ru_maxrss) is reported. Goal: 10 minutes of 1280x720
+under 1.5 GB, and at most 0.1 MB more per second of audio beyond a minute. "All frames in memory", as in LipGAN's
+original code, is measured on 100 and on 200 frames, without any network, and extrapolated.
 """
 
 import argparse
@@ -20,10 +20,10 @@ ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 WIDTH, HEIGHT = 1280, 720
-FEW = 100, 200  # frames that are kept in memory: the video of 10 s has at least 240
+FEW = 100, 200  # frames held in memory: the video of 10 s has at least 240
 KEEP_ALL = """
 import itertools, sys; sys.path.insert(0, {root!r})
-import video
+from lipgan.media import video
 frames = list(itertools.islice(video.read_frames({path!r}), {count}))
 """
 
@@ -33,10 +33,10 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--checkpoint_path", default=ROOT / "weights" / "warp.weights.h5", help="default: the shipped warp")
-    add("--face", type=pathlib.Path, help="a real clip, of which the videos are made (default: the photo in motion)")
-    add("--seconds", type=int, nargs="*", default=[60, 600], help="lengths of videos and sounds (default: 60 600)")
-    add("--to_and_fro", type=int, default=0, help="also a video of 10 s for so many seconds of sound (default: none)")
-    add("--still", type=int, default=0, help="also a still picture and so many seconds of sound (default: none)")
+    add("--face", type=pathlib.Path, help="a real clip to make the videos from (default: the photo in motion)")
+    add("--seconds", type=int, nargs="*", default=[60, 600], help="lengths of video and audio (default: 60 600)")
+    add("--to_and_fro", type=int, default=0, help="also a 10 s video with this many seconds of audio (default: none)")
+    add("--still", type=int, default=0, help="also a still image with this many seconds of audio (default: none)")
     add("--detector", choices=("hog", "cnn"), default="hog", help="default: %(default)s, which is quick")
     add("--out", type=pathlib.Path, help="append the table to this file")
     return parser.parse_args(argv)
@@ -55,21 +55,21 @@ def peak(command):
 
 
 def main(argv=None):
-    """Print a line of the table for each command as soon as it is done."""
+    """Run the commands and print a table row for each."""
     args = parse_args(argv)
     from material import PHOTO, looped, moving, speech, table
 
-    with tempfile.TemporaryDirectory() as folder, table(args.out) as tell:
+    with tempfile.TemporaryDirectory() as folder, table(args.out) as write_line:
         folder = pathlib.Path(folder)
         ten = moving(folder / "ten.mp4", args.face, 10, WIDTH, HEIGHT)
 
         def ours(face, seconds):
-            sound = speech(folder / "sound.wav", seconds)
+            audio = speech(folder / "audio.wav", seconds)
             command = [sys.executable, "batch_inference.py", "--checkpoint_path", str(args.checkpoint_path)]
-            command += ["--face", str(face), "--audio", str(sound), "--outfile", str(folder / "out.mp4")]
+            command += ["--face", str(face), "--audio", str(audio), "--outfile", str(folder / "out.mp4")]
             return peak([*command, "--overwrite", "--no-box_cache", "--detector", args.detector])
 
-        tell(f"| {WIDTH}x{HEIGHT} | peak, MB | took, s | all frames in memory (extrapolated), MB |\n|---|---|---|---|")
+        write_line(f"| {WIDTH}x{HEIGHT} | peak, MB | wall, s | all frames (extrapolated), MB |\n|---|---|---|---|")
         few = [peak([sys.executable, "-c", KEEP_ALL.format(root=str(ROOT), path=str(ten), count=n)])[0] for n in FEW]
         each = (few[1] - few[0]) / (FEW[1] - FEW[0])
         peaks = {}
@@ -77,17 +77,17 @@ def main(argv=None):
             long = looped(folder / "long.mp4", ten, seconds)
             peaks[seconds], took = ours(long, seconds)
             kept = few[0] + each * (25 * seconds - FEW[0])
-            tell(f"| video and sound of {seconds} s | {peaks[seconds]:.0f} | {took:.0f} | {kept:.0f} |")
+            write_line(f"| video and audio of {seconds} s | {peaks[seconds]:.0f} | {took:.0f} | {kept:.0f} |")
         if args.to_and_fro:
             most, took = ours(ten, args.to_and_fro)
-            tell(f"| video of 10 s, sound of {args.to_and_fro} s | {most:.0f} | {took:.0f} | - |")
+            write_line(f"| video of 10 s, audio of {args.to_and_fro} s | {most:.0f} | {took:.0f} | - |")
         if args.still:
             most, took = ours(PHOTO, args.still)
-            tell(f"| still picture (512 px), sound of {args.still} s | {most:.0f} | {took:.0f} | - |")
+            write_line(f"| still image (512 px), audio of {args.still} s | {most:.0f} | {took:.0f} | - |")
         if len(peaks) > 1:
             short, long = min(peaks), max(peaks)
             growth = (peaks[long] - peaks[short]) / (long - short)
-            tell(f"\n{growth:.3f} MB more for each second of sound between {short} and {long} s (aim: at most 0.1)")
+            write_line(f"\n{growth:.3f} MB more per second of audio between {short} and {long} s (goal: at most 0.1)")
     return 0
 
 

@@ -21,14 +21,14 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--width", type=float, default=0.25, help="multiplies all filter counts (default: %(default)s)")
-    add("--batch_size", type=int, default=16, help="samples a batch (default: %(default)s)")
-    add("--steps", type=int, default=20, help="batches that are measured (default: %(default)s)")
-    add("--keep", choices=("yes", "no"), help="measure one way only, and print it as JSON (what each process does)")
+    add("--batch_size", type=int, default=16, help="samples per batch (default: %(default)s)")
+    add("--steps", type=int, default=20, help="measured batches (default: %(default)s)")
+    add("--keep", choices=("yes", "no"), help="measure one setting only and print it as JSON (for subprocesses)")
     return parser.parse_args(argv)
 
 
 def measure(width, batch_size, steps, keep):
-    """Train on noise through fit(). Returns the median seconds of a step, and system seconds and page faults a step."""
+    """Train on noise through fit(). Returns the median seconds, system seconds and page faults per step."""
     sys.path.insert(0, str(ROOT))
     import keras
     import numpy as np
@@ -38,7 +38,7 @@ def measure(width, batch_size, steps, keep):
     from lipgan.training.losses import TrainingStep
 
     class Noise(keras.utils.PyDataset):
-        """Batches as loader.Batches gives them."""
+        """Batches in the form of `loader.Batches`."""
 
         def __len__(self):
             return WARM_UP + steps
@@ -51,7 +51,7 @@ def measure(width, batch_size, steps, keep):
             )
 
     class Clock(keras.callbacks.Callback):
-        """When each step ended, and what the process had used of the system by then."""
+        """Records when each step ended, and the resource usage by then."""
 
         ends, used = [], []
 
@@ -73,19 +73,19 @@ def measure(width, batch_size, steps, keep):
 
 
 def main(argv=None):
-    """Measure both ways and print the ratio."""
+    """Measure both settings and print their ratio."""
     args = parse_args(argv)
     if args.keep:
         print(json.dumps(measure(args.width, args.batch_size, args.steps, args.keep == "yes")))
         return 0
     command = [sys.executable, __file__, *(sys.argv[1:] if argv is None else argv)]
-    found = {}
+    results = {}
     for keep in ("no", "yes"):
         done = subprocess.run([*command, "--keep", keep], capture_output=True, text=True, check=True)
-        found[keep] = json.loads(done.stdout.splitlines()[-1])
-        numbers = ", ".join(f"{name} {value:.3g}" for name, value in found[keep].items())
+        results[keep] = json.loads(done.stdout.splitlines()[-1])
+        numbers = ", ".join(f"{name} {value:.3g}" for name, value in results[keep].items())
         print(f"{'with' if keep == 'yes' else 'without'} KeepFreedMemory: {numbers}", flush=True)
-    print(f"ratio: {found['no']['s/step'] / found['yes']['s/step']:.2f}")
+    print(f"ratio: {results['no']['s/step'] / results['yes']['s/step']:.2f}")
     return 0
 
 

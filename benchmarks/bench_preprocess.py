@@ -1,10 +1,10 @@
-"""Seconds a clip of preprocessing, the reference's way and ours, on real clips; and what LRS2 would take by that.
+"""Preprocessing speed of LipGAN's original method and of ours on real clips, and an estimate for LRS2.
 
     python benchmarks/bench_preprocess.py --data clips --sets grid lrw_ar --num_clips 6
 
-The reference's way: dlib's HOG detector at double size on every frame, the largest face cropped, in threads. Ours:
-worker processes, with HOG and with the CNN, where landmarks are followed between keyframes. Processes and detectors
-have begun before the clock does: over 140,000 clips that is nothing.
+The original method ("reference"): dlib's HOG detector at double size on every frame, the largest face cropped, in
+threads. Ours: worker processes with HOG or the CNN in keyframes, between which landmarks are followed. Starting
+processes and loading detectors is not counted: over 140,000 clips it does not matter.
 """
 
 import argparse
@@ -25,11 +25,8 @@ import numpy as np
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-import preprocess
-from lipgan.media import (
-    audio,
-    video,
-)
+from lipgan.media import audio, video
+from lipgan.preprocessing.clip import ClipSettings, run_job
 from lipgan.utils import parallel
 
 LRS2_CLIPS, LRS2_HOURS = 140_000, 225
@@ -40,37 +37,52 @@ def parse_args(argv=None):
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--data", type=pathlib.Path, default=os.environ.get("LIPGAN_DATA"), help="folder of the sets (LIPGAN_DATA)")
+    add(
+        "--data",
+        type=pathlib.Path,
+        default=os.environ.get("LIPGAN_DATA"),
+        help="folder of the sets (default: $LIPGAN_DATA)",
+    )
     add("--sets", nargs="+", default=["grid", "lrw_ar"], help="folders in it that hold main/ (default: %(default)s)")
-    add("--num_clips", type=int, default=6, help="clips of each, spread over it, an even number (default: %(default)s)")
-    add("--way", nargs=2, metavar=("WAY", "WORKERS"), help="measure one way only, and print it as JSON")
+    add(
+        "--num_clips",
+        type=int,
+        default=6,
+        help="clips of each set, an even number (default: %(default)s)",
+    )
+    add(
+        "--way",
+        nargs=2,
+        metavar=("WAY", "WORKERS"),
+        help="measure one method, print it as JSON (for subprocesses)",
+    )
     return parser.parse_args(argv)
 
 
 def reference_clip(source, folder):
-    """One clip the reference's way: all frames in memory, HOG at double size on each, crops, mels and sound."""
+    """Preprocess a clip as the original code does: all frames in memory, HOG at double size on each, crops, mels."""
     detector, stream, frames = dlib.get_frontal_face_detector(), cv2.VideoCapture(str(source)), []
     while (read := stream.read())[0]:
         frames.append(read[1])
     folder.mkdir(parents=True)
     for number, frame in enumerate(frames):
-        found = detector(frame, 1)
-        if len(found):
-            box = max(found, key=lambda face: face.area())
+        faces = detector(frame, 1)
+        if len(faces):
+            box = max(faces, key=lambda face: face.area())
             crop = frame[max(box.top(), 0) : box.bottom(), max(box.left(), 0) : box.right()]
             cv2.imwrite(str(folder / f"{number}.jpg"), cv2.resize(crop, (96, 96)))
     np.savez_compressed(folder / "mels.npz", spec=audio.melspectrogram(audio.load_wav(source)))
 
 
 def our_clip(source, folder, detector):
-    """One clip in a worker. Returns its Outcome, the worker's processor time, and the most memory it has taken, MB."""
+    """Preprocess a clip in a worker. Returns its ClipResult, processor time (s) and the worker's peak memory (MB)."""
     used = time.process_time()
-    outcome = preprocess.do_job(source, folder, detector, None, 96, (0, 0, 0, 0))
-    return outcome, time.process_time() - used, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    result = run_job(source, folder, ClipSettings(96, detector))
+    return result, time.process_time() - used, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
 def measured(way, num_workers, sources):
-    """{"seconds": of a clip when `num_workers` work, "cpu": seconds of it, "memory": MB a worker, "crops": share}."""
+    """Return wall and processor seconds per clip, peak MB per worker, and the share of frames with a crop."""
     with tempfile.TemporaryDirectory() as scratch:
         folders = [pathlib.Path(scratch) / str(n) for n in range(len(sources))]
         if way == "reference":
@@ -86,8 +98,8 @@ def measured(way, num_workers, sources):
         # One clip first for each worker, which loads its detector there.
         first = [(str(s), str(f) + "_first", way) for s, f in zip(sources, folders, strict=True)][:num_workers]
         rest = [(str(s), str(f), way) for s, f in zip(sources, folders, strict=True)]
-        found = dict(parallel.in_workers(our_clip, [*first, *rest], num_workers, pathlib.Path(scratch)))
-        outcomes = [found[number + len(first)] for number in range(len(rest))]
+        results = dict(parallel.in_workers(our_clip, [*first, *rest], num_workers, pathlib.Path(scratch)))
+        outcomes = [results[number + len(first)] for number in range(len(rest))]
         num_frames = sum(outcome.num_frames for outcome, _, _ in outcomes)
         return {
             "seconds": float(np.mean([outcome.seconds for outcome, _, _ in outcomes])) / num_workers,
@@ -98,7 +110,7 @@ def measured(way, num_workers, sources):
 
 
 def main(argv=None):
-    """Measure all ways on all sets, and print tables."""
+    """Measure all methods on all sets and print tables."""
     args = parse_args(argv)
     rates = {}
     for name in args.sets:
@@ -109,24 +121,24 @@ def main(argv=None):
             return 0
         seconds = [video.probe(source).duration_s for source in sources]
         print(f"\n{name}: {len(sources)} clips of {np.mean(seconds):.1f} s\n", flush=True)
-        print("| way | workers | s a clip | times the reference's | processor s a clip | times | MB a worker | crops |")
+        print("| method | workers | s per clip | speed-up | processor s per clip | speed-up | MB per worker | crops |")
         print("|---|---|---|---|---|---|---|---|", flush=True)
         base = None
         for way, num_workers in (("reference", 2), ("hog", 1), ("hog", 2), ("cnn", 1), ("cnn", 2)):
             options = ["--data", args.data, "--sets", name, "--num_clips", args.num_clips, "--way", way, num_workers]
             command = [sys.executable, __file__, *map(str, options)]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
-            found = json.loads(done.stdout.splitlines()[-1])
-            base = base or found
-            rates[name, way, num_workers] = found["cpu"] / np.mean(seconds)
-            times = [f"{found[key]:.2f} | {base[key] / found[key]:.1f}" for key in ("seconds", "cpu")]
-            numbers = f"{' | '.join(times)} | {found['memory']:.0f}"
+            row = json.loads(done.stdout.splitlines()[-1])
+            base = base or row
+            rates[name, way, num_workers] = row["cpu"] / np.mean(seconds)
+            times = [f"{row[key]:.2f} | {base[key] / row[key]:.1f}" for key in ("seconds", "cpu")]
+            numbers = f"{' | '.join(times)} | {row['memory']:.0f}"
             threads = " (threads)" if way == "reference" else ""
-            print(f"| {way}{threads} | {num_workers} | {numbers} | {100 * found['crops']:.1f} % |", flush=True)
+            print(f"| {way}{threads} | {num_workers} | {numbers} | {100 * row['crops']:.1f} % |", flush=True)
     print(
-        f"\nLRS2 on paper, {LRS2_CLIPS:,} clips and {LRS2_HOURS} hours, by processor time, the slower set's, hours:\n"
+        f"\nestimate for LRS2 ({LRS2_CLIPS:,} clips, {LRS2_HOURS} hours), by the slower set's processor time, hours:\n"
     )
-    print(f"| way | {' | '.join(f'{cores:,} cores' for cores in CORES)} |\n|---|{'---|' * len(CORES)}")
+    print(f"| method | {' | '.join(f'{cores:,} cores' for cores in CORES)} |\n|---|{'---|' * len(CORES)}")
     for way in ("reference", "hog", "cnn"):
         rate = max(core for (_, w, n), core in rates.items() if (w, n) == (way, 2))
         print(f"| {way} | {' | '.join(f'{LRS2_HOURS * rate / cores:.2f}' for cores in CORES)} |")

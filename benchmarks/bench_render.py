@@ -1,9 +1,9 @@
-"""Processor time of rendering one mouth, beside flow and paint evaluated at every pixel, in turn in one run.
+"""Processor time of rendering a mouth, compared with evaluating flow and paint at every pixel.
 
     python benchmarks/bench_render.py --heights 120 400 800
 
-The latter is how rendering once was done, without the layer of the mouth's inside. The face is the photo's, enlarged;
-the maps are made by chance here. Both run in one thread. Medians of --runs frames, each with other lips.
+The comparison is an earlier renderer, without the layer of the mouth's inside. The face is the example photo's,
+enlarged; the maps are random. Both run in one thread, in turn. Medians of --runs frames, each with other lips.
 """
 
 import argparse
@@ -31,13 +31,13 @@ def parse_args(argv=None):
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--heights", type=int, nargs="+", default=[120, 400, 800], help="of the face, in pixels")
+    add("--heights", type=int, nargs="+", default=[120, 400, 800], help="heights of the face, in pixels")
     add("--runs", type=int, default=50, help="default: %(default)s")
     return parser.parse_args(argv)
 
 
 def lips(opening):
-    """Lips (40,) float32 at the usual place in a crop."""
+    """Return lips (40,) float32 at the usual place in a crop."""
     outer, inner = (np.arange(n) / n * 2 * np.pi + np.pi for n in (12, 8))
     points = [[0.13 * np.cos(a), (0.04 + opening / 2) * np.sin(a)] for a in outer]
     points += [[0.1 * np.cos(a), opening / 2 * np.sin(a)] for a in inner]
@@ -45,14 +45,14 @@ def lips(opening):
 
 
 def mouth_maps(rng):
-    """Maps of a mouth that opens by chance, with a small smooth correction and paint all over."""
+    """Draw the maps of a mouth with random opening, a small smooth correction and paint everywhere."""
     correction = cv2.resize(rng.normal(0, 0.003, (6, 12, 2)), (SIZE, SIZE // 2)).astype(np.float32)
     overlay = rng.random((SIZE // 2, SIZE, 4), np.float32)
     return MouthMaps(lips(0.02), lips(0.1 * rng.random()), correction, overlay)
 
 
 def exact_mouth(frame, crop, maps, box):
-    """As `paste_mouth` of an upright face inside of the frame, each formula evaluated at each pixel."""
+    """Render an upright face as `paste_mouth` does, with each formula evaluated at every pixel."""
     top, bottom, left, right = box
     height, width = crop.shape[:2]
     half = height // 2
@@ -77,15 +77,15 @@ def median_ms(work, maps):
     """Return the median processor time of each function of MouthMaps, called in turn, in ms."""
     times = [[] for _ in work]
     for mouth in maps:
-        for function, taken in zip(work, times, strict=True):
+        for function, durations in zip(work, times, strict=True):
             start = time.thread_time()
             function(mouth)
-            taken.append(1000 * (time.thread_time() - start))
-    return [np.median(taken) for taken in times]
+            durations.append(1000 * (time.thread_time() - start))
+    return [np.median(durations) for durations in times]
 
 
 def main(argv=None):
-    """Print a row for each height."""
+    """Time each height and print a table row for it."""
     args = parse_args(argv)
     cv2.setNumThreads(1)
     photo = cv2.imread(str(ROOT / "examples" / "astronaut.jpg"))[FACE]
@@ -101,7 +101,7 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    # As in the pipeline, not in the main thread, whose allocator gives memory back at once.
+    # Not in the main thread, whose allocator returns memory to the system at once; the pipeline's threads keep it.
     thread = threading.Thread(target=main)
     thread.start()
     thread.join()

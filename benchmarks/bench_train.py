@@ -1,16 +1,16 @@
-"""The reference's GAN step against ours, and half precision against float32.
+"""Speed of LipGAN's original GAN step and of ours, and the losses of half precision and float32.
 
     python benchmarks/bench_train.py --batch_size 16 --steps 8
     python benchmarks/bench_train.py --losses --data_root grid_preprocessed --width 0.25 --batch_size 8
 
-The first takes turns, a step of the reference's and one of ours, on the same networks and pictures, and prints the
-medians of each and of the ratios, of the time that passed and of the processors' time (which other programs disturb
-less). The reference's step is: the generator's predict(), two updates of the discriminator by train_on_batch() (real,
-and generated or with another sound), its test_on_batch(), and an update of generator and frozen discriminator, each of
-which runs networks that ours runs once. It is in float32, as the reference is. Pictures are noise, or of --data_root.
+The first command alternates the original step ("reference") and ours on the same networks and images, and prints the
+medians of wall time, of processor time (which other programs disturb less) and of the ratios. The original step calls
+the generator's predict(), two train_on_batch() of the discriminator (real; generated or mismatched audio), its
+test_on_batch(), and an update of the generator with the discriminator frozen; ours runs each network once. The
+reference is in float32. Images are noise, or come from --data_root.
 
-The second trains three times from the start: float32, mixed_bfloat16 with the same seed, float32 with another one, and
-prints for each loss by how much the curves differ (the mean of windows of 20 batches).
+The second command trains three times from scratch: float32, mixed_bfloat16 with the same seed, and float32 with another
+seed. It prints for each loss how far the curves (means of 20 batches) are apart.
 """
 
 import argparse
@@ -32,11 +32,11 @@ def parse_args(argv=None):
     add = parser.add_argument
     add("--model", choices=("residual", "basic"), default="residual", help="generator (default: %(default)s)")
     add("--width", type=float, default=1.0, help="multiplies all filter counts (default: %(default)s)")
-    add("--batch_size", type=int, default=16, help="samples a batch (default: %(default)s)")
-    add("--steps", type=int, help="steps that are measured (default: 8), or batches of --losses (default: 200)")
+    add("--batch_size", type=int, default=16, help="samples per batch (default: %(default)s)")
+    add("--steps", type=int, help="measured steps (default: 8), or batches of --losses (default: 200)")
     both = ("float32", "mixed_bfloat16")
-    add("--precision", nargs="+", default=both, help="of our step, one or several (default: float32 mixed_bfloat16)")
-    add("--losses", action="store_true", help="compare losses in place of times")
+    add("--precision", nargs="+", default=both, help="dtype policies of our step (default: float32 mixed_bfloat16)")
+    add("--losses", action="store_true", help="compare losses instead of times")
     add("--data_root", type=pathlib.Path, help="a folder made by preprocess.py; --losses needs it")
     add("--seed", type=int, help="for --losses: train once with this seed, and write the losses to --out")
     add("--out", help="for --seed: an .npy file")
@@ -44,7 +44,7 @@ def parse_args(argv=None):
 
 
 def noise(batch_size):
-    """A batch as `loader.as_bytes` makes them."""
+    """Return a random batch in the form of `loader.as_bytes`."""
     rng = np.random.default_rng(0)
     x = {"face": rng.integers(0, 256, (batch_size, 96, 96, 6), "uint8")}
     x |= {name: rng.uniform(-4, 4, (batch_size, 80, 27, 1)).astype("float32") for name in ("mel", "wrong_mel")}
@@ -52,7 +52,7 @@ def noise(batch_size):
 
 
 def batches(data_root, batch_size, seed, count):
-    """Yield so many batches of the training clips of a preprocessed folder."""
+    """Yield `count` batches of the training clips of a preprocessed folder."""
     from lipgan.data.dataset import FaceDataset
     from lipgan.data.filelists import find_clips
     from lipgan.training.loader import BatchLoader
@@ -62,7 +62,7 @@ def batches(data_root, batch_size, seed, count):
 
 
 def reference_step(model, width):
-    """A function of a batch that makes the reference's five calls, on networks of its own."""
+    """Build new networks and return a function of a batch that makes the original step's five calls."""
     import keras
     from keras import ops
 
@@ -97,7 +97,7 @@ def reference_step(model, width):
 
 
 def our_step(model, width, precision):
-    """A function of a batch that makes our one call, on networks of its own."""
+    """Build new networks and return a function of a batch that makes our single call."""
     import keras
 
     from discriminator import build_discriminator
@@ -113,24 +113,24 @@ def our_step(model, width, precision):
 
 
 def compare_times(args):
-    """Print the medians of all steps, and of their ratios to the reference's."""
+    """Print the median times of all steps and their ratios to the reference."""
     ways = {"reference": reference_step(args.model, args.width)}
     ways |= {f"ours, {precision}": our_step(args.model, args.width, precision) for precision in args.precision}
     x, y = next(batches(args.data_root, args.batch_size, 0, 1)) if args.data_root else noise(args.batch_size)
-    took = {name: [] for name in ways}
+    times = {name: [] for name in ways}
     for number in range(WARM_UP + (args.steps or 8)):
         for name, step in ways.items():
             began = time.perf_counter(), time.process_time()
             step(x, y)
-            took[name] += [(time.perf_counter() - began[0], time.process_time() - began[1])]
-        print(f"turn {number + 1}: " + ", ".join(f"{name} {took[name][-1][0]:.2f} s" for name in ways), flush=True)
-    took = {name: np.array(seconds)[WARM_UP:] for name, seconds in took.items()}
-    print(f"{args.model}, width {args.width}, {args.batch_size} samples, {len(took['reference'])} turns:")
-    print("| step | s | processors' s | times as fast | in processors' time |")
+            times[name] += [(time.perf_counter() - began[0], time.process_time() - began[1])]
+        print(f"round {number + 1}: " + ", ".join(f"{name} {times[name][-1][0]:.2f} s" for name in ways), flush=True)
+    times = {name: np.array(seconds)[WARM_UP:] for name, seconds in times.items()}
+    print(f"{args.model}, width {args.width}, {args.batch_size} samples, {len(times['reference'])} rounds:")
+    print("| step | wall, s | processor, s | speed-up, wall | speed-up, processor |")
     print("|---|---|---|---|---|")
-    for name, seconds in took.items():
+    for name, seconds in times.items():
         wall, processors = np.median(seconds, axis=0)
-        ratios = np.median(took["reference"] / seconds, axis=0)
+        ratios = np.median(times["reference"] / seconds, axis=0)
         print(f"| {name} | {wall:.2f} | {processors:.2f} | {ratios[0]:.2f} | {ratios[1]:.2f} |")
 
 
@@ -147,7 +147,7 @@ def train(args):
 
 
 def compare_losses(args):
-    """Train three times in processes of their own, and print how far the curves are apart."""
+    """Train three times, each in its own process, and print how far the curves are apart."""
     import tempfile
 
     curves, names = {}, []
@@ -170,7 +170,7 @@ def compare_losses(args):
         verdict = "within" if apart <= usual else "NOT within"
         print(
             f"{name}: begins at {base[0]:.4f}, ends at {base[-1]:.4f} (mixed_bfloat16 {half[-1]:.4f}, "
-            f"another seed {other[-1]:.4f}); apart by {apart:.4f}, two seeds by {usual:.4f}: {verdict}"
+            f"another seed {other[-1]:.4f}); difference {apart:.4f}, between seeds {usual:.4f}: {verdict}"
         )
 
 

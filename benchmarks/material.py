@@ -1,4 +1,4 @@
-"""What the benchmarks of inference are run on: made here of the example's photo and sound, or looped of a real clip."""
+"""Inputs of the inference benchmarks: made from the example photo and speech, or from a real clip."""
 
 import contextlib
 import itertools
@@ -16,7 +16,7 @@ PHOTO, SPEECH = ROOT / "examples" / "astronaut.jpg", ROOT / "examples" / "speech
 
 
 def speech(path, seconds):
-    """The example's speech over and over, as 16 kHz mono."""
+    """Write the example speech, repeated to a length, as 16 kHz mono. Returns the path."""
     with wave.open(str(SPEECH)) as file:
         settings, once = file.getparams(), file.readframes(file.getnframes())
     length, bytes_each = round(seconds * settings.framerate), settings.nchannels * settings.sampwidth
@@ -29,13 +29,13 @@ def speech(path, seconds):
 
 
 def photo_in_motion(path, seconds, width, height, fps=25):
-    """A video of the photo that wanders and grows and shrinks a little; its face is about 0.4 of the height."""
+    """Write a video of the example photo moving and scaling a little; the face has 0.4 of the height."""
     photo = cv2.imread(str(PHOTO))
     with video.VideoWriter(path, width, height, fps) as writer:
         for n in range(round(seconds * fps)):
             angle = 2 * np.pi * n / (10 * fps)  # comes back after 10 s, so that it can be looped
             scale = height / 280 * (1 + 0.05 * np.sin(angle))
-            x, y = 224 + 12 * np.sin(2 * angle), 130 + 6 * np.cos(angle)  # of the photo, in the middle of the picture
+            x, y = 224 + 12 * np.sin(2 * angle), 130 + 6 * np.cos(angle)  # the photo's pixel in the middle of the frame
             to = np.array([[scale, 0, width / 2 - scale * x], [0, scale, height / 2 - scale * y]])
             how = {"flags": cv2.INTER_CUBIC, "borderMode": cv2.BORDER_REFLECT}
             writer.write(cv2.warpAffine(photo, to, (width, height), **how))
@@ -43,7 +43,7 @@ def photo_in_motion(path, seconds, width, height, fps=25):
 
 
 def moving(path, face, seconds, width, height):
-    """A video to work on: the first seconds of the real clip `face`, or, where that is None, the photo in motion."""
+    """Write a video: the first seconds of the real clip `face`, or the moving photo if that is None."""
     if face:
         return clip_in_size(path, face, seconds, width, height)
     return photo_in_motion(path, seconds, width, height)
@@ -54,18 +54,18 @@ def table(out):
     """Yield a function that prints a line at once; at the end all lines are appended to the file `out` (or None)."""
     lines = []
 
-    def tell(line):
+    def write_line(line):
         lines.append(line)
         print(line, flush=True)
 
-    yield tell
+    yield write_line
     if out:
         with out.open("a") as file:
             file.write("\n".join(lines) + "\n")
 
 
 def clip_in_size(path, source, seconds, width, height):
-    """The first seconds of a real clip, its pictures cut to the shape and scaled."""
+    """Write the first seconds of a real clip, its frames cropped to the aspect ratio and scaled."""
     info = video.probe(source)
     with video.VideoWriter(path, width, height, info.fps) as writer:
         for frame in itertools.islice(video.read_frames(source), round(seconds * info.fps)):
@@ -77,7 +77,7 @@ def clip_in_size(path, source, seconds, width, height):
 
 
 def looped(path, source, seconds):
-    """The video over and over, its packets copied: a long file is made in no time."""
+    """Write a video repeated to a length, by copying its packets, which takes no time."""
     with av.open(str(path), "w") as target:
         stream, start, last = None, 0, 0
         while True:

@@ -1,11 +1,11 @@
-"""The reference's way of making a video, for bench_inference.py: run as a process of its own, so that start-up counts.
+"""LipGAN's original inference, for bench_inference.py: run in its own process, so that start-up counts.
 
     python benchmarks/reference_way.py face.mp4 speech.wav folder/ --few 2
 
-Keras 2 on TensorFlow and its `predict`, librosa, dlib's CNN run by dlib on every whole frame, all frames in memory,
-OpenCV's MPEG-4 and then H.264 (x264's medium, crf 23, as the ffmpeg program has it). Prints seconds by phase as JSON.
-"detect" is measured on `few` frames and extrapolated to all; everything else is done. "again" is not part of it: the
-generator once more, all frames, now that it is compiled. Its own code is not used.
+A reimplementation: Keras 2 on TensorFlow with `predict`, librosa, dlib's CNN on every whole frame, all frames in
+memory, OpenCV's MPEG-4 and then H.264 (x264 medium, crf 23, ffmpeg's defaults). Prints seconds by phase as JSON.
+"detect" is measured on `few` frames and extrapolated to all. "again", which is not part of the total, runs the
+generator on all frames once more, when it is compiled.
 """
 
 import argparse
@@ -22,7 +22,7 @@ FPS = 25
 def parse_args(argv=None):
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("face", type=pathlib.Path, help="picture or video of a face")
+    parser.add_argument("face", type=pathlib.Path, help="image or video of a face")
     parser.add_argument("audio", type=pathlib.Path, help="a wav file")
     parser.add_argument("folder", type=pathlib.Path, help="where the videos are written")
     parser.add_argument("--few", type=int, default=2, help="frames on which the detector is timed")
@@ -60,23 +60,23 @@ def main(argv=None):
     frames = [still] if still is not None else list(itertools.islice(video.read_frames(args.face), num_frames))
     phase("read")
     few = frames[: args.few]
-    found = [network(np.ascontiguousarray(frame[:, :, ::-1]), 0) for frame in few]
+    detections = [network(np.ascontiguousarray(frame[:, :, ::-1]), 0) for frame in few]
     phase("detect")
     times["detect"] *= len(frames) / len(few)
-    rect = found[0][0].rect  # the same for all: where it is makes no difference to the time
+    rect = detections[0][0].rect  # for all frames: its place does not affect the time
     box = (max(0, rect.top()), rect.bottom(), max(0, rect.left()), rect.right())
     frames = [frames[k % len(frames)] for k in range(num_frames)]
     crops = np.stack([crop.crop(frame, box, 96) for frame in frames])
     mels = np.stack([mel_window(mel, k, FPS) for k in range(num_frames)])[..., None]
     inputs = [crop.generator_input(crops, crops), mels]
-    pictures = generator.predict(inputs, verbose=0)
+    faces = generator.predict(inputs, verbose=0)
     phase("generate")
     height, width = frames[0].shape[:2]
     writer = cv2.VideoWriter(str(args.folder / "result.avi"), cv2.VideoWriter_fourcc(*"DIVX"), FPS, (width, height))
-    for frame, picture in zip(frames, pictures, strict=True):
+    for frame, face in zip(frames, faces, strict=True):
         frame = frame.copy()
         size = box[3] - box[2], box[1] - box[0]
-        frame[box[0] : box[1], box[2] : box[3]] = cv2.resize((picture * 255).astype("uint8"), size)
+        frame[box[0] : box[1], box[2] : box[3]] = cv2.resize((face * 255).astype("uint8"), size)
         writer.write(frame)
     writer.release()
     video.PRESET = "medium"

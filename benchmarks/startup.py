@@ -1,4 +1,4 @@
-"""What takes over 100 ms before the first frame: imports by module, then the steps of a short command.
+"""Start-up time: imports and steps of a short command that take over 100 ms before the first frame.
 
     python benchmarks/startup.py
 
@@ -24,8 +24,8 @@ def slow_imports(code):
     """Return [(seconds, depth, module)] of the imports of a piece of Python that take over LEAST_S, the outer first."""
     command = [sys.executable, "-X", "importtime", "-c", code]
     lines = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stderr.splitlines()
-    found = [match.groups() for match in map(LINE.match, lines) if match]
-    times = [(int(us) / 1e6, len(indent) // 2, name) for _, us, indent, name in reversed(found)]
+    records = [match.groups() for match in map(LINE.match, lines) if match]
+    times = [(int(us) / 1e6, len(indent) // 2, name) for _, us, indent, name in reversed(records)]
     return [entry for entry in times if entry[0] > LEAST_S and entry[1] <= MAX_DEPTH]
 
 

@@ -3,8 +3,8 @@
     python benchmarks/stress/fuzz_inputs.py --count 2000
     python benchmarks/stress/fuzz_inputs.py --subject checkpoint --count 200 --seed 1 --keep /tmp/fuzz
 
-Valid files of each kind are made, mutated (truncated, bytes flipped, boxes swapped, sizes, rates and durations made
-absurd) and read in a child process of its own, which is killed when it takes over 30 s of processor time, two minutes
+Valid files of each kind are mutated (truncated, bytes flipped, boxes swapped, absurd sizes, rates and durations) and
+read in a child process, which is killed when it takes over 30 s of processor time, two minutes
 on the clock (it hangs, or the machine is very busy) or 2 GB of memory. A case passes when the reader returns, or raises
 a UserError of one line; it fails with a traceback, a crash, over a limit, or where it starts a program, opens a
 connection or unpickles. The last line on stdout is a JSON object of counts; the exit status is 1 if a case failed.
@@ -65,31 +65,31 @@ def mutate(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def truncated(data, rng):
-    """Keep a part from the beginning."""
+    """Truncate the file."""
     return data[: rng.integers(1, len(data) + 1)]
 
 
 def flipped(data, rng):
-    """Set up to 100 bytes to others."""
+    """Overwrite up to 100 random bytes."""
     for at in rng.integers(0, len(data), rng.integers(1, 101)):
         data[at] = rng.integers(256)
     return data
 
 
 def swapped(data, rng):
-    """Exchange two neighbouring pieces, as boxes in the wrong order."""
+    """Swap two adjacent pieces, like boxes in the wrong order."""
     a, b, c = sorted(rng.integers(0, len(data) + 1, 3))
     return data[:a] + data[b:c] + data[a:b] + data[c:]
 
 
 def repeated(data, rng):
-    """Insert a piece of the file once more."""
+    """Repeat a piece of the file."""
     a, b = sorted(rng.integers(0, len(data) + 1, 2))
     return data[:b] + data[a:b] + data[b:]
 
 
 def blanked(data, rng):
-    """Set a piece to zeros or ones."""
+    """Fill a piece with 0x00 or 0xff."""
     a = rng.integers(0, len(data))
     b = min(len(data), a + rng.integers(1, 2_000))
     data[a:b] = bytes([rng.choice([0, 255])]) * (b - a)
@@ -203,7 +203,7 @@ def checkpoint_files(folder):
 
 
 def read_media(path):
-    """Do with a file what the programs do: read it as an image, else probe it and read all frames, and its audio."""
+    """Read a file as the programs do: as an image, or else as a video with all frames, and its audio."""
     from lipgan.media import audio, image, video
     from lipgan.utils.cli import UserError
 
@@ -272,7 +272,7 @@ def _memory(child):
 
 
 def _child(read, path, report):
-    """Read the file under limits, and leave with a status that says how it went."""
+    """Read the file under limits, and exit with the status of the outcome."""
     code = TRACEBACK
     sys.addaudithook(lambda event, _: event in FORBIDDEN and os._exit(RAN_CODE))
     try:

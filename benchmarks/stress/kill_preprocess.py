@@ -1,10 +1,10 @@
-"""Kill preprocess.py at random moments, again and again, and prove that nothing is lost and nothing half-written.
+"""Kill preprocess.py at random moments and check that no clip is lost or half-written.
 
     python benchmarks/stress/kill_preprocess.py --videos_data_root grid --num_clips 8 --kills 20
 
-A first run, never killed, says what every clip must be. Then SIGKILL comes at a random moment to all processes of a
-run, to its main one alone, or to one of its workers, in turn, and the next run goes on. After every kill each clip that
-is there must be whole, byte for byte; at the end all of them must be there, and nothing else.
+An uninterrupted first run defines the expected clips. Then SIGKILL is sent at a random moment to all processes of a
+run, to its main process, or to one of its workers, in turn, and the next run continues. After every kill each existing
+clip must equal the expected one, byte for byte; at the end all must exist, and nothing else.
 """
 
 import argparse
@@ -27,35 +27,35 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--videos_data_root", type=pathlib.Path, required=True, help="folder of videos; the first few are used")
-    add("--num_clips", type=int, default=8, help="videos that are used (default: %(default)s)")
-    add("--kills", type=int, default=20, help="how often (default: %(default)s)")
+    add("--num_clips", type=int, default=8, help="number of videos (default: %(default)s)")
+    add("--kills", type=int, default=20, help="number of kills (default: %(default)s)")
     add("--num_workers", type=int, default=2, help="worker processes (default: %(default)s)")
-    add("--seed", type=int, default=0, help="of the moments (default: %(default)s)")
+    add("--seed", type=int, default=0, help="seed of the moments (default: %(default)s)")
     return parser.parse_args(argv)
 
 
 def start(videos, final, num_workers):
-    """A run of preprocess.py in a process group of its own."""
+    """Start preprocess.py in its own process group."""
     options = ["--videos_data_root", videos, "--final_data_root", final, "--all", "--detector", "hog"]
     command = [sys.executable, str(ROOT / "preprocess.py"), *map(str, options), "--num_workers", str(num_workers)]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
 
 
 def group(run):
-    """The processes of a run's group."""
-    found = []
+    """List the process IDs of a run's group."""
+    pids = []
     for status in pathlib.Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = status.read_text().rpartition(")")[2].split()
         except (FileNotFoundError, ProcessLookupError):
             continue
         if int(fields[2]) == run.pid and fields[0] != "Z":
-            found.append(int(status.parent.name))
-    return sorted(found)
+            pids.append(int(status.parent.name))
+    return sorted(pids)
 
 
 def kill(run, whom, rng):
-    """SIGKILL all, the main one alone, or one of the others."""
+    """Send SIGKILL to all processes, to the main one, or to one of the others."""
     others = [pid for pid in group(run) if pid != run.pid]
     if whom == "all":
         os.killpg(run.pid, signal.SIGKILL)
@@ -66,17 +66,17 @@ def kill(run, whom, rng):
 
 
 def contents(final):
-    """{path: bytes} of all clips that are there (folders that begin with a dot are not)."""
+    """Read {path: bytes} of all clips, without temporary folders, whose names begin with a dot."""
     files = [
         path for path in final.glob("*/*/*/*") if not any(p.startswith(".") for p in path.relative_to(final).parts)
     ]
     return {path.relative_to(final).as_posix(): path.read_bytes() for path in files}
 
 
-def broken(found, whole):
-    """The clips of `found` that are not as in `whole`."""
-    clips = {name.rpartition("/")[0] for name in found}
-    return [clip for clip in sorted(clips) if _files(found, clip) != _files(whole, clip)]
+def broken(current, expected):
+    """List the clips of `current` that differ from those of `expected`."""
+    clips = {name.rpartition("/")[0] for name in current}
+    return [clip for clip in sorted(clips) if _files(current, clip) != _files(expected, clip)]
 
 
 def _files(contents, clip):
@@ -84,7 +84,7 @@ def _files(contents, clip):
 
 
 def main(argv=None):
-    """Kill, check, go on. Returns 0 when nothing was lost and nothing half-written."""
+    """Kill, check and continue. Returns 0 if no clip was lost or half-written."""
     args = parse_args(argv)
     rng, failures, cut = random.Random(args.seed), 0, 0
     with tempfile.TemporaryDirectory() as scratch:
@@ -94,9 +94,9 @@ def main(argv=None):
             shutil.copyfile(source, videos / source.parent.name / source.name)
         begun = time.monotonic()
         if start(videos, whole, args.num_workers).wait():
-            raise SystemExit("preprocess.py failed by itself")
+            raise SystemExit("the uninterrupted run of preprocess.py failed")
         seconds, expected = time.monotonic() - begun, contents(whole)
-        print(f"{args.num_clips} clips, {len(expected)} files, {seconds:.1f} s when nobody kills it", flush=True)
+        print(f"{args.num_clips} clips, {len(expected)} files, {seconds:.1f} s without a kill", flush=True)
         kills = runs = 0
         while kills < args.kills:
             whom, moment = WHOM[kills % len(WHOM)], rng.uniform(0.2, 0.9) * seconds
@@ -107,22 +107,22 @@ def main(argv=None):
                 kills += 1
                 # What is left of a run whose main process died may go on for a moment, beside the next run.
                 status = None if whom == "main" else run.wait()
-                found = contents(final)
-                bad, begun = broken(found, expected), len(list(final.glob("*/*/.tmp_*")))
+                current = contents(final)
+                bad, begun = broken(current, expected), len(list(final.glob("*/*/.tmp_*")))
                 failures, cut = failures + len(bad), cut + begun
-                clips = len({name.rpartition("/")[0] for name in found})
+                clips = len({name.rpartition("/")[0] for name in current})
                 outcome = f"kill {kills}: {whom}, after {moment:.1f} s, status {status}"
-                print(f"{outcome}: {clips} clips there, {begun} half-written ones aside, broken: {bad}", flush=True)
-            if (found := contents(final)) == expected:  # start again, so that every kill has something to hit
+                print(f"{outcome}: {clips} clips exist, {begun} temporary folders, broken: {bad}", flush=True)
+            if contents(final) == expected:  # start again, so that every kill interrupts work
                 shutil.rmtree(final)
         run.wait()
         status = start(videos, final, args.num_workers).wait()
         complete = contents(final) == expected
         leftovers = list(final.rglob(".tmp_*"))
-        print(f"last run: status {status}, all clips as they must be: {complete}, left over: {leftovers}")
+        print(f"last run: status {status}, all clips as expected: {complete}, leftover files: {leftovers}")
         print(
             f"{kills} kills in {runs} runs: {failures} clips lost or half-written; "
-            f"{cut} were cut off while they were written, and done again"
+            f"{cut} were interrupted and preprocessed again"
         )
     return 0 if not failures and complete and not leftovers and status == 0 else 1
 
