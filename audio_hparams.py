@@ -1,7 +1,7 @@
 """The numbers that tie audio to frames and faces to crops: one frozen object that every other file reads.
 
-They are written beside preprocessed data and beside weights, and compared when those are read back:
-a network only knows the windows and the crops it was trained on.
+They are stored with preprocessed data and with weights, and compared on loading: a network only knows the windows and
+crops that it was trained on.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from fractions import Fraction
 class HParams:
     """What preprocessing, training, inference and evaluation must agree on (defaults: K R et al. 2019's own scale)."""
 
-    # Sound
+    # Audio
     sample_rate: int = 16_000  # Hz, mono
     preemphasis: float = 0.97
     n_fft: int = 800
@@ -25,8 +25,8 @@ class HParams:
     ref_level_db: float = 20.0
     min_level_db: float = -100.0  # this and everything under it becomes -max_abs_value
     max_abs_value: float = 4.0  # mels lie in [-4, 4]
-    mel_window: int = 27  # mel frames that the networks see for one video frame: 337.5 ms
-    fps: int = 25  # frames a second of preprocessed data
+    mel_window: int = 27  # mel frames per video frame: 337.5 ms
+    fps: int = 25  # frames per second of preprocessed data
 
     # Face: the crop's place is taken from the brows, eyes and nose, which do not move with the mouth. The unit is the
     # root mean square distance of those 31 landmarks from their mean. The numbers are the average dlib HOG box.
@@ -42,23 +42,23 @@ class HParams:
 
     @property
     def mels_per_second(self) -> float:
-        """Mel frames a second."""
+        """Mel frames per second."""
         return self.sample_rate / self.hop_size
 
     def mel_start(self, frame: int, fps) -> int:
-        """First mel frame of the window of video frame `frame` (0-based), whose middle is the nearest to the frame's.
+        """Return the first mel frame of the window that is centred on video frame `frame` (0-based).
 
-        fps: int, float or Fraction. May be negative: what lies before the audio is silence.
+        fps: int, float or Fraction. The result may be negative: audio is silent before its start.
         """
         middle = (Fraction(frame) + Fraction(1, 2)) / Fraction(fps) * Fraction(self.sample_rate, self.hop_size)
         return math.floor(middle + Fraction(1, 2)) - self.mel_window // 2
 
     def as_dict(self) -> dict:
-        """The numbers as plain values, for JSON."""
+        """Return the numbers as plain values, for JSON."""
         return dataclasses.asdict(self)
 
     def differences(self, other: dict) -> list[str]:
-        """What `other` (an `as_dict` read back) has differently, as "name: here x, there y"; empty when they agree."""
+        """List the differences from `other`, a stored `as_dict`, as "name: here x, there y"; empty if they agree."""
         mine = self.as_dict()
         return [f"{k}: here {v}, there {other[k]}" for k, v in mine.items() if k in other and other[k] != v]
 

@@ -1,4 +1,4 @@
-"""The LipGAN discriminator (K R et al., ACM MM 2019): is this mouth saying this sound?"""
+"""The LipGAN discriminator (K R et al., ACM MM 2019): the distance between a face and 337.5 ms of audio."""
 
 import functools
 
@@ -10,9 +10,10 @@ from generator import check_size, scaled
 
 
 class SampleNormalization(layers.Layer):
-    """Normalise each sample over height, width and channels: gain * (x - mean) / (std + 1e-3) + bias, two scalars.
+    """Normalise each sample over height, width and channels: gain * (x - mean) / (std + 1e-3) + bias.
 
-    Normalised per channel, a 1x1 map would be all zeros. Statistics are float32 under every dtype policy.
+    gain and bias are scalars. Per-channel normalisation would set a 1x1 map to zero. Statistics are float32 under every
+    dtype policy.
     """
 
     def build(self, input_shape):
@@ -23,20 +24,20 @@ class SampleNormalization(layers.Layer):
         precise = ops.cast(x, "float32")
         centred = precise - ops.mean(precise, axis=(1, 2, 3), keepdims=True)
         variance = ops.mean(ops.square(centred), axis=(1, 2, 3), keepdims=True)
-        std = ops.sqrt(ops.maximum(variance, 1e-12))  # the gradient of a root at 0 (a black face) is not finite
+        std = ops.sqrt(ops.maximum(variance, 1e-12))  # the square root has no finite gradient at 0 (a black face)
         gain, bias = ops.cast(self.gain, "float32"), ops.cast(self.bias, "float32")
         return ops.cast(gain * centred / (std + 1e-3) + bias, x.dtype)
 
 
 class UnitLength(layers.Layer):
-    """Scale each embedding to length 1: (batch, n) -> (batch, n). Zeros stay zeros, with a gradient that is finite."""
+    """Scale each embedding to length 1: (batch, n) -> (batch, n). Zeros stay zeros and have a finite gradient."""
 
     def call(self, x):
         return x * ops.rsqrt(ops.maximum(ops.sum(ops.square(x), axis=1, keepdims=True), 1e-12))
 
 
 class Distance(layers.Layer):
-    """d = sqrt(|f - a|^2 + 1e-12) of two batches of embeddings: (batch, n), (batch, n) -> (batch, 1)."""
+    """Compute d = sqrt(|f - a|^2 + 1e-12) of two batches of embeddings: (batch, n), (batch, n) -> (batch, 1)."""
 
     def call(self, embeddings):
         face, audio = embeddings
@@ -44,16 +45,16 @@ class Distance(layers.Layer):
 
 
 def _dconv(x, filters, kernel=3, strides=1, padding="same", *, width, dtype=None):
-    # As in the generator, one layer for each operation: legacy files are read in the order that this gives.
+    # One layer per operation, as in the generator: legacy files store their weights in that order.
     x = layers.Conv2D(scaled(filters, width), kernel, strides, padding, dtype=dtype)(x)
     return layers.LeakyReLU(0.2, dtype=dtype)(SampleNormalization(dtype=dtype)(x))
 
 
 def build_discriminator(img_size: int = 96, width: float = 1.0) -> keras.Model:
-    """Build the network [face, mel] -> distance, untrained (sizes in the comments are those of img_size 96).
+    """Build the untrained network [face, mel] -> distance. Shapes in the comments are those of img_size 96 and width 1.
 
     Inputs: "face" (img_size, img_size, 3) BGR in [0, 1], "mel" (80, 27, 1) in [-4, 4].
-    Output: (1,), 0 = in sync, at most 2. Embeddings and distance are float32 under every dtype policy.
+    Output: (1,), from 0 (in sync) to 2. Embeddings and distance are float32 under every dtype policy.
     """
     check_size(img_size, width)
     dconv = functools.partial(_dconv, width=width)
@@ -85,6 +86,6 @@ def _unit(x, name):
 
 
 def embeddings(discriminator: keras.Model) -> keras.Model:
-    """The same network, on the same weights, up to [face, audio] embeddings: (batch, 512) float32 each, of length 1."""
+    """Return a model of the [face, audio] embeddings, with shared weights: (batch, 512) float32 each, of length 1."""
     outputs = [discriminator.get_layer(name).output for name in ("face_embedding", "audio_embedding")]
     return keras.Model(discriminator.inputs, outputs, name="embeddings")

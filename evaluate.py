@@ -21,7 +21,7 @@ from lipgan.models.metadata import KINDS
 from lipgan.utils import cli
 from lipgan.utils.cli import UserError, script
 
-MAX_OFFSET_MS = 400  # as far as a lag is measured
+MAX_OFFSET_MS = 400  # largest lag that is measured
 EPILOG = "measures:\n" + "\n".join(f"  {name}: {text}" for name, text in MEASURES.items())
 
 
@@ -72,7 +72,7 @@ def parse_args(argv=None):
 
 
 def offset_ms(text):
-    """An argparse type: ms, few enough that a remaining lag can be measured."""
+    """Parse an audio offset in ms (an argparse type), small enough for a remaining lag to be measured."""
     value = float(text)
     if not abs(value) <= MAX_OFFSET_MS:
         raise argparse.ArgumentTypeError(f"{text} is not from {-MAX_OFFSET_MS} to {MAX_OFFSET_MS}")

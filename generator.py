@@ -56,7 +56,7 @@ def _batch_norm(x, order, synchronized):
 
 
 def _crop_top(x, rows, *, order):
-    """Drop the uppermost rows, and with them the cost of computing on them."""
+    """Crop rows at the top that later layers do not need."""
     return layers.Cropping2D(((rows, 0), (0, 0)), data_format=order)(x)
 
 

@@ -60,7 +60,7 @@ class LagLimits:
     min_confidence: float
 
     def exceeded(self, row):
-        """Whether the lag of a ClipReport is certainly too large."""
+        """Return whether the lag of a ClipReport is certainly too large."""
         return abs(row.lag) > self.max_offset and row.confidence >= self.min_confidence  # False for nan
 
 
@@ -204,7 +204,7 @@ def summarise(rows, skipped, limits):
 
 
 def known(rows, name):
-    """The values of one column that are not nan, (N,) float64."""
+    """Return the values of one column that are not nan, (N,) float64."""
     values = np.array([getattr(row, name) for row in rows], "float64")
     return values[~np.isnan(values)]
 

@@ -24,7 +24,7 @@ def parse_args(argv=None):
 
 
 def read_run(path):
-    """The rows of a run, by its folder or its stats.jsonl. Raises UserError."""
+    """Read the rows of a run, given its folder or its stats.jsonl. Raises UserError."""
     path = pathlib.Path(path)
     path = path / STATS_NAME if path.is_dir() else path
     try:

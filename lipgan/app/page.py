@@ -106,7 +106,7 @@ def use_folder(folder: pathlib.Path) -> pathlib.Path:
 
 
 def _inputs():
-    """The left column: the inputs of a video by name, and what leads to them."""
+    """Build the left column. Returns its components by name."""
     kind = gr.Radio(["image", "video"], value="image", label="Face")
     # The buttons of each are named: by default there is one that shares the file on another machine.
     image = gr.Image(
@@ -139,7 +139,7 @@ def _inputs():
 
 
 def _option(name, label, choices):
-    """The component of an option: its text is a cell of --jobs."""
+    """Build the component of an option; its text is that of a --jobs cell."""
     field = declared(LipsyncOptions)[name]
     if isinstance(field.default, bool):
         return gr.Checkbox(field.default, label=label)
@@ -224,17 +224,17 @@ def _connect_making(studio, inputs, outputs):
 
 
 def _error(error):
-    """The product's one line as an error of the page, shown until it is closed."""
+    """Return a UserError's line as an error of the page, shown until it is closed."""
     return gr.Error(html.escape(one_line(error)), duration=None, print_exception=False, title="This did not work")
 
 
 def _failure(error):
-    """The same line in the place of the progress, where it stays."""
+    """Return the same line in place of the progress, where it stays."""
     return f'<div role="alert" style="color: #c00">{html.escape(one_line(error))}</div>'
 
 
 def _bar(progress):
-    """A bar, and in words how far the video is."""
+    """Return the progress as a bar and in words."""
     before = "1 video" if progress.ahead == 1 else f"{progress.ahead} videos"
     names = {"waiting": f"waiting: {before} before yours", "reading": "reading the files"}
     names |= {"faces": "looking for the face", "frames": "making frames"}
@@ -250,6 +250,6 @@ def _bar(progress):
 
 
 def _summary(result):
-    """What was made and what was assumed."""
+    """Return the result's summary as HTML."""
     folder = f"{result.path.parent}/"
     return "<br>".join(html.escape(in_page_words(line.replace(folder, ""))) for line in result.summary())

@@ -35,7 +35,7 @@ class Deformation(typing.NamedTuple):
 
     @property
     def mirrored(self) -> bool:
-        """Whether left and right are exchanged."""
+        """True if left and right are exchanged."""
         return np.linalg.det(self.linear) < 0
 
     def source(self, points):
@@ -172,7 +172,7 @@ def _stretch(wav, rate):
 
 
 def _colour_spectrum(wav, rng):
-    """Random gains at octaves, and often a narrow band, as of another microphone or a telephone; without delay."""
+    """Apply random gains per octave, and often a narrow band, as of a microphone or a telephone; without delay."""
     spectrum, hz = np.fft.rfft(wav), np.fft.rfftfreq(len(wav), 1 / hparams.sample_rate)
     gain_db = np.interp(hz, (0, 200, 500, 1000, 2000, 4000, 8000), np.cumsum(rng.normal(0, 3, 7)))
     if rng.random() < 0.4:
@@ -183,7 +183,7 @@ def _colour_spectrum(wav, rng):
 
 
 def _add_room(wav, rng):
-    """Reverberation of a random room: exponentially decaying noise after the direct sound, which keeps its time."""
+    """Add the reverberation of a random room: decaying noise after the direct sound, which is not delayed."""
     decay_s = rng.uniform(0.1, 0.7)  # to -60 dB
     size = round(decay_s * hparams.sample_rate)
     response = rng.normal(size=size) * 10 ** (-3 * np.arange(size) / size)
@@ -194,7 +194,7 @@ def _add_room(wav, rng):
 
 
 def _add_noise(wav, rng):
-    """Noise 5 to 35 dB under the loud parts: of a random colour, or babble made of the recording played backwards."""
+    """Add noise 5 to 35 dB below the loud parts: of a random colour, or babble of the recording played backwards."""
     if rng.random() < 0.3:
         noise = sum(np.roll(wav[::-1], shift) for shift in rng.integers(len(wav), size=4))
     else:

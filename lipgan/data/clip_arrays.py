@@ -30,7 +30,7 @@ ITEM_BYTES = 2
 
 @dataclasses.dataclass(frozen=True)
 class ArrayKind:
-    """What is kept: one array (n, width) for each clip, or several versions of it."""
+    """A kind of array: one (n, width) array per clip, or several versions of it."""
 
     name: str  # of the files
     width: int  # numbers in a row
@@ -89,7 +89,7 @@ def open_arrays(index: ClipIndex, kind: ArrayKind, compute) -> ClipArrays:
 
 
 def _clip_keys(index):
-    """A number for each clip, (C,) uint64, that changes when its files change."""
+    """Return a key for each clip, (C,) uint64, that changes when its files change."""
     keys = np.zeros(len(index.names), "uint64")
     for row, name in enumerate(index.names):
         crops = slice(*index.first_crop[row : row + 2])
@@ -101,7 +101,7 @@ def _clip_keys(index):
 
 
 def _existing(root, kind):
-    """The file of rows that is kept in `root` and its entries, (E,) ENTRY; (None, no entries) where none is usable."""
+    """Open the file of rows stored in `root`: (file, entries (E,) ENTRY), or (None, no entries) if unusable."""
     try:
         with np.load(root / f"{kind.name}.npz", allow_pickle=False) as arrays:
             header, entries = json.loads(arrays["header"].tobytes()), arrays["entries"]
@@ -115,7 +115,7 @@ def _existing(root, kind):
 
 
 def _table(index, kind, keys, entries):
-    """The entries by clip and version, (C, V) ENTRY; count is -1 where one is missing, and 0 for unusable clips."""
+    """Arrange entries by clip and version: (C, V) ENTRY. count is -1 for missing ones and 0 for unusable clips."""
     table = np.zeros((len(keys), kind.versions), ENTRY)
     table["count"] = np.where(np.diff(index.first_crop) > 0, -1, 0)[:, None]
     rows, known = _rows_of(keys, entries)
@@ -125,7 +125,7 @@ def _table(index, kind, keys, entries):
 
 
 def _rows_of(keys, entries):
-    """The rows of the index to which entries belong, (E,), and whether they belong to any, (E,) bool."""
+    """Find the index rows of entries, (E,), and which entries have one, (E,) bool."""
     if not len(keys):
         return np.zeros(len(entries), int), np.zeros(len(entries), bool)
     order = np.argsort(keys)

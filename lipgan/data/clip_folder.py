@@ -9,7 +9,7 @@
                                       dlib's, x and y as fractions of the crop's side, all but the lips smoothed
         audio.wav                     16 kHz mono PCM16, the whole clip
 
-Older folders have no landmarks: see `landmarks.py`.
+Older folders have no landmarks: see `lip_landmarks.py`.
 """
 
 import json
@@ -30,7 +30,7 @@ JPEG_QUALITY = 95
 
 
 def is_clip(folder) -> bool:
-    """Whether `folder` is a preprocessed clip (folders appear complete or not at all)."""
+    """Return whether `folder` is a preprocessed clip (folders appear complete or not at all)."""
     return (pathlib.Path(folder) / MELS_NAME).is_file()
 
 

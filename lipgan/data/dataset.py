@@ -161,7 +161,7 @@ class FaceDataset:
 
     @property
     def has_landmarks(self) -> bool:
-        """Whether the dataset was given landmarks."""
+        """True if samples have landmarks."""
         return self._landmarks is not None
 
     def landmarks(self, clip: int, frame: int) -> np.ndarray:
@@ -187,7 +187,7 @@ class FaceDataset:
         return self._speech.num_versions
 
     def _landmark_row(self, clip, frame):
-        """(136,) float16. Raises UserError where the crop is not an image."""
+        """Read the landmarks of one frame, (136,) float16. Raises UserError if its crop is not an image."""
         row = self._rows[clip]
         position = int(np.searchsorted(self._index.frames(row), frame))
         values = self._landmarks.read(row, position, position + 1)[0]
@@ -234,7 +234,7 @@ class FaceDataset:
         return clips, frames, np.stack(windows).astype("float32")
 
     def _draw_versions(self, rng, size):
-        """A version of the speech for each sample: (size,) int, all 0 without augmentation."""
+        """Draw a speech version for each sample: (size,) int, all 0 without augmentation."""
         return rng.integers(self._speech.num_versions if self._augment else 1, size=size)
 
     def _drawn(self, key, size):
@@ -257,7 +257,7 @@ class FaceDataset:
             yield self._read(spaced[number * size : (number + 1) * size], rng, only_other_clips=True)
 
     def _order(self, seed, epoch):
-        """The targets of an epoch, shuffled."""
+        """Return the shuffled targets of an epoch."""
         key, order = self._last_order
         if key != (seed, epoch):
             # Not default_rng((seed, epoch)): numpy fills up with zeros, so that would be the stream of batch 0.
@@ -292,7 +292,7 @@ class FaceDataset:
         return batch
 
     def _empty_batch(self, size):
-        """The arrays of a batch of `size` samples, to be filled."""
+        """Allocate the arrays of a batch of `size` samples."""
         shapes = {name: (self.img_size, self.img_size, 3) for name in ("reference", "target")}
         batch = {name: np.empty((size, *shape), "uint8") for name, shape in shapes.items()}
         shapes = {name: (hparams.num_mels, hparams.mel_window, 1) for name in ("mel", "wrong_mel")}
@@ -333,7 +333,10 @@ _mel_start = functools.lru_cache(maxsize=None)(functools.partial(hparams.mel_sta
 
 
 def _root_chances(speakers, counts):
-    """The probability of each target, so that a speaker weighs as the root of their targets. Both are by clip."""
+    """Return the probability of each target; a speaker's weight is the square root of their number of targets.
+
+    speakers, counts: by clip.
+    """
     totals = collections.Counter()
     for speaker, count in zip(speakers, counts.tolist(), strict=True):
         totals[speaker] += count

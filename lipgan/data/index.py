@@ -146,7 +146,7 @@ def inside_frames(num_mels: int, fps=hparams.fps) -> range:
 
 
 def _tree_stamps(root):
-    """{name: stamp} of every clip below a tree, in order: the times of its folder and mels.npz, and that one's size."""
+    """Return {name: stamp} of all clips below a tree, in order: times of folder and mels.npz, and the latter's size."""
     stamps, young = {}, time.time_ns() - int(UNSURE_S * 1e9)
     for subset in SUBSETS:
         for speaker in _folders(root / subset):
@@ -314,7 +314,7 @@ def _write_entries(mels, entries, dtype):
 
 
 def is_writable(root) -> bool:
-    """Whether files can be created in this folder."""
+    """Return whether files can be created in this folder."""
     try:
         with tempfile.TemporaryFile(dir=root):
             return True

@@ -35,7 +35,7 @@ class SpeechFeatures:
 
     @property
     def num_versions(self) -> int:
-        """How many voices there are of each clip, its own included."""
+        """Number of voices of each clip, its own included."""
         return self.arrays.count.shape[1]
 
     @property

@@ -213,7 +213,7 @@ def closure_share(generated, truth, closures, lag=0.0):
 
 
 def _smallest(curve, moment):
-    """The smallest value near a moment; nan where that reaches past the curve's ends or holds a frame without face."""
+    """Return the minimum near a moment; nan past the curve's ends and where a frame has no face."""
     first, last = round(moment - CLOSURE_FRAMES), round(moment + CLOSURE_FRAMES)
     return float(curve[first : last + 1].min()) if first >= 0 and last < len(curve) else float("nan")
 

@@ -105,7 +105,7 @@ class Evaluation:
         return list(dict.fromkeys(row.clip for row in self.rows))
 
     def named(self, row: str) -> list[Row]:
-        """The rows of one name, one per clip."""
+        """Return the rows of one name, one per clip."""
         return [r for r in self.rows if r.row == row]
 
 
@@ -154,7 +154,7 @@ def write_json(path, evaluation):
 
 
 def _known(values):
-    """The values that are not nan (of tuples: the first)."""
+    """Keep the values that are not nan (of tuples, the first counts)."""
     return {k: v for k, v in values.items() if not _is_nan(v[0] if isinstance(v, tuple) else v)}
 
 
@@ -191,5 +191,5 @@ def write_csv(path, evaluation):
 
 
 def any_known(rows, name) -> bool:
-    """Whether a measure applies to any of the rows."""
+    """Return whether a measure applies to any of the rows."""
     return any(not math.isnan(getattr(row, name)) for row in rows)

@@ -177,7 +177,7 @@ class ClipScorer:
         return ScoredClip(name, tuple(rows), frames, truth, points, results)
 
     def _generated(self, number, frames, truth, far_ids, other):
-        """Crops by row: what the generator makes, and the far frames that it starts from."""
+        """Generate the crops of each row; the far reference frames are a row too."""
         ends = {frame: self.dataset.read_crop(number, frame) for frame in set(far_ids)}
         far = np.stack([ends[frame] for frame in far_ids])
         far_points = self._points(number, far_ids)
@@ -198,7 +198,7 @@ class ClipScorer:
         return results | {COPIED_REFERENCE: far}
 
     def _points(self, number, frames):
-        """The true landmarks of these frames, (N, 68, 2) in units of the crop's side; nan where there is no crop."""
+        """Find the true landmarks of these frames: (N, 68, 2) in units of the crop's side; nan without a crop."""
         if number not in self._true_points:
             self._true_points[number] = {
                 int(frame): self._landmarks.face(self.dataset.read_crop(number, int(frame)))

@@ -72,7 +72,7 @@ def generator_input(reference, pose):
 
 
 def generator_input_uint8(reference, pose):
-    """As `generator_input`, but (..., S, S, 6) uint8 in [0, 255], to be scaled on the device."""
+    """Stack the six channels of `generator_input` as (..., S, S, 6) uint8 in [0, 255], to be scaled on the device."""
     model_input = np.concatenate([reference, pose], axis=-1)
     model_input[..., model_input.shape[-2] // 2 :, :, 3:] = 0
     return model_input

@@ -11,7 +11,7 @@ MIRRORED = [number - LIPS.start for number in MIRRORED_FACE[LIPS]]
 NUM_LANDMARKS = 68
 NUM_LIPS = 20  # dlib's landmarks 48 to 67: 12 of the outer lips, 8 of the inner ones
 FACING = ((13, 14, 15), (19, 18, 17))  # of these: inner landmarks of the upper and the lower lip that face each other
-# And what moves up and down with each of these, itself included.
+# The landmarks that move vertically with each of these, itself included.
 MOVES_WITH = {13: [13, 1, 2], 14: [14, 3], 15: [15, 4, 5], 19: [19, 10, 11], 18: [18, 9], 17: [17, 7, 8]}
 
 MOUTH = (0.54, 0.94, 0.21, 0.79)  # top, bottom, left, right of the mouth in the crop, open or shut, by hparams' placing
@@ -23,7 +23,7 @@ def mouth_slices(img_size):
 
 
 def opening(lips):
-    """How far the mouth is open: between the inner lips' middles. (..., 20, 2) -> (...)."""
+    """Compute the mouth opening, the gap between the middles of the inner lips: (..., 20, 2) -> (...)."""
     return lips[..., 18, 1] - lips[..., 14, 1]
 
 

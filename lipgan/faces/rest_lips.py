@@ -56,7 +56,7 @@ def rest_lips(points: np.ndarray) -> np.ndarray:
 
 
 def _upright(points):
-    """The rotation (2, 2) that levels the eyes, and the middle of the nose's base (2,)."""
+    """Return the rotation (2, 2) that levels the eyes, and the middle of the nose's base (2,)."""
     across = points[EYES[1]].mean(0) - points[EYES[0]].mean(0)
     cos, sin = across / np.linalg.norm(across)
     return np.array([[cos, sin], [-sin, cos]]), points[NOSE_BASE].mean(0)
@@ -123,7 +123,7 @@ def _complex(points):
 
 
 def _similarity(source, target):
-    """The best similarities from points to points, complex (..., K), as (target's middle, factor, source's middle).
+    """Fit similarity transforms between complex points (..., K): (target's middle, factor, source's middle).
 
     Each is (..., 1).
     """

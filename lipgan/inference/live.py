@@ -108,7 +108,7 @@ class LiveSpeech:
 
     @property
     def _received(self):
-        """Samples that were heard."""
+        """Number of samples received."""
         return self._dropped + len(self._wav) - self._before
 
     def number(self, index):

@@ -253,12 +253,12 @@ class Job:
 
     @property
     def out(self):
-        """The path of the result."""
+        """Path of the result."""
         return self.outfile or self.results_dir / f"{self.face.stem}_{self.audio.stem}.mp4"
 
     @property
     def inputs(self):
-        """The paths of all inputs by the names of their options; None where not given."""
+        """Paths of all inputs by option name; None where not given."""
         return {
             "checkpoint_path": self.runner.checkpoint_path,
             "face": self.face,

@@ -138,7 +138,7 @@ def decode_stream(container, stream, counts: DecodeCounts | None = None) -> Iter
 
 
 def only_dts(container) -> bool:
-    """Whether the file says when frames are decoded but not when they are shown: FFmpeg's guesses go back and forth."""
+    """Return whether the file has decoding times but no presentation times: FFmpeg's guesses jump back and forth."""
     return container.format.name == "avi"
 
 

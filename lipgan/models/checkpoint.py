@@ -20,13 +20,13 @@ from audio_hparams import hparams
 from discriminator import build_discriminator
 from generator import FUSION, IMG_SIZES, scaled
 from lipgan.models.hdf5_claims import check_arrays, check_attributes, readable
-from lipgan.models.metadata import ENDING, KINDS, OLDER_KIND, description, json_path, warn_of_differences
+from lipgan.models.metadata import EARLIER_KIND, ENDING, KINDS, description, json_path, warn_of_differences
 from lipgan.models.warp import RENDERER, build_warp_generator
 from lipgan.utils.cli import UserError
 from lipgan.utils.files import atomic_write
 
-ATTRIBUTES = ("layer_names", "weight_names", "dtype")  # those of a file that are read here, and by Keras
-FEWEST_WEIGHTS = 1_000_000  # of any network of width 1; they grow with its square
+ATTRIBUTES = ("layer_names", "weight_names", "dtype")  # of HDF5 files, read here and by Keras
+MIN_WEIGHTS = 1_000_000  # of any network of width 1; the count grows with the square of the width
 
 
 def _build(kind, img_size, width, lower_half_nchw=False):
@@ -36,9 +36,9 @@ def _build(kind, img_size, width, lower_half_nchw=False):
 
 
 def build_generator(kind, img_size=96, width=1.0, synchronized=False, lower_half_nchw=False) -> keras.Model:
-    """Build an untrained generator of any kind of KINDS; arguments as of `generator.build_generator`.
+    """Build an untrained generator of any of KINDS. The arguments are those of `generator.build_generator`.
 
-    The flagship has neither batch norm to synchronise nor a lower_half_nchw form.
+    The warp generator has no batch norm to synchronise and no lower_half_nchw form.
     """
     if kind == "warp":
         return build_warp_generator(img_size, width)
@@ -49,19 +49,19 @@ def build_generator(kind, img_size=96, width=1.0, synchronized=False, lower_half
 
 
 def save_generator(path, model: keras.Model, info: dict, half: bool = False) -> None:
-    """Write a user checkpoint: the weights to `path` (must end in .weights.h5) and what they are to the JSON beside it.
+    """Write a user checkpoint: weights to `path` (X.weights.h5), and their description to X.json.
 
-    model: from `build_generator`. info: `width`, and what inference must know: detector, pads, sync_offset_ms, step;
-    anything JSON can hold. Where it lacks them, model, img_size, hparams and versions are added.
-    half: store the kernels as float16, in half the space; they load as float32 again.
+    model: from `build_generator`. info: `width`, the defaults of inference (detector, pads, sync_offset_ms), step, and
+    any other JSON values; model, img_size, hparams and versions are added if missing.
+    half: store kernels as float16, in half the space; they load as float32.
     """
     path = pathlib.Path(path)
     if not path.name.endswith(ENDING):
-        raise UserError(f"{path}: the name of a file of weights must end in {ENDING}")
+        raise UserError(f"{path}: a weight file's name must end in {ENDING}")
     if not _has_width(model, info["width"]):
-        raise ValueError(f"info says width {info['width']}, the model is of another")
+        raise ValueError(f"info has width {info['width']}, the model another one")
     backend = keras.backend.backend()
-    described = {
+    details = {
         "model": model.name.removesuffix("_generator"),
         "img_size": model.input_shape[0][1],
         "hparams": hparams.as_dict(),
@@ -78,7 +78,7 @@ def save_generator(path, model: keras.Model, info: dict, half: bool = False) -> 
         whole = pathlib.Path(folder) / f"whole{ENDING}"
         model.save_weights(whole)
         with atomic_write(json_path(path)) as text, atomic_write(path) as weights:
-            text.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+            text.write_text(json.dumps(details, indent=1) + "\n", encoding="utf-8")
             _pack(whole, weights, half)
 
 
@@ -86,7 +86,7 @@ save_discriminator = save_generator  # its JSON says "discriminator"
 
 
 def _pack(source, target, half):
-    """Copy the weights, but no optimizer's state; with `half`, the kernels as compressed float16."""
+    """Copy the weights without the optimizer's state; with `half`, kernels as compressed float16."""
 
     def copy(name, item):
         if name.split("/")[0] == "optimizer":
@@ -116,11 +116,11 @@ def load_generator(
 ):
     """Load a generator from a user checkpoint or a legacy .h5 file: (keras.Model, info).
 
-    What is not given is taken from the file (its JSON, or else the shapes of its arrays); what is given must agree.
-    lower_half_nchw: as of `build_generator`, for the kinds that have it.
-    info: the content of the JSON file; without one, model, img_size, width, and sync_offset_ms 0. Always with `format`
-    ("checkpoint" or "legacy") and `differences`: the hparams of the weights that differ from those here, which a
-    warning lists too. Raises UserError for a file that fits no network, or not the one asked for.
+    Arguments left at None are taken from the file (its JSON, or the shapes of its arrays); others must agree with it.
+    lower_half_nchw: as in `generator.build_generator`, for the kinds that have it.
+    info: the content of the JSON file; without one, model, img_size, width, and sync_offset_ms 0. In both cases also
+    `format` ("checkpoint" or "legacy") and `differences`, the hparams that differ from ours, which a warning lists.
+    Raises UserError for a file of no network, or of another one than requested.
     """
     return _load(pathlib.Path(path), KINDS, {"model": kind, "img_size": img_size, "width": width}, lower_half_nchw)
 
@@ -130,7 +130,7 @@ def load_discriminator(path, img_size: int | None = None, width: float | None = 
     return _load(pathlib.Path(path), ("discriminator",), {"model": None, "img_size": img_size, "width": width})
 
 
-def _load(path, kinds, wanted, lower_half_nchw=False):
+def _load(path, kinds, requested, lower_half_nchw=False):
     with _opened(path) as file:
         with readable(path):
             legacy = _legacy_group(file) is not None
@@ -138,31 +138,31 @@ def _load(path, kinds, wanted, lower_half_nchw=False):
             raise UserError(
                 f"{path} holds no Keras 2 weights; if they are of Keras 3, rename it to {path.stem}{ENDING}"
             )
-        described = None if legacy else description(path)
+        details = None if legacy else description(path)
         stored = _arrays(file)
-        if described:
-            found = (described["model"], described["img_size"], described["width"])
-            _check_wanted(path, found, kinds, wanted)
-            if sum(dataset.size for dataset in stored) < FEWEST_WEIGHTS * (found[2] > 1) * found[2] ** 2:
-                raise UserError(f"{path} has far fewer weights than {_named(*found)}, as {json_path(path).name} says")
-            model = _build(*found, lower_half_nchw)
+        if details:
+            spec = (details["model"], details["img_size"], details["width"])
+            _check_requested(path, spec, kinds, requested)
+            if sum(dataset.size for dataset in stored) < MIN_WEIGHTS * (spec[2] > 1) * spec[2] ** 2:
+                raise UserError(f"{path} has far fewer weights than {_named(*spec)}, as {json_path(path).name} says")
+            model = _build(*spec, lower_half_nchw)
             if _shapes(model) != _counted(stored):
-                if found[0] == "warp" and _recognised(stored) == (None, None):
-                    raise UserError(OLDER_KIND.format(path=path, kind="warp"))
+                if spec[0] == "warp" and _recognised(stored) == (None, None):
+                    raise UserError(EARLIER_KIND.format(path=path, kind="warp"))
                 raise UserError(
-                    f"{path} {_fits(_recognised(stored)[0])}, not {_named(*found)} as {json_path(path).name} beside it "
+                    f"{path} {_fits(_recognised(stored)[0])}, not {_named(*spec)} as {json_path(path).name} beside it "
                     "says; give the two files that were saved together"
                 )
         else:
-            found, model = _recognised(stored, lower_half_nchw)
-            _check_wanted(path, found, kinds, wanted)
+            spec, model = _recognised(stored, lower_half_nchw)
+            _check_requested(path, spec, kinds, requested)
         if legacy:
             _assign(path, model, stored)
     if not legacy:
         with readable(path):
             model.load_weights(path)
 
-    info = {"sync_offset_ms": 0, **(described or {}), **dict(zip(wanted, found, strict=True))}
+    info = {"sync_offset_ms": 0, **(details or {}), **dict(zip(requested, spec, strict=True))}
     info["format"] = "legacy" if legacy else "checkpoint"
     info["differences"] = hparams.differences(info.get("hparams", {}))
     if info["differences"]:
@@ -186,7 +186,7 @@ def _opened(path):
 
 
 def _legacy_group(file):
-    """The group of a Keras 2 file that lists its layers (in a full model it lies one deeper), or None."""
+    """Return the group of a Keras 2 file that lists its layers (one level deeper in a full model), or None."""
     for group in (file, file.get("model_weights")):
         if isinstance(group, h5py.Group) and "layer_names" in group.attrs:
             return group
@@ -194,23 +194,23 @@ def _legacy_group(file):
 
 
 def _arrays(file):
-    """The HDF5 datasets of all weights: in the order of the layers from a Keras 2 file, in any order from Keras 3's."""
-    found = []
+    """Return the HDF5 datasets of all weights: of Keras 2 files in layer order, of Keras 3 files in any order."""
+    datasets = []
     with readable(file.filename):
         legacy = _legacy_group(file)
         if legacy is not None:
             for layer in (legacy[name] for name in legacy.attrs["layer_names"]):
-                found += [layer[name] for name in layer.attrs["weight_names"]]
+                datasets += [layer[name] for name in layer.attrs["weight_names"]]
         elif "layers" in file:
-            file["layers"].visititems(lambda _, item: found.append(item) if isinstance(item, h5py.Dataset) else None)
-        if any(d.file != file or d.external or d.is_virtual or d.shape is None for d in found):
-            raise ValueError("it takes arrays from other files")
-        check_arrays(pathlib.Path(file.filename), found)
-    return found
+            file["layers"].visititems(lambda _, item: datasets.append(item) if isinstance(item, h5py.Dataset) else None)
+        if any(d.file != file or d.external or d.is_virtual or d.shape is None for d in datasets):
+            raise ValueError("it links to arrays in other files")
+        check_arrays(pathlib.Path(file.filename), datasets)
+    return datasets
 
 
 def _assign(path, model, stored):
-    """Fill the model from a Keras 2 file, whose arrays stand in the order of the layers."""
+    """Assign the arrays of a Keras 2 file, which are in layer order, to the model."""
     variables = [v for layer in model.layers for v in layer.trainable_weights + layer.non_trainable_weights]
     with readable(path):
         for variable, dataset in zip(variables, stored, strict=True):
@@ -219,11 +219,11 @@ def _assign(path, model, stored):
             variable.assign(np.asarray(dataset, "float32").reshape(variable.shape))
 
 
-# Which network a file is of
+# Recognising the network of a file
 
 
 def _has_width(model, width):
-    """Whether a network has the filter counts of this width."""
+    """Return whether a network has the filter counts of this width."""
     if model.name == "warp_generator":
         return model.get_layer(RENDERER).get_layer("cells").filters == scaled(64, width)
     if model.name == "discriminator":
@@ -240,26 +240,26 @@ def _counted(stored):
 
 
 def _recognised(stored, lower_half_nchw=False):
-    """((kind, img_size, width), such a network) of arrays of these shapes, or (None, None)."""
+    """Recognise a network by the shapes of its arrays: ((kind, img_size, width), model), or (None, None)."""
     kernels = [d.shape for d in stored if d.ndim == 4]
-    # The first layer of the face's encoder is the only one with so many input channels.
+    # Only the first layer of the face encoder has this kernel size and number of input channels.
     first = {(7, 6): "residual", (11, 6): "basic", (7, 3): "discriminator", (4, 8): "warp"}
     kind, cells = next(((first[s[0], s[2]], s[3]) for s in kernels if (s[0], s[2]) in first), (None, 0))
-    filters = {d.shape[0] for d in stored if d.ndim == 1 and d.shape[0] > 3}  # no gains, nor the output's
-    if kind == "warp":  # its arrays are the same for every size
-        found = (kind, IMG_SIZES[0], cells / 64)
+    filters = {d.shape[0] for d in stored if d.ndim == 1 and d.shape[0] > 3}  # neither gains nor the output layer
+    if kind == "warp":  # whose arrays are the same for every img_size
+        spec = (kind, IMG_SIZES[0], cells / 64)
     else:
         width = _width(filters, (32, 64, 128, 256, 512) if kind == "discriminator" else (16, 32, 64, 128, 256, 512))
         if not kind or not width:
             return None, None
-        # Only in the widest layers, the kernels that span the smallest map are the largest.
-        found = (kind, 32 * max(s[0] for s in kernels if s[2] >= max(filters)), width)
-    model = _build(*found, lower_half_nchw) if found[1] in IMG_SIZES else None
-    return (found, model) if model and _shapes(model) == _counted(stored) else (None, None)
+        # Of the widest layers, those that span the smallest map have the largest kernels.
+        spec = (kind, 32 * max(s[0] for s in kernels if s[2] >= max(filters)), width)
+    model = _build(*spec, lower_half_nchw) if spec[1] in IMG_SIZES else None
+    return (spec, model) if model and _shapes(model) == _counted(stored) else (None, None)
 
 
 def _width(filters, designed):
-    """The simplest number that scales the designed filter counts to these, or None."""
+    """Return the simplest width that scales the designed filter counts to these, or None."""
     most, largest = max(filters, default=0), max(designed)
     for denominator in range(1, 257):
         numerators = range(max(1, (most - 4) * denominator // largest), (most + 4) * denominator // largest + 1)
@@ -274,19 +274,23 @@ def _named(kind, img_size, width):
     return f"{kind}, img_size {img_size}, width {width:g}"
 
 
-def _fits(found):
-    return f"fits {_named(*found)}" if found else f"fits none of the networks here ({', '.join(KINDS)}, discriminator)"
+def _fits(spec):
+    return f"fits {_named(*spec)}" if spec else f"fits none of the networks here ({', '.join(KINDS)}, discriminator)"
 
 
-def _check_wanted(path, found, kinds, wanted):
-    """Raise UserError unless the (kind, img_size, width) found is of these kinds and what was asked for."""
-    if found is None:
-        raise UserError(f"{path} {_fits(found)}; give another file")
-    if found[0] not in kinds:
+def _check_requested(path, spec, kinds, requested):
+    """Raise UserError unless a file's (kind, img_size, width) is of these kinds and as requested."""
+    if spec is None:
+        raise UserError(f"{path} {_fits(spec)}; give another file")
+    if spec[0] not in kinds:
         raise UserError(
-            f"{path} {_fits(found)}, not {'a generator' if kinds == KINDS else 'the discriminator'}; give another file"
+            f"{path} {_fits(spec)}, not {'a generator' if kinds == KINDS else 'the discriminator'}; give another file"
         )
-    agree = (wanted["model"] or found[0], wanted["img_size"] or found[1], scaled(512, wanted["width"] or found[2]))
-    if agree != (*found[:2], scaled(512, found[2])):
-        asked = " ".join(f"--{name} {value}" for name, value in wanted.items() if value is not None)
-        raise UserError(f"{path} {_fits(found)}, not {asked}; change that, or give another file")
+    agree = (
+        requested["model"] or spec[0],
+        requested["img_size"] or spec[1],
+        scaled(512, requested["width"] or spec[2]),
+    )
+    if agree != (*spec[:2], scaled(512, spec[2])):
+        given = " ".join(f"--{name} {value}" for name, value in requested.items() if value is not None)
+        raise UserError(f"{path} {_fits(spec)}, not {given}; change that, or give another file")

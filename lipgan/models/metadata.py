@@ -8,8 +8,8 @@ from lipgan.utils.cli import UserError, warn
 ENDING = ".weights.h5"
 KINDS = ("residual", "basic", "warp")  # generators
 MAX_OFFSET_MS = 5_000
-OLDER_KIND = (
-    "{path} is a {kind} generator made by an earlier version, with other inputs; "
+EARLIER_KIND = (
+    "{path} is a {kind} generator of an earlier version, with other inputs; "
     "use weights/warp.weights.h5, or train again with --model warp"
 )
 
@@ -28,14 +28,14 @@ def description(path):
     try:
         info = json.loads(file.read_text(encoding="utf-8"))
         if info["model"] == "warp_tdnn":
-            raise UserError(OLDER_KIND.format(path=path, kind="warp_tdnn"))
+            raise UserError(EARLIER_KIND.format(path=path, kind="warp_tdnn"))
         info.update(img_size=int(info["img_size"]), width=float(info["width"]))
         if info["model"] not in (*KINDS, "discriminator") or not isinstance(info.get("hparams", {}), dict):
             raise ValueError(f"model {info['model']}")
         _check_defaults(info)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as e:
         reason = repr(e)[:200]  # it may hold the whole file
-        raise UserError(f"{file} does not describe weights ({reason}); restore what was saved, or move it away") from e
+        raise UserError(f"{file} does not describe weights ({reason}); restore the saved file, or move it away") from e
     return info
 
 
@@ -65,5 +65,5 @@ def check_kind(path, info, requested=None):
 
 
 def warn_of_differences(path, differences):
-    """Say that a checkpoint was trained with other numbers: a list of texts of `HParams.differences`."""
-    warn(f"warning: {path} was trained with other numbers ({', '.join(differences)}); expect worse results")
+    """Warn that a checkpoint was trained with other hparams. differences: a list from `HParams.differences`."""
+    warn(f"warning: {path} was trained with other hparams ({', '.join(differences)}); expect worse results")

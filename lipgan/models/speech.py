@@ -80,7 +80,7 @@ class _Chunk(typing.NamedTuple):
 
 
 def _chunks(num_samples):
-    """The _Chunks of a recording: of one length where there are several, as a new length costs time to compile."""
+    """Divide a recording into _Chunks, of one length if there are several: each new length is compiled."""
     total, length, step = num_vectors(num_samples), CHUNK + 2 * CONTEXT, CHUNK // STRIDE
     if num_samples <= length:
         return [_Chunk(slice(0, num_samples), slice(0, total), slice(0, total))]
@@ -170,7 +170,7 @@ def speech_gain(wav: np.ndarray) -> float:
 
 
 def _levels_db(wav, step=512):
-    """The root mean square of every 32 ms, in dB of full scale, (frames,) float64; the whole where it is shorter."""
+    """Return the RMS level of every 32 ms (or of shorter audio as a whole) in dB of full scale: (frames,) float64."""
     if not len(wav):
         return np.zeros(0)
     step = min(step, len(wav))
@@ -180,7 +180,7 @@ def _levels_db(wav, step=512):
 
 
 def _clean(wav):
-    """The samples as finite float32."""
+    """Return the samples as finite float32."""
     wav = wav.astype(np.float32)
     return wav if np.isfinite(wav).all() else np.nan_to_num(wav, nan=0.0, posinf=0.0, neginf=0.0)
 
@@ -198,7 +198,7 @@ def log_mel(wav: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def _tensors():
-    """The tensors of the acoustic model by name, float32. Raises UserError."""
+    """Load the tensors of the acoustic model by name, float32. Raises UserError."""
     spec = importlib.util.find_spec(PACKAGE)
     folder = pathlib.Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
     if folder is None or not (folder / MODEL_FILE).is_file():
@@ -284,7 +284,7 @@ def _gelu(x):
 
 
 def _conformer_block(x, name):
-    """One Conformer block: half a feed-forward, self-attention, convolution, half a feed-forward. (T, 144) -> same."""
+    """Apply a Conformer block (half feed-forward, self-attention, convolution, half feed-forward): (T, 144) -> same."""
     from keras import layers
 
     x = x + 0.5 * _feed_forward(x, f"{name}_ffn1")
@@ -303,7 +303,7 @@ def _feed_forward(x, name):
 
 
 def _self_attention(x, name):
-    """Self-attention without positions: 4 heads of 36."""
+    """Apply self-attention without positions: 4 heads of 36 channels."""
     from keras import layers, ops
 
     x = layers.LayerNormalization(epsilon=EPSILON, name=f"{name}_norm")(x)
@@ -316,7 +316,7 @@ def _self_attention(x, name):
 
 
 def _convolution(x, name):
-    """Gated pointwise, depthwise over 620 ms (batch norm folded in), pointwise convolution."""
+    """Apply gated pointwise, depthwise (620 ms, batch norm folded in) and pointwise convolutions."""
     from keras import layers, ops
 
     x = layers.LayerNormalization(epsilon=EPSILON, name=f"{name}_norm")(x)
@@ -327,7 +327,7 @@ def _convolution(x, name):
 
 
 def _weights(tensors):
-    """The weights of `encoder_network`'s layers by their names, from hama's tensors.
+    """Return the weights of `encoder_network`'s layers by layer name, from hama's tensors.
 
     The exported file names only some tensors; the others are numbered in the order in which the network uses them.
     """

@@ -145,7 +145,7 @@ def _read_audio(source):
 
 
 def _claimed_duration(source):
-    """The seconds that a file's header claims; 0 for formats that do not say, such as mpg."""
+    """Return the duration in a file's header, s; 0 for formats without one, such as mpg."""
     with open_media(source) as container:
         says_length = {"mp4", "matroska", "avi"} & set(container.format.name.split(","))
         return (container.duration or 0) / av.time_base if says_length else 0.0

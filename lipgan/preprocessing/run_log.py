@@ -120,7 +120,7 @@ class RunLog:
         return _lock(self._shards / "merge.lock")
 
     def _parts(self):
-        """The summaries of all shards of this division of the list. Those of other divisions are deleted."""
+        """Read the summaries of all shards of this division of the list, and delete those of other divisions."""
         parts = []
         for path in sorted(self._shards.glob(f"{self.run_name}_*_of_*.json")):
             if self.shard and path.stem.endswith(f"_of_{self.shard.count}"):
@@ -166,15 +166,15 @@ def _remove_leftovers(root, clip_names):
 
 
 def _clip_of(leftover, root):
-    """The name of the clip to which a temporary folder (see `files.atomic_dir`) belongs."""
+    """Return the name of the clip that a temporary folder (see `files.atomic_dir`) belongs to."""
     clip = leftover.name.removeprefix(".tmp_").rpartition(".")[0]
     return f"{leftover.parent.relative_to(root).as_posix()}/{clip}"
 
 
 def summarize(results: dict[str, ClipResult], missing: list[str], num_existing: int, previous: dict) -> dict:
-    """Sum up what became of all clips of a list, as preprocess.json holds it.
+    """Summarise the results of all clips of a list for preprocess.json.
 
-    previous: the summary of the run before, or {}; what it says of clips that existed before is taken over.
+    previous: the summary of the previous run, or {}; its entries on existing clips are kept.
     """
     failed = {name: result.reason for name, result in results.items() if result.status != Status.DONE}
     failed |= dict.fromkeys(missing, "no video file")

@@ -22,7 +22,7 @@ class Job(typing.NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """One of `count` equal parts of a list, such as a task of a job array has to do."""
+    """One of `count` equal parts of a list, such as the share of a job array's task."""
 
     number: int  # 1 to count
     count: int
@@ -36,7 +36,7 @@ class Shard:
         return cls(int(number), int(count))
 
     def part(self, items):
-        """Every count-th item, from the number-th on."""
+        """Return every count-th item, from the number-th on."""
         return items[self.number - 1 :: self.count]
 
 
@@ -65,7 +65,7 @@ def listed_jobs(videos_root, split, filelists):
 
 
 def _places(name, subset, split):
-    """The paths at which <speaker>/<clip> may lie, without the ending: as in LRS2, bare, as in LRS3, and as in LRW.
+    """List the possible paths of <speaker>/<clip> without the ending: as in LRS2, bare, as in LRS3, and as in LRW.
 
     LRW has videos of the same name in the folders of its splits, so its clip names begin with the split.
     """

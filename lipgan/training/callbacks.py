@@ -151,7 +151,7 @@ class EpochReport:
             return float(ops.convert_to_numpy(self._rate(self._progress.batches)))
 
     def add_epoch(self, epoch, logs):
-        """Validate, and write the epoch's row."""
+        """Validate and write the epoch's row."""
         row = {"epoch": epoch + 1, "batches": self._progress.batches, "learning_rate": self._learning_rate()}
         row |= {name: float(value) for name, value in logs.items()}
         with single_device():
@@ -205,7 +205,7 @@ class EpochReport:
 
 
 def _errors(result, y):
-    """Mean absolute error of the whole crop, and of the generated lower half."""
+    """Compute the mean absolute error of the whole crop, and of the generated lower half."""
     error = np.abs(result - y)
     return error.mean(), error[:, error.shape[1] // 2 :].mean()
 
@@ -222,13 +222,13 @@ def sample_grid(face, result, truth):
 
 
 class Checkpoints:
-    """Writes the training state and the exported weights, both atomically. Only the main process has one that writes.
+    """Writes the training state and the exported weights, both atomically, in the main process only.
 
-    Everything written is finite: otherwise UserError, and the last good checkpoint stays.
+    Values that are not finite raise UserError, and the last good checkpoint stays.
     """
 
     def __init__(self, folder, name, description, exported, progress):
-        """name: stem of the weight files. description: what state and weights say of the run, for JSON."""
+        """name: stem of the weight files. description: of the run, for the JSON in state and weights."""
         self.folder, self._name, self._description = folder, name, description
         self.exported, self._progress = exported, progress
         self.state_path = folder / STATE_NAME

@@ -218,7 +218,7 @@ class TrainConfig:
 
     @property
     def starts_fresh(self):
-        """Whether the generator starts from random weights."""
+        """True if the generator starts from random weights."""
         return not (self.resume or self.resume_gen)
 
     def as_dict(self):
@@ -227,7 +227,7 @@ class TrainConfig:
 
 
 def _options(with_discriminator):
-    """The fields of TrainConfig that are options of train.py (with_discriminator) or train_unet.py."""
+    """Return the fields of TrainConfig that are options of train.py (with_discriminator) or train_unet.py."""
     fields = [field for field in dataclasses.fields(TrainConfig) if field.metadata]
     return [field for field in fields if with_discriminator or not field.metadata["gan_only"]]
 
@@ -303,7 +303,7 @@ def read_state(path):
 
 
 def state_architecture(state):
-    """The Architecture of the networks in a training state."""
+    """Return the Architecture of the networks in a training state."""
     with readable(state["path"]):
         return Architecture(**{field.name: state[field.name] for field in dataclasses.fields(Architecture)})
 

@@ -122,7 +122,7 @@ def _connect(processes):
 
 @dataclasses.dataclass(frozen=True)
 class Devices:
-    """The devices of the best kind that the Keras backend has on this machine."""
+    """The devices of the fastest kind that the Keras backend has on this machine."""
 
     kind: str  # GPU, TPU or CPU
     names: tuple[str, ...]  # as the backend's own functions take them
@@ -172,17 +172,17 @@ class Placement:
 
     @property
     def is_distributed(self):
-        """Whether several processes train together."""
+        """True if several processes train together."""
         return self.processes.num_processes > 1
 
     @property
     def is_main_process(self):
-        """Whether this is process 0, which alone validates and writes files."""
+        """True in process 0, which alone validates and writes files."""
         return not self.processes.process_id
 
     @property
     def num_replicas(self):
-        """How many replicas of the step the gradients are summed over. (On JAX one step spans all devices.)"""
+        """Number of replicas of the step whose gradients are summed. (On JAX one step spans all devices.)"""
         return self.num_devices if keras.backend.backend() == "tensorflow" else 1
 
     def barrier(self, name):

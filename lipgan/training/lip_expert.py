@@ -1,8 +1,8 @@
-"""The mouth expert: a small network from a face crop to the lips' landmarks, and the losses that it allows.
+"""The mouth expert: a small network from a face crop to the lips' landmarks, and the losses built on it.
 
-The plain L1 loss is content with an average mouth for a long time: lips are a few per cent of the image. Two more
-losses lead the generator to use the audio: the same error over the mouth alone, and the error of the lips' landmarks,
-as a frozen expert sees them in the generated crop and in the true one. (Wav2Lip, Prajwal et al. 2020, freezes a judge
+With the plain L1 loss a generator paints an average mouth for a long time: lips are a few per cent of the image. Two
+more losses make it use the audio: the L1 error of the mouth region, and the distance between the lip landmarks that a
+frozen expert finds in the generated crop and in the true one. (Wav2Lip, Prajwal et al. 2020, freezes a judge
 of sync for the same reason.)
 """
 
@@ -27,7 +27,7 @@ NUM_CROPS = 8_000  # crops with dlib's landmarks that the expert learns from
 BATCH_SIZE = 64
 STEPS = 2_000
 EXPERT = "mouth_expert"  # the network's name
-SEEN_HEIGHT = 24  # rows of the lower half that the expert sees: finer ones would let it be fooled by single pixels
+INPUT_ROWS = 24  # to which the expert's lower half is averaged: at full size single pixels could fool it
 
 
 def build_expert(img_size: int) -> keras.Model:
@@ -37,7 +37,7 @@ def build_expert(img_size: int) -> keras.Model:
     """
     crop = keras.Input((img_size, img_size, 3), name="crop", **float32)
     x = layers.Cropping2D(((img_size // 2, 0), (0, 0)), **float32)(crop)  # (48, 96, 3)
-    x = layers.AveragePooling2D(img_size // 2 // SEEN_HEIGHT, **float32)(x)  # (24, 48, 3)
+    x = layers.AveragePooling2D(img_size // 2 // INPUT_ROWS, **float32)(x)  # (24, 48, 3)
     for filters, strides in ((32, 1), (32, 2), (64, 2), (128, 2)):  # (3, 6, 128) at last
         x = layers.Conv2D(filters, 3, strides, "same", **float32)(x)
         x = layers.BatchNormalization(momentum=0.9, **float32)(x)
@@ -47,9 +47,9 @@ def build_expert(img_size: int) -> keras.Model:
 
 
 def prepare_expert(dataset, path, seed=0):
-    """The expert for this data: read from `path` when it is there, otherwise trained (minutes) and kept there.
+    """Load the expert of this data from `path`, or train it (minutes) and save it there.
 
-    dataset: a `dataset.FaceDataset`. Raises UserError when it cannot see the mouths of clips that it was not shown.
+    dataset: a `dataset.FaceDataset`. Raises UserError if the expert fails on the mouths of held-out clips.
     """
     expert = build_expert(dataset.img_size)
     if path.exists():
@@ -73,7 +73,7 @@ def prepare_expert(dataset, path, seed=0):
     print(f"mouth expert: correlation of mouth opening with dlib's on clips held out: {agreement:.3f}", flush=True)
     if not agreement > 0.5:
         raise UserError(
-            f"the mouth expert sees too little in these crops (correlation {agreement:.2f}); "
+            f"the mouth expert cannot read the mouths in these crops (correlation {agreement:.2f}); "
             "look at the crops, or train with --landmark_weight 0"
         )
     with atomic_write(path) as temporary:
@@ -82,9 +82,10 @@ def prepare_expert(dataset, path, seed=0):
 
 
 def _labelled(dataset, clips, rng, held_out):
-    """Crops of all clips in turn, (N, S, S, 3) uint8; their lips (N, 40); and whether they are for training (N,).
+    """Sample crops of all clips: (N, S, S, 3) uint8, their lips (N, 40), and whether they are for training (N,).
 
-    A speaker (the folder of the clip) weighs as the root of how many clips there are: rare shapes of lips count more.
+    A speaker (the folder of the clip) is weighted by the square root of their number of clips: rare lip shapes count
+    more.
     """
     landmarks, crops, lips, shown = None if dataset.has_landmarks else LipLandmarks(), [], [], []
     speakers = [dataset.clips[clip].folder.parent for clip in clips]
@@ -101,28 +102,26 @@ def _labelled(dataset, clips, rng, held_out):
 
 
 def pretrain_audio_encoder(generator, dataset, val_set, steps, seed=0):
-    """Teach the generator's audio encoder which lips go with the audio, before it meets a face; in place.
+    """Pre-train the generator's audio encoder, in place, to predict lip landmarks from audio alone.
 
-    The lips are dlib's, (x, y) as deviations from the mean of their clip: what the face looks like cannot be heard.
+    Targets are dlib's lip landmarks minus the mean of their clip, since audio does not tell what a face looks like.
     dataset, val_set: `dataset.FaceDataset`s with lips (val_set may be None). Prints the correlation of mouth opening on
-    the clips of val_set, and returns it by clip. A network that meets face and audio at once learns to ignore the audio
-    for long.
+    the clips of val_set, and returns it by clip. Trained on face and audio at once, a network ignores the audio for
+    long.
     """
-    meeting = generator.get_layer(FUSION)
-    heard = layers.Flatten()(meeting.input[1])
-    if not isinstance(meeting, layers.Add):  # else what is heard is the lips' movement already
-        heard = layers.Dense(2 * NUM_LIPS, dtype="float32")(heard)
-    listener = keras.Model(generator.inputs[1], heard)
-    listener.compile(optimizer=keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(1e-3, steps)), loss="mae")
-    batches = _Listening(dataset, _lips_of_clips(dataset), steps, seed)
-    listener.fit(batches, epochs=1, shuffle=False, verbose=0, callbacks=[KeepFreedMemory()])
+    embedding = layers.Flatten()(generator.get_layer(FUSION).input[1])
+    motion = layers.Dense(2 * NUM_LIPS, dtype="float32")(embedding)
+    predictor = keras.Model(generator.inputs[1], motion)
+    predictor.compile(optimizer=keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(1e-3, steps)), loss="mae")
+    batches = _AudioAndLips(dataset, _lips_of_clips(dataset), steps, seed)
+    predictor.fit(batches, epochs=1, shuffle=False, verbose=0, callbacks=[KeepFreedMemory()])
     if val_set is None:
         return []
     scores = []
     for number, truth in enumerate(_lips_of_clips(val_set)):
         frames = [int(frame) for frame in val_set.clips[number].targets]
         mels = np.stack([val_set.mel_window(number, frame) for frame in frames])[..., None]
-        predicted = listener.predict(mels, batch_size=BATCH_SIZE, verbose=0)
+        predicted = predictor.predict(mels, batch_size=BATCH_SIZE, verbose=0)
         pair = [opening(np.reshape(points, (-1, 20, 2))) for points in (predicted, [truth[frame] for frame in frames])]
         scores.append(np.corrcoef(*pair)[0, 1])
     print(f"audio encoder alone: correlation of mouth opening on val.txt {np.nanmean(scores):.3f}", flush=True)
@@ -130,7 +129,7 @@ def pretrain_audio_encoder(generator, dataset, val_set, steps, seed=0):
 
 
 def _lips_of_clips(dataset):
-    """For each clip {frame: lips (40,) float32}, less the clip's mean, in LIPS_UNIT."""
+    """Return for each clip {frame: lips (40,) float32 minus the clip's mean, in LIPS_UNIT}."""
     lips = []
     for number, clip in enumerate(dataset.clips):
         seen = np.stack([dataset.lips(number, int(frame)) for frame in clip.frame_ids])
@@ -138,7 +137,7 @@ def _lips_of_clips(dataset):
     return lips
 
 
-class _Listening(keras.utils.PyDataset):
+class _AudioAndLips(keras.utils.PyDataset):
     """Batches of audio and the lips that go with them."""
 
     def __init__(self, dataset, lips, steps, seed):

@@ -86,7 +86,7 @@ def _read_resumed_state(config):
 
 
 def _optimizer_slots(config):
-    """What decides which variables the optimizer keeps: Keras silently loads none of them where these differ."""
+    """Return the options that decide which variables the optimizer has: Keras silently loads none if they differ."""
     return {
         "accumulate": config.accumulate,
         "averages": config.ema is not None,
@@ -177,7 +177,7 @@ def _train_audio_to_lips(config, datasets, generator):
 
 
 def pretraining_stages(config):
-    """The stages that teach parts of the generator before the main loop, in order.
+    """Return the pre-training stages of parts of the generator, in order.
 
     Each is a function (config, datasets, generator) -> None that changes the generator in place. They run once, in the
     main process, and only for a generator that starts from random weights.
@@ -275,7 +275,7 @@ def _build_step(config, placement, networks, expert, state):
 
 
 def _describe(config):
-    """What state.weights.h5 and the JSON beside the exported weights say of the run."""
+    """Describe the run for state.weights.h5 and the JSON beside the exported weights."""
     settings = read_settings(config.data_root)
     description = dataclasses.asdict(config.architecture) | _optimizer_slots(config)
     description |= {"hparams": hparams.as_dict(), "sync_offset_ms": 0, "seed": config.seed, "options": config.as_dict()}
@@ -361,7 +361,7 @@ class TrainingLoop(keras.callbacks.Callback):
             self.report.begin_epoch()
 
     def on_train_batch_end(self, batch, logs=None):
-        """Count the batch, look at its losses, and save or stop where that is due."""
+        """Count the batch, check its losses, and save or stop if due."""
         self.progress.advance()
         if problem := self._loss_watch.check(logs):
             raise self.checkpoints.failure(problem)

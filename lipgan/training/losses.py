@@ -84,12 +84,12 @@ def to_unit(images):
 
 
 def in_sync_loss(distance):
-    """Contrastive loss of pairs that belong together: the mean of d^2."""
+    """Compute the contrastive loss of matching pairs: the mean of d^2."""
     return ops.mean(ops.square(distance))
 
 
 def out_of_sync_loss(distance):
-    """Contrastive loss of pairs that do not, with margin 1: the mean of max(0, 1 - d)^2."""
+    """Compute the contrastive loss of mismatched pairs, with margin 1: the mean of max(0, 1 - d)^2."""
     return ops.mean(ops.square(ops.relu(1.0 - distance)))
 
 
@@ -134,15 +134,15 @@ class RendererLoss:
 
 
 def _laplacian(images):
-    """The discrete Laplacian of images (B, H, W, C), without their borders."""
+    """Compute the discrete Laplacian of images (B, H, W, C), without their borders."""
     middle = images[:, 1:-1, 1:-1]
     return 4 * middle - images[:, :-2, 1:-1] - images[:, 2:, 1:-1] - images[:, 1:-1, :-2] - images[:, 1:-1, 2:]
 
 
 class MouthLoss:
-    """Two more losses of a generated crop: `mouth_mae` over the mouth alone, and `landmarks`, the lips' error.
+    """Two more losses of a generated crop: `mouth_mae` of the mouth region, and `landmarks` of the lips.
 
-    The expert is called, but is no part of the model that is trained: it stays as it is.
+    The expert is not a tracked layer of the trained model, so it stays frozen.
     """
 
     def __init__(self, expert, img_size, mouth_weight, landmark_weight):
@@ -152,12 +152,12 @@ class MouthLoss:
         self._rows, self._columns = mouth_slices(img_size)
 
     def __call__(self, truth, generated):
-        """Crops (B, S, S, 3) float32 in [0, 1]. Returns the losses by name; landmarks are in LIPS_UNIT."""
+        """Compute the losses of crops (B, S, S, 3) float32 in [0, 1] by name; landmarks are in LIPS_UNIT."""
         losses = {}
         if self.weights["mouth_mae"]:
             error = ops.abs(truth - generated)
             losses["mouth_mae"] = ops.mean(error[:, self._rows, self._columns])
         if self.weights["landmarks"]:
-            seen = self._expert(generated, training=False)
-            losses["landmarks"] = ops.mean(ops.abs(self._expert(truth, training=False) - seen)) / LIPS_UNIT
+            lips, true_lips = (self._expert(faces, training=False) for faces in (generated, truth))
+            losses["landmarks"] = ops.mean(ops.abs(true_lips - lips)) / LIPS_UNIT
         return losses

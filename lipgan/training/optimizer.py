@@ -16,7 +16,7 @@ class AveragingAdam(keras.optimizers.Adam):
 
     @property
     def ema_momentum(self):
-        """The share of the average that a batch keeps."""
+        """Momentum of the moving average per batch."""
         updates = ops.cast(self.iterations, "float32")
         momentum = ops.minimum(self._largest_momentum, (1.0 + updates) / (10.0 + updates))
         return momentum ** (1.0 / (self.gradient_accumulation_steps or 1))

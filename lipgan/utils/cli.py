@@ -135,7 +135,7 @@ def positive_float(text):
 
 
 def non_negative_int(text):
-    """An argparse type: a whole number from 0."""
+    """Parse an integer of at least 0 (an argparse type)."""
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{value} is below 0")
@@ -143,7 +143,7 @@ def non_negative_int(text):
 
 
 def non_negative_float(text):
-    """An argparse type: a number from 0."""
+    """Parse a number of at least 0 (an argparse type)."""
     value = float(text)
     if not value >= 0:
         raise argparse.ArgumentTypeError(f"{text} is below 0")
