@@ -18,6 +18,7 @@ def main(argv=None):
     """Train, and return an exit status: 0, 1 on a user error, 75 when stopped by a signal and resumable."""
     config = parse_args(argv)
     backend.set_backend(config.backend, default="tensorflow")
+    backend.import_keras()
     from lipgan.training.loop import train
 
     return train(config)

@@ -139,6 +139,18 @@ def test_few_files_at_the_top_level():
     assert len(list(ROOT.glob("*.py"))) <= 9
 
 
+BUILDERS = ("generator", "discriminator", "lipgan.models.warp")  # of networks, whose functions may be longer
+MAX_LINES, MAX_PARAMETERS = 60, 8
+
+
+@pytest.mark.parametrize("module", sorted(set(FILES) - set(BUILDERS)))
+def test_functions_are_short_and_have_few_parameters(module):
+    for function in (node for node in ast.walk(parsed(module)) if isinstance(node, ast.FunctionDef)):
+        parameters = [argument.arg for argument in (*function.args.args, *function.args.kwonlyargs)]
+        assert function.end_lineno - function.lineno < MAX_LINES, function.name
+        assert len(set(parameters) - {"self", "cls"}) <= MAX_PARAMETERS, function.name
+
+
 def test_cache_keys_cover_all_code_that_builds_networks():
     building = {"generator", *(f"lipgan.models.{name}" for name in ("warp", "lip_flow", "speech"))}
     used = {own_module(name) for module in building for name in imported(parsed(module))} - {None}

@@ -61,8 +61,8 @@ def listed_pairs(path) -> list[VideoPair]:
         name, files = row["video"], {column: pathlib.Path(row[column] or "") for column in ("video", "original")}
         for column, file in files.items():
             if not file.is_file():
-                found = f"{file} is no file" if row[column] else "the cell is empty"
-                raise UserError(f"--pairs {path}, video {number}, column {column}: {found}; give the path of a file")
+                problem = f"{file} is no file" if row[column] else "the cell is empty"
+                raise UserError(f"--pairs {path}, video {number}, column {column}: {problem}; give the path of a file")
         if name in pairs:
             raise UserError(f"--pairs {path}, video {number}: {name} stands there already; give each video one line")
         try:
@@ -101,8 +101,8 @@ def score_videos(pairs, detector="cnn", timer=SHARED_CLOCK):
             yield SkippedClip(pair.name, "no original of the same name")
             continue
         try:
-            made, original = (video.probe(file) for file in (pair.video, pair.original))
-            paired = _paired_crops(made, original, detector, landmarks)
+            result, original = (video.probe(file) for file in (pair.video, pair.original))
+            paired = _paired_crops(result, original, detector, landmarks)
             if len(paired.frames) < hparams.min_crops:
                 yield SkippedClip(pair.name, f"fewer than {hparams.min_crops} frames with a face")
                 continue
@@ -110,8 +110,8 @@ def score_videos(pairs, detector="cnn", timer=SHARED_CLOCK):
         except UserError as e:
             yield SkippedClip(pair.name, str(e))
             continue
-        if abs(made.duration_s - original.duration_s) > 1.5 / hparams.fps:
-            seconds = f"{made.duration_s:.2f} s, its original {original.duration_s:.2f} s"
+        if abs(result.duration_s - original.duration_s) > 1.5 / hparams.fps:
+            seconds = f"{result.duration_s:.2f} s, its original {original.duration_s:.2f} s"
             print(f"{pair.video.name}: {seconds}; the first {paired.num_frames} frames count")
         yield _scored(pair, paired, timing)
 
@@ -148,28 +148,28 @@ def _timing(pair, paired, timer):
     return timing if pair.lag is None else dataclasses.replace(timing, lag=pair.lag)
 
 
-def _paired_crops(made_info, original_info, detector, landmarks) -> PairedCrops:
+def _paired_crops(result_info, original_info, detector, landmarks) -> PairedCrops:
     """Cut the faces of both videos and find their landmarks. Raises UserError where one has no face.
 
     A face made from a still image does not follow the original's head: landmarks are found where each video's face is.
     """
     boxes, found = find_boxes(video.read_frames(original_info, hparams.fps), hparams.fps, detector)
-    own_boxes, own_found = find_boxes(video.read_frames(made_info, hparams.fps), hparams.fps, detector)
+    own_boxes, own_found = find_boxes(video.read_frames(result_info, hparams.fps), hparams.fps, detector)
     num_frames = min(len(found), len(own_found))
     frames = np.flatnonzero(found[:num_frames] & own_found[:num_frames]).tolist()
     if not frames:
         raise UserError(f"no face found in the {'finished video' if found.any() else 'original'}")
-    wanted, truth, crops, points, mouths = set(frames), [], [], ([], []), ([], [])
-    both = zip(*(video.read_frames(info, hparams.fps) for info in (original_info, made_info)), strict=False)
-    for number, (true, made) in enumerate(itertools.islice(both, num_frames)):
-        if number not in wanted:
+    used, truth, crops, points, mouths = set(frames), [], [], ([], []), ([], [])
+    both = zip(*(video.read_frames(info, hparams.fps) for info in (original_info, result_info)), strict=False)
+    for number, (true, result) in enumerate(itertools.islice(both, num_frames)):
+        if number not in used:
             continue
         truth.append(face_crop.crop(true, boxes[number], IMG_SIZE))
-        same_size = made
-        if made.shape != true.shape:
-            same_size = cv2.resize(made, true.shape[1::-1], interpolation=cv2.INTER_AREA)
+        same_size = result
+        if result.shape != true.shape:
+            same_size = cv2.resize(result, true.shape[1::-1], interpolation=cv2.INTER_AREA)
         crops.append(face_crop.crop(same_size, boxes[number], IMG_SIZE))
-        for side, (frame, box) in enumerate(((true, boxes[number]), (made, own_boxes[number]))):
+        for side, (frame, box) in enumerate(((true, boxes[number]), (result, own_boxes[number]))):
             points[side].append(landmarks.face(face_crop.crop(frame, box, LANDMARK_SIZE)))
             if len(truth) % SHARPNESS_STEP == 1:
                 mouths[side].append(mouth_at_full_size(frame, box, points[side][-1]))

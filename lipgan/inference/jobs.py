@@ -122,12 +122,12 @@ def make_in_worker(job: Job, prefix: str) -> Outcome:
     from lipgan.inference.pipeline import lipsync
     from lipgan.inference.runner import load_runner
 
-    wanted = job.runner
+    options = job.runner
     try:
         if job.out.exists() and not job.overwrite:  # by a worker that was killed before it could say so
             return Outcome(True, (f"{job.out} existed",))
         runner = load_runner(
-            wanted.checkpoint_path, wanted.model, wanted.lipgan_batch_size, wanted.precision, wanted.backend
+            options.checkpoint_path, options.model, options.lipgan_batch_size, options.precision, options.backend
         )
         with temporary_prefix(prefix):
             result = lipsync(job.face, job.audio, job.out, runner, job.options)

@@ -154,15 +154,15 @@ class LiveSpeech:
             self._wav, self._dropped = self._wav[spare:], self._dropped + spare
 
     def _encode(self):
-        """Encode the end of what was heard."""
+        """Encode the last CHUNK_S of the audio."""
         length = int(CHUNK_S * SAMPLE_RATE)
         first = -(-max(0, len(self._wav) - length) // BLOCK) * BLOCK
         chunk = np.pad(self._wav[first:], (0, length - len(self._wav[first:])))
-        heard = self._wav[max(0, len(self._wav) - min(self._received or length, int(LEVEL_S * SAMPLE_RATE))) :]
+        recent = self._wav[max(0, len(self._wav) - min(self._received or length, int(LEVEL_S * SAMPLE_RATE))) :]
         if self._kind == "speech":
             from lipgan.models import speech
 
-            values = speech.encode(chunk, gain=speech.speech_gain(heard))
+            values = speech.encode(chunk, gain=speech.speech_gain(recent))
             self._features = AudioFeatures("speech", values[: (len(self._wav) - first) // speech.STRIDE + 1])
         else:
             self._features = audio_features(self._kind, chunk)

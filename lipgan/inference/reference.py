@@ -72,19 +72,19 @@ def read_references(mode, source, track, covered=None):
         return None
     fps = float(source.fps)
     of_frame = [choose_references(track, fps, covered, share) for share in (USUAL_OPENING, OPEN)]
-    wanted = np.unique(of_frame)
-    wanted = wanted[wanted >= 0]
-    numbers = (np.where(rows < 0, -1, np.searchsorted(wanted, rows)) for rows in of_frame)
-    shapes = [(int(b[1] - b[0]), int(b[3] - b[2])) for b in track.boxes[wanted]]
+    indices = np.unique(of_frame)
+    indices = indices[indices >= 0]
+    numbers = (np.where(rows < 0, -1, np.searchsorted(indices, rows)) for rows in of_frame)
+    shapes = [(int(b[1] - b[0]), int(b[3] - b[2])) for b in track.boxes[indices]]
     canvas, row = np.zeros((*np.max(shapes, axis=0), 3), np.uint8), 0
     crops = FrameStore()
-    with contextlib.closing(source.frames(wanted[-1] + 1)) as frames:
+    with contextlib.closing(source.frames(indices[-1] + 1)) as frames:
         for index, frame in enumerate(frames):
-            if index == wanted[row]:
+            if index == indices[row]:
                 canvas[: shapes[row][0], : shapes[row][1]] = face_crop.cut(frame, track.boxes[index])
                 crops.put(row, canvas)
                 row += 1
-    return References(crops, shapes, to_crop_coords(track.points[wanted], track.boxes[wanted]), *numbers)
+    return References(crops, shapes, to_crop_coords(track.points[indices], track.boxes[indices]), *numbers)
 
 
 def choose_references(track, fps, covered=None, share=USUAL_OPENING):

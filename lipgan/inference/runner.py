@@ -279,8 +279,8 @@ def _openvino_precision(precision, kind):
     has_bfloat16 = "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if precision == "bfloat16" and not has_bfloat16:
         warn("--precision bfloat16: this CPU has no bfloat16 arithmetic; float32 is used")
-    wanted = precision == "bfloat16" or (precision == "auto" and kind in BFLOAT16_KINDS)
-    return "bfloat16" if wanted and has_bfloat16 else "float32"
+    use_bfloat16 = precision == "bfloat16" or (precision == "auto" and kind in BFLOAT16_KINDS)
+    return "bfloat16" if use_bfloat16 and has_bfloat16 else "float32"
 
 
 def _warn_of_idle_gpu():

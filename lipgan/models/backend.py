@@ -1,5 +1,6 @@
 """The Keras backend: chosen before Keras is imported, and what the hardware supports."""
 
+import contextlib
 import importlib.util
 import os
 import pathlib
@@ -90,5 +91,25 @@ def import_keras():
     without = dict.fromkeys(("matplotlib", "sklearn", "IPython", OPENVINO_CONVERTER))  # optional for Keras
     if os.environ.get("KERAS_BACKEND") == "openvino":
         without["scipy.signal"] = types.ModuleType("scipy.signal")
-    with hidden({} if "keras" in sys.modules else without):
+    is_noisy = os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow" and not has_gpu()
+    with (
+        hidden({} if "keras" in sys.modules else without),
+        discarded_stderr() if is_noisy else contextlib.nullcontext(),
+    ):
         import keras  # noqa: F401
+
+
+@contextlib.contextmanager
+def discarded_stderr():
+    """Discard what native code prints on stderr in the block; exceptions are raised as usual.
+
+    TensorFlow looks for CUDA when it is imported, and reports before it reads TF_CPP_MIN_LOG_LEVEL that there is none.
+    """
+    before, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+        os.close(null)

@@ -66,17 +66,17 @@ def encode(wav: np.ndarray, gain: float | None = None) -> np.ndarray:
     gain = np.float32(speech_gain(wav) if gain is None else gain)
     features = np.zeros((num_vectors(len(wav)), FEATURES), np.float32)
     for chunk in _chunks(len(wav)) if len(wav) else ():
-        mel = log_mel(_clean(wav[chunk.heard]) * gain)
-        features[chunk.kept] = _encoder()(mel)[chunk.within]
+        mel = log_mel(_clean(wav[chunk.samples]) * gain)
+        features[chunk.vectors] = _encoder()(mel)[chunk.within]
     return features
 
 
 class _Chunk(typing.NamedTuple):
     """A part of a recording that the network hears at once."""
 
-    heard: slice  # samples
-    kept: slice  # its feature vectors among those of the whole recording
-    within: slice  # the same among those of the chunk
+    samples: slice
+    vectors: slice  # its feature vectors among those of the whole recording
+    within: slice  # the same vectors among those of the chunk
 
 
 def _chunks(num_samples):
@@ -89,8 +89,8 @@ def _chunks(num_samples):
         last = max(0, math.ceil((num_samples - length) / STRIDE))  # where the last chunk may begin, in vectors
         first = min(max(0, done - CONTEXT // STRIDE), last)
         end = total if first == last else done + step
-        heard = slice(first * STRIDE, min(first * STRIDE + length, num_samples))
-        chunks.append(_Chunk(heard, slice(done, end), slice(done - first, end - first)))
+        samples = slice(first * STRIDE, min(first * STRIDE + length, num_samples))
+        chunks.append(_Chunk(samples, slice(done, end), slice(done - first, end - first)))
         done = end
     return chunks
 

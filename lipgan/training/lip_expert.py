@@ -67,8 +67,8 @@ def prepare_expert(dataset, path, seed=0):
     last = expert.get_layer("points")  # it learned standardised points
     last.set_weights([last.get_weights()[0] * deviation, last.get_weights()[1] * deviation + mean])
     rest = ~shown if held_out else shown
-    seen = expert.predict(crops[rest].astype("float32") / 255, batch_size=BATCH_SIZE, verbose=0)
-    pair = [opening(points.reshape(-1, 20, 2)) for points in (seen, lips[rest])]
+    predicted = expert.predict(crops[rest].astype("float32") / 255, batch_size=BATCH_SIZE, verbose=0)
+    pair = [opening(points.reshape(-1, 20, 2)) for points in (predicted, lips[rest])]
     agreement = np.corrcoef(*pair)[0, 1]
     print(f"mouth expert: correlation of mouth opening with dlib's on clips held out: {agreement:.3f}", flush=True)
     if not agreement > 0.5:
@@ -132,8 +132,8 @@ def _lips_of_clips(dataset):
     """Return for each clip {frame: lips (40,) float32 minus the clip's mean, in LIPS_UNIT}."""
     lips = []
     for number, clip in enumerate(dataset.clips):
-        seen = np.stack([dataset.lips(number, int(frame)) for frame in clip.frame_ids])
-        lips.append(dict(zip(clip.frame_ids.tolist(), (seen - seen.mean(0)) / LIPS_UNIT, strict=True)))
+        points = np.stack([dataset.lips(number, int(frame)) for frame in clip.frame_ids])
+        lips.append(dict(zip(clip.frame_ids.tolist(), (points - points.mean(0)) / LIPS_UNIT, strict=True)))
     return lips
 
 

@@ -71,9 +71,10 @@ def _read_resumed_state(config):
     state = read_state(config.resume) if config.resume else None
     if state is None:
         return None
-    if (found := state_architecture(state)) != config.architecture:
+    if (architecture := state_architecture(state)) != config.architecture:
         raise UserError(
-            f"{state['path']} is a state of {found}; give these options, or start from its weights with --resume_gen"
+            f"{state['path']} is a state of {architecture}; give these options, or start from its weights with "
+            "--resume_gen"
         )
     for name, value in _optimizer_slots(config).items():
         before = state.get(name, value)
@@ -118,13 +119,13 @@ def build_networks(config, state):
     return Networks(generator, discriminator)
 
 
-def _generator_of_state(state, wanted):
+def _generator_of_state(state, requested):
     """Load the generator of another run's training state."""
-    found = state_architecture(state)
-    if found.generator != wanted.generator:
-        raise UserError(f"{state['path']} is a state of {found}, not of {wanted}; give the same architecture")
-    generator = build_generator(*found.generator)
-    discriminator = build_discriminator(*found.discriminator) if found.with_discriminator else None
+    architecture = state_architecture(state)
+    if architecture.generator != requested.generator:
+        raise UserError(f"{state['path']} is a state of {architecture}, not of {requested}; give the same architecture")
+    generator = build_generator(*architecture.generator)
+    discriminator = build_discriminator(*architecture.discriminator) if architecture.with_discriminator else None
     with readable(state["path"]):
         TrainingStep(generator, discriminator).load_weights(state["path"])
     print(f"{state['path']}: training state; its generator is used, and batches are counted from 0")

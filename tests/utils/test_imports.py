@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from lipgan.models.backend import has_gpu, is_installed
 from lipgan.utils.imports import hidden
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -31,3 +32,17 @@ def test_hidden_module_is_missing_only_in_the_block():
     import colorsys
 
     assert colorsys.rgb_to_hsv(0, 0, 0) == (0, 0, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(has_gpu() or not is_installed("tensorflow"), reason="TensorFlow without a GPU complains about CUDA")
+def test_tensorflow_without_a_gpu_prints_no_cuda_errors():
+    code = (
+        "from lipgan.models import backend; backend.set_backend('tensorflow', 'tensorflow'); backend.import_keras(); "
+    )
+    code += "import tensorflow; print(tensorflow.config.list_physical_devices('GPU'))"
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("KERAS_BACKEND", "TF_CPP_MIN_LOG_LEVEL")
+    }
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (result.stdout.strip(), result.stderr) == ("[]", "")
