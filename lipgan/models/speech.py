@@ -186,14 +186,19 @@ def _clean(wav):
 
 
 def log_mel(wav: np.ndarray) -> np.ndarray:
-    """Compute the encoder's log-mel spectrogram: (N,) float32, N >= 1 -> (N // 160 + 1, 80) float32, natural log."""
+    """Compute the encoder's log-mel spectrogram: (N,) float32, N >= 1 -> (N // 160 + 1, 80) float32, natural log.
+
+    With the model's own kernels, which differ from an exact Fourier transform, and rounded as in hama's engine.
+    """
     padded = np.pad(wav, N_FFT // 2, mode="reflect" if len(wav) > 1 else "edge")
     frames = np.lib.stride_tricks.sliding_window_view(padded, N_FFT)[::HOP]
-    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(N_FFT) / N_FFT)
-    spectrum = np.fft.rfft(frames * hann.astype(np.float32), axis=1)
-    power = spectrum.real**2 + spectrum.imag**2  # (frames, 201)
-    # No matrix product: beside other threads OpenBLAS can hang in a large one (see media.audio.melspectrogram).
-    return np.log(np.maximum(np.einsum("tf,fm->tm", power, _tensors()["mel_fb"]), 1e-10))
+    # No matrix products: beside other threads OpenBLAS can hang in large ones (see media.audio.melspectrogram).
+    real, imaginary = (
+        np.einsum("tk,fk->tf", frames, _tensors()[f"stft_{part}_kernel"][:, 0]) for part in ("real", "imag")
+    )
+    power = real**2 + imaginary**2  # (frames, 201)
+    mel = np.maximum(np.einsum("tf,fm->tm", power, _tensors()["mel_fb"]), 1e-10)
+    return np.log(mel).astype(np.float16).astype(np.float32)
 
 
 @functools.cache
@@ -263,7 +268,7 @@ def encoder_network():
 
     mel = keras.Input((None, MELS), name="log_mel")
     x = layers.ZeroPadding1D(1)(mel)
-    x = layers.Conv1D(CHANNELS, 3, strides=2, activation=_gelu, name="subsample")(x)  # (frames / 2, 144)
+    x = layers.Conv1D(CHANNELS, 3, strides=2, activation="gelu", name="subsample")(x)  # (frames / 2, 144)
     blocks = []
     for number in range(1, BLOCKS + 1):
         x = _conformer_block(x, f"block{number}")
@@ -275,12 +280,6 @@ def encoder_network():
         network.get_layer(layer).set_weights(weights)
     network.trainable = False
     return network
-
-
-def _gelu(x):
-    from keras import activations
-
-    return activations.gelu(x, approximate=True)
 
 
 def _conformer_block(x, name):
