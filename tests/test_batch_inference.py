@@ -74,6 +74,7 @@ def test_script_runs_from_another_folder_and_prints_the_result_last(world, tmp_p
     assert "tensorflow" not in done.stderr.lower()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "name", "fps", "num_frames"),
     [
@@ -92,6 +93,7 @@ def test_published_commands_run(world, tmp_path, monkeypatch, options, name, fps
     assert [p.name for p in result.parent.iterdir() if p.name != ".boxes"] == [name]
 
 
+@pytest.mark.slow
 def test_result_is_marked_as_synthetic_and_the_track_is_cached(world, tmp_path, monkeypatch):
     line = ["--checkpoint_path", str(world / "w.weights.h5"), "--face", str(world / "v.mp4")]
     line += ["--audio", str(world / "a.wav"), "--lossless", "--outfile"]
@@ -110,6 +112,7 @@ def test_result_is_marked_as_synthetic_and_the_track_is_cached(world, tmp_path, 
     assert not (tmp_path / "two.png").exists()
 
 
+@pytest.mark.slow
 def test_cached_track_depends_on_start_and_end(world, tmp_path, monkeypatch):
     line = ["--checkpoint_path", str(world / "w.weights.h5"), "--face", str(world / "v.mp4")]
     line += ["--audio", str(world / "a.wav"), "--overwrite", "--outfile", str(tmp_path / "one.mp4")]

@@ -115,10 +115,9 @@ def lips_only(monkeypatch):
     monkeypatch.setattr(scoring, "image_scores", lambda *_: ImageScores())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("lips_only")
-@pytest.mark.parametrize(
-    ("place", "lag", "offset_ms"), [(13 - 6, 2, 80), pytest.param(13 + 10, -3, -120, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("place", "lag", "offset_ms"), [(13 - 6, 2, 80), (13 + 10, -3, -120)])
 def test_named_sync_offset_corrects_the_lag(data, place, lag, offset_ms):
     # Weights trained with late audio draw what they hear before the window's middle: late lips.
     clips = sorted((data / "main").glob("one/*"))
