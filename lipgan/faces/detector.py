@@ -25,6 +25,7 @@ from lipgan.utils.cli import UserError
 from lipgan.utils.files import atomic_write
 
 DETECTORS = ("cnn", "hog")
+PREDICTOR = "shape_predictor_68_face_landmarks.dat"
 FACE_PX = 95  # dlib's CNN detects best at this size, and nothing under 80
 WHOLE_SIDES = (320, 640, 1280, 1920)  # longer sides to which a whole image is scaled, until a face is found
 LANDMARKS_PX, MAX_ENLARGED = 400, 4  # landmarks of smaller faces are found in an image that is enlarged, up to so much
@@ -91,7 +92,7 @@ class FaceDetector:
         else:
             hog = dlib.get_frontal_face_detector()
             self._search = lambda rgb: [mmod_openvino.sides(rect) for rect in hog(rgb, 0)]
-        _load_predictor()  # a missing package is reported now
+        model_file(PREDICTOR)  # a missing package is reported now; half a second of loading waits until it is needed
 
     def detect(self, frame, scale=1.0):
         """Detect faces in the frame scaled by `scale`: (N, 4) float64 boxes in the frame's pixels, largest first."""
@@ -179,7 +180,7 @@ class FaceDetector:
 @functools.cache
 def _load_predictor():
     """Load dlib's landmark predictor once: 100 MB that never change, and that all threads may use."""
-    return dlib.shape_predictor(str(model_file("shape_predictor_68_face_landmarks.dat")))
+    return dlib.shape_predictor(str(model_file(PREDICTOR)))
 
 
 def find_landmarks(frame, box):

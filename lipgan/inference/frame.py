@@ -8,11 +8,10 @@ import threading
 import av
 import cv2
 import numpy as np
-from av.video.reformatter import VideoReformatter
 
-from lipgan.media.video import FULL, SAME_SIZE
+from lipgan.media.video import FULL, SAME_SIZE, reformatter
 
-_local = threading.local()  # a VideoReformatter keeps the tables of its last conversion, and is for one thread
+_local = threading.local()  # of `reformatter`s, each for one thread
 
 
 class Frame:
@@ -131,9 +130,9 @@ def to_planes(image, colour):
 
 
 def _reformat(frame, pixel_format, colour, from_range, to_range):
-    if not hasattr(_local, "reformatter"):
-        _local.reformatter = VideoReformatter()
+    if not hasattr(_local, "reformat"):
+        _local.reformat = reformatter()
     matrix = colour.swscale_matrix
     colours = {"src_colorspace": matrix, "dst_colorspace": matrix, "src_color_range": from_range}
     colours |= {"dst_color_range": to_range, "interpolation": SAME_SIZE}
-    return _local.reformatter.reformat(frame, frame.width, frame.height, pixel_format, **colours).to_ndarray()
+    return _local.reformat(frame, frame.width, frame.height, pixel_format, **colours).to_ndarray()

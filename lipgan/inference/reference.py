@@ -78,10 +78,10 @@ def read_references(mode, source, track, covered=None):
     shapes = [(int(b[1] - b[0]), int(b[3] - b[2])) for b in track.boxes[indices]]
     canvas, row = np.zeros((*np.max(shapes, axis=0), 3), np.uint8), 0
     crops = FrameStore()
-    with contextlib.closing(source.frames(indices[-1] + 1)) as frames:
+    with contextlib.closing(source.plane_frames(indices[-1] + 1)) as frames:  # few are converted to BGR
         for index, frame in enumerate(frames):
             if index == indices[row]:
-                canvas[: shapes[row][0], : shapes[row][1]] = face_crop.cut(frame, track.boxes[index])
+                canvas[: shapes[row][0], : shapes[row][1]] = face_crop.cut(frame.bgr(), track.boxes[index])
                 crops.put(row, canvas)
                 row += 1
     return References(crops, shapes, to_crop_coords(track.points[indices], track.boxes[indices]), *numbers)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import pathlib
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import NamedTuple
 import av
 import cv2
 import numpy as np
-from av.video.reformatter import Interpolation
+from av.video.reformatter import Interpolation, VideoReformatter
 
 from audio_hparams import hparams
 from lipgan.media import audio
@@ -342,6 +343,16 @@ def _frame_rate(said, times, complete):
     return min(rate, Fraction(FASTEST))
 
 
+
+def reformatter():
+    """Return `reformat` of a new VideoReformatter, in one thread and for one thread.
+
+    It keeps the tables of its last conversion. A frame's own `reformat` makes them, and a pool of threads, again for
+    each frame, and keeps both for as long as the frame.
+    """
+    return functools.partial(VideoReformatter().reformat, threads=1)
+
+
 class _FrameConverter:
     """Converts decoded frames to upright BGR images of one size, with square pixels, in SDR."""
 
@@ -356,6 +367,7 @@ class _FrameConverter:
         self.output_colour = Colour() if is_hdr(self.colour.transfer) else self.colour
         self.target = shape or self.shape(frame)
         self.tone_map = None
+        self._reformat = reformatter()
 
     def shape(self, frame):
         """Return the upright (height, width) of a decoded frame."""
@@ -381,7 +393,7 @@ class _FrameConverter:
             matrix, color_range = settled.swscale_matrix, settled.range
             colours = {"src_colorspace": matrix, "dst_colorspace": matrix, "src_color_range": color_range}
             colours |= {"dst_color_range": color_range, "interpolation": SAME_SIZE}
-            frame = frame.reformat(format="yuv420p", **colours)
+            frame = self._reformat(frame, format="yuv420p", **colours)
         return frame.to_ndarray()
 
     def _to_bgr(self, frame):
@@ -399,8 +411,9 @@ class _FrameConverter:
         }
         if is_hdr(self.colour.transfer):
             self.tone_map = self.tone_map or ToneMapper(self.colour.transfer)
-            return self.tone_map(frame.reformat(width, height, ToneMapper.FORMAT, **colours)).to_ndarray(format="bgr24")
-        image = frame.reformat(width, height, "bgra" if has_alpha else "bgr24", **colours).to_ndarray()
+            linear = self._reformat(frame, width, height, ToneMapper.FORMAT, **colours)
+            return self.tone_map(linear).to_ndarray(format="bgr24")
+        image = self._reformat(frame, width, height, "bgra" if has_alpha else "bgr24", **colours).to_ndarray()
         return on_white(image[:, :, :3], image[:, :, 3] / 255) if has_alpha else image
 
 
@@ -462,6 +475,7 @@ class VideoWriter:
             raise UserError(f"the result is an mp4, but its name is {self.path.name}; name it {self.path.stem}.mp4")
         self.encoding, self.colour = encoding, (encoding.colour or Colour()).settled(height)
         self.audio, self.num_frames, self.num_samples = audio, 0, 0
+        self._reformat = reformatter()
 
     def __enter__(self):
         with contextlib.ExitStack() as stack:
@@ -531,7 +545,8 @@ class VideoWriter:
         encoded = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), "bgr24")
         if not self.encoding.lossless:
             matrix = self.colour.swscale_matrix
-            encoded = encoded.reformat(
+            encoded = self._reformat(
+                encoded,
                 format="yuv420p",
                 src_colorspace=matrix,
                 dst_colorspace=matrix,
