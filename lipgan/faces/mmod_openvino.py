@@ -139,7 +139,8 @@ class Detector:
             x = ops.add(x, ops.constant(bias[None, :, None, None]))
             x = ops.relu(x) if number < len(STRIDES) - 1 else x
         settings = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
-        self.infer = ov.compile_model(ov.Model([x], [canvas]), "CPU", settings).create_infer_request().infer
+        compiled = ov.compile_model(ov.Model([x], [canvas]), "CPU", settings)
+        self.infer, self.release_memory = compiled.create_infer_request().infer, compiled.release_memory
 
     def __call__(self, image):
         canvas, places = tiled((image.astype(np.float32) - self.mean) / 256)

@@ -21,9 +21,11 @@ from lipgan.inference.track_cache import cache_path, load_track, save_track
 from lipgan.media.audio import AudioTrack, load_wav, open_audio
 from lipgan.media.image import read_image
 from lipgan.utils.cli import UserError, note, warn
+from lipgan.utils.memory import return_freed_memory
 from lipgan.utils.parallel import prefetch, timed
 
 SMALL_FACE_FRAMES = 3  # frames that are searched for small faces, where no other face is found
+MANY_FRAMES = 500  # of a result, for which it pays to free the detector's memory: the next video loads it again
 BRIDGE = 5  # frames without a face that are taken to have one, between others that do
 
 
@@ -134,17 +136,26 @@ def find_track(source, num_frames, options, cache_dir=None, progress=None) -> tr
         if (track := load_track(cached, num_frames)) is not None:
             return track
     total = min(num_frames, source.num_frames)
-    track = _followed(source, total, detector, selection, options, progress)
-    if not track.found.any() and _has_small_face(source, total, detector):
-        detector.search_small = True
-        try:
-            track = _followed(source, total, detector, selection, options, progress)
-        finally:
-            detector.search_small = False
+    track = _searched(source, total, detector, selection, options, progress)
+    if num_frames > MANY_FRAMES:
+        detector.release_memory()
+        return_freed_memory()
     if cached:
         count = len(track.found)
         save_track(cached, track, whole=count < num_frames or count == source.num_frames)
     return track
+
+
+def _searched(source, count, detector, selection, options, progress):
+    """Return the track of the selected face through the first `count` frames, small ones tried where there is none."""
+    track = _followed(source, count, detector, selection, options, progress)
+    if track.found.any() or not _has_small_face(source, count, detector):
+        return track
+    detector.search_small = True
+    try:
+        return _followed(source, count, detector, selection, options, progress)
+    finally:
+        detector.search_small = False
 
 
 def _followed(source, count, detector, selection, options, progress):

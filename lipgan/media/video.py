@@ -343,7 +343,6 @@ def _frame_rate(said, times, complete):
     return min(rate, Fraction(FASTEST))
 
 
-
 def reformatter():
     """Return `reformat` of a new VideoReformatter, in one thread and for one thread.
 
@@ -365,6 +364,7 @@ class _FrameConverter:
         tags = (context.colorspace, context.color_primaries, context.color_trc)
         self.colour = Colour(FULL if full else context.color_range, *tags)
         self.output_colour = Colour() if is_hdr(self.colour.transfer) else self.colour
+        self._matrix, self._rotation = None, None
         self.target = shape or self.shape(frame)
         self.tone_map = None
         self._reformat = reformatter()
@@ -372,15 +372,27 @@ class _FrameConverter:
     def shape(self, frame):
         """Return the upright (height, width) of a decoded frame."""
         height, width = frame.height, max(1, round(frame.width * self.aspect))
-        return (width, height) if _is_quarter_turn(_display_matrix(frame)) else (height, width)
+        return (width, height) if _is_quarter_turn(self._display_matrix(frame)) else (height, width)
+
+    def _display_matrix(self, frame):
+        """Return (a, b, c, d) of a frame's display matrix: x' = a x + c y, y' = b x + d y.
+
+        It is read again only where the rotation changes: a frame whose side data was read refers to itself, and keeps
+        its pixels until Python's garbage collector finds it, some hundred frames later.
+        """
+        if self._matrix is None or frame.rotation != self._rotation:
+            matrix = frame.side_data.get("DISPLAYMATRIX")
+            self._matrix = np.frombuffer(bytes(matrix), np.int32)[[0, 1, 3, 4]] if matrix else (1, 0, 0, 1)
+            self._rotation = frame.rotation
+        return self._matrix
 
     def __call__(self, frame):
-        image = np.ascontiguousarray(_upright(self._to_bgr(frame), _display_matrix(frame)))
+        image = np.ascontiguousarray(_upright(self._to_bgr(frame), self._display_matrix(frame)))
         return image if image.shape[:2] == self.target else _with_bars(image, self.target)
 
     def is_plain(self, frame):
         """Return whether a frame is shown as it lies in the file: upright, square pixels, opaque YUV, even sizes."""
-        a, b, _, d = _display_matrix(frame)
+        a, b, _, d = self._display_matrix(frame)
         is_yuv = not frame.format.is_rgb and not frame.format.has_palette and len(frame.format.components) == 3
         even = not (frame.width % 2 or frame.height % 2)
         as_shown = self.aspect == 1 and (frame.height, frame.width) == self.target and b == 0 and a > 0 and d > 0
@@ -415,12 +427,6 @@ class _FrameConverter:
             return self.tone_map(linear).to_ndarray(format="bgr24")
         image = self._reformat(frame, width, height, "bgra" if has_alpha else "bgr24", **colours).to_ndarray()
         return on_white(image[:, :, :3], image[:, :, 3] / 255) if has_alpha else image
-
-
-def _display_matrix(frame):
-    """Return (a, b, c, d) of a frame's display matrix: x' = a x + c y, y' = b x + d y."""
-    matrix = frame.side_data.get("DISPLAYMATRIX")
-    return np.frombuffer(bytes(matrix), np.int32)[[0, 1, 3, 4]] if matrix else (1, 0, 0, 1)
 
 
 def _is_quarter_turn(matrix):

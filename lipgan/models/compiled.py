@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import queue
+import threading
 
 import numpy as np
 
@@ -107,8 +108,37 @@ def write_description(key, description: dict):
     write(key, "json", json.dumps(description).encode())
 
 
-def compile_network(build, precision="float32", concurrency=1, key=None):
-    """Return a function from a network's inputs, a list of arrays, to the list of its outputs, in OpenVINO on the CPU.
+class Network:
+    """A function from a network's inputs, a list of arrays, to the list of its outputs.
+
+    compiled: an openvino.CompiledModel. concurrency: threads that may call at a time.
+    """
+
+    def __init__(self, compiled, concurrency):
+        self._compiled, self._concurrency, self._num_outputs = compiled, concurrency, len(compiled.outputs)
+        self._idle, self._releasing = queue.SimpleQueue(), threading.Lock()
+        for _ in range(concurrency):
+            self._idle.put(compiled.create_infer_request())
+
+    def __call__(self, inputs):
+        request = self._idle.get()
+        try:
+            results = request.infer(inputs, share_inputs=True)
+            return [results[n] for n in range(self._num_outputs)]
+        finally:
+            self._idle.put(request)
+
+    def release_memory(self):
+        """Free the memory of what is between inputs and outputs, once no call is running; the next takes it again."""
+        with self._releasing:
+            requests = [self._idle.get() for _ in range(self._concurrency)]
+            self._compiled.release_memory()
+            for request in requests:
+                self._idle.put(request)
+
+
+def compile_network(build, precision="float32", concurrency=1, key=None) -> Network:
+    """Compile a network for OpenVINO on the CPU, or read it from the cache.
 
     build: () -> openvino.Model, called only where the compiled network is not in the cache. precision: float32 or
     bfloat16. concurrency: threads that may call at a time. key: of `cache_key`, for the network; None: it is not kept.
@@ -125,20 +155,7 @@ def compile_network(build, precision="float32", concurrency=1, key=None):
         compiled = ov.compile_model(build(), "CPU", settings)
         if key:
             write(key, "blob", compiled.export_model().getvalue())
-    idle = queue.SimpleQueue()
-    for _ in range(concurrency):
-        idle.put(compiled.create_infer_request())
-    num_outputs = len(compiled.outputs)
-
-    def run(inputs):
-        request = idle.get()
-        try:
-            results = request.infer(inputs, share_inputs=True)
-            return [results[n] for n in range(num_outputs)]
-        finally:
-            idle.put(request)
-
-    return run
+    return Network(compiled, concurrency)
 
 
 def _imported(key, settings):

@@ -35,6 +35,9 @@ FEATURE_BLOCK = 2  # whose output is part of the features
 EPSILON = 1e-5  # of layer normalisation
 
 CHUNK, CONTEXT = 20 * SAMPLE_RATE, 2 * SAMPLE_RATE  # samples encoded at a time, and those heard before and after them
+LONG = (
+    8 * SAMPLE_RATE
+)  # samples from which on the encoder's memory is freed: it grows to 100 MB, attention's quadratically
 
 ACTIVE_LEVEL_DB = -14.0  # level of the loud parts of speech, in dB of full scale, that the network hears
 SILENCE_DB = -75.0  # what is never louder holds no speech
@@ -68,6 +71,8 @@ def encode(wav: np.ndarray, gain: float | None = None) -> np.ndarray:
     for chunk in _chunks(len(wav)) if len(wav) else ():
         mel = log_mel(_clean(wav[chunk.samples]) * gain)
         features[chunk.vectors] = _encoder()(mel)[chunk.within]
+    if len(wav) > LONG and current_backend() == "openvino":
+        _compiled_encoder().release_memory()
     return features
 
 
@@ -241,20 +246,23 @@ def read_tensors(data: bytes) -> dict[str, np.ndarray]:
 
 @functools.cache
 def _encoder():
-    """Return a function from a log-mel spectrogram (frames, 80) to its features (frames / 2 rounded up, 335).
-
-    On OpenVINO the network is compiled once for all lengths, and kept on disk.
-    """
+    """Return a function from a log-mel spectrogram (frames, 80) to its features (frames / 2 rounded up, 335)."""
     if current_backend() == "openvino":
-
-        def build():
-            import_keras()
-            return compiled.openvino_model(encoder_network(), [[1, -1, MELS]])
-
-        run = compiled.compile_network(build, key=compiled.cache_key(speech_encoder=MODEL_SHA256))
+        run = _compiled_encoder()
         return lambda mel: run([mel[None]])[0][0]
     network = encoder_network()
     return lambda mel: network.predict_on_batch(mel[None])[0]
+
+
+@functools.cache
+def _compiled_encoder():
+    """Return the encoder as a `compiled.Network`: compiled once for all lengths, and kept on disk."""
+
+    def build():
+        import_keras()
+        return compiled.openvino_model(encoder_network(), [[1, -1, MELS]])
+
+    return compiled.compile_network(build, key=compiled.cache_key(speech_encoder=MODEL_SHA256))
 
 
 @functools.cache

@@ -25,6 +25,15 @@ def test_cnn_and_hog_detectors_give_the_same_crop(astronaut, hog):
     assert overlap(*boxes) > 0.9
 
 
+def test_detector_finds_the_same_after_its_memory_was_released(astronaut):
+    detector, found = FaceDetector("cnn"), []
+    for _ in range(2):
+        [box] = detector.detect_whole(astronaut)
+        found.append(np.append(box, detector.landmarks(astronaut, box)))
+        detector.release_memory()
+    np.testing.assert_array_equal(*found)
+
+
 def test_crop_holds_the_whole_face_with_the_mouth_in_the_lower_half(astronaut, hog):
     (box,), found = find_boxes([astronaut], 25, hog)
     assert found.all()

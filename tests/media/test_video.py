@@ -1,5 +1,6 @@
 """Video: audio and video on one clock in every container, frames upright in their own colours, exact results."""
 
+import gc
 import struct
 from fractions import Fraction
 
@@ -148,6 +149,21 @@ def test_damaged_frames_are_skipped_and_the_clock_goes_on(tmp_path):
     found, click_s, count = flash_and_click(path)
     assert (found, count) == (60, 75)
     assert abs(click_s - 60 / 25) < 0.002
+
+
+def test_decoded_frames_are_freed_as_soon_as_they_are_read(tmp_path):
+    with video.VideoWriter(tmp_path / "long.mp4", 64, 48, 25) as writer:
+        for n in range(30):
+            writer.write(np.full((48, 64, 3), n, np.uint8))
+    info = video.probe(tmp_path / "long.mp4")
+    gc.collect()
+    gc.disable()  # which would free frames that refer to themselves, late
+    try:
+        for _ in video.read_frames(info):
+            kept = sum(isinstance(thing, av.VideoFrame) for thing in gc.get_objects())
+    finally:
+        gc.enable()
+    assert kept < 6
 
 
 def test_truncated_video_gives_its_remaining_frames(tmp_path):

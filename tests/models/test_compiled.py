@@ -45,6 +45,13 @@ def test_compiled_network_is_reused(folder):
     np.testing.assert_array_equal(result, NUMBERS + 3)
 
 
+def test_network_computes_the_same_after_its_memory_was_released(folder):
+    network = compiled.compile_network(adder(2), concurrency=2)
+    for _ in range(2):
+        np.testing.assert_array_equal(network([NUMBERS])[0], NUMBERS + 2)
+        network.release_memory()
+
+
 @pytest.mark.parametrize("damage", ["cut off", "changed", "empty", "a file that OpenVINO refuses"])
 def test_damaged_cache_file_is_rebuilt(folder, damage):
     key = compiled.cache_key(network="adder")
