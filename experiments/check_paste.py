@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from experiments.measured import lipsynced, open_clip
-from lipgan.inference.blend import frame_mask
+from lipgan.inference.blend import RISE, frame_mask, mask_rise
 from lipgan.inference.options import LipsyncOptions
 from lipgan.inference.runner import load_runner
 from lipgan.utils.cli import script
@@ -39,7 +39,9 @@ def pasted(path, runner, options):
     for n, (frame, result) in enumerate(pairs):
         if track.found[n]:
             source = frame.bgr()  # converted as the result's own pixels are
-            yield source, result, frame_mask(source.shape, track.boxes[n], runner.img_size, track.points[n])
+            box, points = track.boxes[n], track.points[n]
+            rise = mask_rise(box, points) if runner.needs_lips else RISE
+            yield source, result, frame_mask(source.shape, box, runner.img_size, points, rise)
 
 
 def edge_gradients(image, mask):

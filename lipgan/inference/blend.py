@@ -12,23 +12,39 @@ from lipgan.faces.crop import to_crop_coords
 from lipgan.faces.landmarks import LIPS
 from lipgan.utils.smoothstep import smoothstep
 
+NOSE_BASE = slice(31, 36)
 JAW = slice(0, 17)  # of dlib's 68 landmarks, from ear to ear by the chin
 # (x, y) of the jaw in parts of the crop where no landmarks are known: the mean of nine people, from ear to ear.
 MEAN_JAW = (0.02, 0.28), (0.04, 0.5), (0.11, 0.7), (0.27, 0.86), (0.5, 0.93), (0.73, 0.86), (0.88, 0.7), (0.94, 0.5)
 FEATHER = 0.045  # half the width of the mask's edge, in parts of the crop
 BESIDE, BELOW = 0.01, 0.08  # how far past the jaw the mask reaches: a mouth that opens wider moves the chin down
-UPPER_EDGE = 0.08  # rows in which the mask rises from the crop's middle
+RISE = 0.5, 0.58  # rows in which the mask rises, where it is not between nose and lips
+ABOVE_LIPS, BELOW_NOSE, STEEPEST = 0.01, 0.015, 0.03  # how far from both, and in no less of the side than this
 MAX_SHIFT = 24.0  # grey levels by which colours are corrected at most
 INSIDE = 0.2  # weight of the skin inside the mask, against the mask's edge, when colours are corrected
 SAME_FACE = 10.0  # grey levels of difference, smoothed, at which the frame's fine texture has faded to a third
 MAX_SHARPENING = 1.0  # of an unsharp mask: more would draw outlines
 
 
-def paste_mask(img_size, box=None, landmarks=None):
-    """Return the weight of the generated crop: 1 inside, 0 outside, feathered along the jaw and below the middle row.
+def mask_rise(box, landmarks):
+    """Return between which rows the mask of a rendered mouth rises: between nose and upper lip, RISE where unknown.
+
+    A head that nods moves both in the crop. box, landmarks: as of `paste_mask`. In parts of the side.
+    """
+    if landmarks is None or not np.isfinite(landmarks).all():
+        return RISE
+    points = to_crop_coords(landmarks, box)[:, 1]
+    last = min(RISE[1], float(points[LIPS].min()) - ABOVE_LIPS)
+    first = max(last - (RISE[1] - RISE[0]), min(float(points[NOSE_BASE].max()) + BELOW_NOSE, last - STEEPEST))
+    return first, last
+
+
+def paste_mask(img_size, box=None, landmarks=None, rise=RISE):
+    """Return the weight of the generated crop: 1 inside, 0 outside, feathered along the jaw and between two rows.
 
     box, landmarks: the crop's box and dlib's 68 points (68, 2) of the frame's face, in the frame's pixels; without
-    them (or with nan in them) the mean jaw. Returns (S, S) float32 in [0, 1]; 0 in the upper half and at the edges.
+    them (or with nan in them) the mean jaw. rise: rows between which the mask rises from 0, in parts of the side.
+    Returns (S, S) float32 in [0, 1]; 0 above that and at the edges.
     """
     jaw = np.array(MEAN_JAW)
     if landmarks is not None and np.isfinite(landmarks[JAW]).all():
@@ -46,27 +62,30 @@ def paste_mask(img_size, box=None, landmarks=None):
     width = max(1, round(FEATHER * img_size)) // 2 * 2 + 1
     mask = cv2.blur(cv2.blur(mask, (width, width)), (width, width))  # ends at a distance, as a Gaussian would not
     rows = np.arange(img_size, dtype=np.float32)
-    mask *= smoothstep((rows - img_size // 2) / (UPPER_EDGE * img_size))[:, None]
+    first, last = (round(row * img_size, 3) for row in rise)
+    mask *= smoothstep((rows - first) / (last - first))[:, None]
     mask[:, [0, -1]] = mask[-1] = 0
     return mask
 
 
-def frame_mask(shape, box, img_size, landmarks=None):
+def frame_mask(shape, box, img_size, landmarks=None, rise=RISE):
     """Return `paste_mask` in a frame of this shape (H, W, ...): (H, W) float32; `paste_back` changes nothing else."""
-    top, bottom, left, right = (int(v) for v in box)
-    small = np.dstack([np.zeros((img_size, img_size, 6), np.float32), *[paste_mask(img_size, box, landmarks)] * 2])
-    rows, columns = _visible_lower_half(shape, box)
+    first_row, bottom, left, right = (int(v) for v in box)
+    small = np.dstack(
+        [np.zeros((img_size, img_size, 6), np.float32), *[paste_mask(img_size, box, landmarks, rise)] * 2]
+    )
+    rows, columns = _visible_part(shape, box, rise[0])
     mask = np.zeros(shape[:2], np.float32)
     if rows.start < rows.stop and columns.start < columns.stop:
-        maps = _interpolate(small, 0, img_size, (bottom - top, right - left), rows, columns)
-        mask[top + rows.start : top + rows.stop, left + columns.start : left + columns.stop] = maps[..., 6]
+        maps = _interpolate(small, 0, img_size, (bottom - first_row, right - left), rows, columns)
+        mask[first_row + rows.start : first_row + rows.stop, left + columns.start : left + columns.stop] = maps[..., 6]
     return mask
 
 
-def _visible_lower_half(shape, box):
-    """Return the rows and columns of the box's lower half that lie in a frame of this shape, as slices of the box."""
+def _visible_part(shape, box, first=0.5):
+    """Return rows and columns of the box, from `first` down, that lie in a frame of this shape: slices of the box."""
     top, bottom, left, right = (int(v) for v in box)
-    rows = slice(max(0, -top, (bottom - top) // 2 - 1), min(bottom, shape[0]) - top)
+    rows = slice(max(0, -top, int((bottom - top) * first) - 1), min(bottom, shape[0]) - top)
     return rows, slice(max(0, -left), min(right, shape[1]) - left)
 
 
@@ -79,7 +98,7 @@ def paste_back(frame, generated, box, landmarks=None):
     top, bottom, left, right = (int(v) for v in box)
     height, width, size = bottom - top, right - left, generated.shape[0]
     result = frame.copy()
-    rows, columns = _visible_lower_half(frame.shape, box)
+    rows, columns = _visible_part(frame.shape, box)
     if rows.start >= rows.stop or columns.start >= columns.stop:
         return result
     edges = (max(0, -top), max(0, bottom - frame.shape[0]), max(0, -left), max(0, right - frame.shape[1]))

@@ -1,13 +1,15 @@
-"""The inside of a mouth whose lips move: teeth stay where the skull holds them, lips cover and uncover them.
+"""The inside of a mouth whose lips move: teeth stay where skull and jaw hold them, lips cover and uncover them.
 
 Lips stretch and squeeze with the flow; teeth must not. So the lips' pixels are never taken from between the
-reference's lips, and what is between the new ones is the reference's own there, unmoved, as far as it shows its inside.
-Past that the mouth is dark. Coordinates are parts of the crop's side, in the crop as the network saw it.
+reference's lips, and what is between the new ones is the reference's own there, as far as it shows its inside: the
+upper teeth unmoved, the lower ones as much lower as the lower lip, with dark between them, or with less of it. Past
+that the mouth is dark. Coordinates are parts of the crop's side, in the crop as the network saw it.
 """
 
 import dataclasses
 import functools
 
+import cv2
 import numpy as np
 
 from lipgan.models.lip_flow import LOWER_INNER, UPPER_INNER, touching
@@ -20,9 +22,22 @@ STILL = 0.01  # lips that have moved less than this, as at rest, are rendered pa
 BEHIND = 0.02  # width of the change from what the reference shows of its inside to what it does not
 CAVITY = np.array([0.20, 0.19, 0.28], np.float32)  # of the lower lip's colour, BGR: what is behind the teeth
 TONGUE = np.array([0.24, 0.22, 0.36], np.float32)  # as well, near the lower lip
+TOOTH_EDGE = 0.006  # width of the change from teeth to the dark beside them
 UNDER_LIP = 0.006  # how far below the upper lip's edge its shadow on the teeth has ended
 COLOURED = 24.0  # levels between the channels of a lip in colour, at least
+STEPS = np.linspace(-0.1, 0.5, 25)  # from an inner landmark to the outer one: where the edge of a lip is searched
+LIP = 0.55  # as well: where a lip has its own colour
+INSIDE_STEPS, LIP_STEPS = 4, 6  # how many of these are inside in any case, and must have the lip's colour past the edge
+DISTINCT = 30.0  # levels between lip and inside, at which the edge between them can be found
+FAR = 0.03  # of the side: farthest that the edge is from dlib's landmark
+PROFILE = np.linspace(0.05, 0.85, 17)  # heights between the lips at which an open mouth's brightness is read
+CONTRAST, CONTRAST_SHARE = 12.0, 0.25  # levels, and share of the profile's range, by which lower teeth are brighter
+DARK = 0.8  # of the lower lip's brightness: what is between teeth is darker
 PAINT = 0.2  # share of the network's paint in what the reference does not show
+
+
+INNER_UPPER, INNER_LOWER = [13, 14, 15], [19, 18, 17]  # of the 20 lip landmarks, from left to right
+OUTER_UPPER, OUTER_LOWER = [2, 3, 4], [10, 9, 8]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +53,12 @@ class Edges:
         """Whether the lips are parted anywhere."""
         return bool((self.lower > self.upper).any())
 
+    @property
+    def floor(self):
+        """The height of the lower lip's middle third."""
+        third = len(self.x) // 3
+        return float(self.lower[third:-third].mean())
+
     def at(self, x):
         """Return the edges' heights at columns x, any shape, and how open the mouth is there, in [0, 1]."""
         shape, x = x.shape, x.ravel()
@@ -50,6 +71,59 @@ class Edges:
         """Return how much points (x, y) lie between the lips, in [0, 1]."""
         upper, lower, opened = self.at(x)
         return np.clip((y - upper) / EDGE + 0.5, 0, 1) * np.clip((lower - y) / EDGE + 0.5, 0, 1) * opened
+
+
+@dataclasses.dataclass(frozen=True)
+class Inside:
+    """An image of an open mouth, whose inside is shown."""
+
+    crop: np.ndarray  # (H, W, 3) uint8 BGR, of the face at the same place as the one whose lips are used
+    lips: np.ndarray  # (40,) float32
+    split: float = 1.0  # of `jaw_split`
+
+
+def jaw_split(crop, lips):
+    """Return at which height, from 0 at the upper lip to 1, the inside of an open mouth begins to move with the jaw.
+
+    It is the darkest height, if what is below is brighter: lower teeth, or the tongue. Otherwise 1, as in a smile that
+    shows upper teeth alone. crop: (H, W, 3) uint8. lips: (20, 2) in parts of its side.
+    """
+    above, below = np.array(lips)[INNER_UPPER], np.array(lips)[INNER_LOWER]
+    if np.linalg.norm(below - above, axis=1).mean() < FULL_GAP:
+        return 1.0
+    profile = _colours(crop, above + PROFILE[:, None, None] * (below - above)).mean(axis=(1, 2))
+    darkest = int(profile.argmin())
+    brighter = profile[darkest:].max() - profile[darkest]
+    lip = _colours(crop, (below + np.array(lips)[OUTER_LOWER])[None] / 2).mean()
+    is_dark = profile[darkest] < DARK * lip  # else it is the edge of a lip
+    return float(PROFILE[darkest]) if is_dark and brighter >= max(CONTRAST, CONTRAST_SHARE * np.ptp(profile)) else 1.0
+
+
+def visible_edges(crop, lips):
+    """Return lips (20, 2) whose inner landmarks lie where the colour changes from the inside of the mouth to the lip.
+
+    Where teeth show, dlib's lie on them. Only outward, by at most FAR, and where inside and lip differ in colour.
+    crop: (H, W, 3) uint8. lips: in parts of its side.
+    """
+    result = np.array(lips, np.float32)
+    for inner, outer in (INNER_UPPER, OUTER_UPPER), (INNER_LOWER, OUTER_LOWER):
+        start, along = result[inner], result[outer] - result[inner]
+        colours = _colours(crop, start + np.append(STEPS, LIP)[:, None, None] * along).mean(axis=1)  # (steps, 3)
+        distance = np.linalg.norm(colours[:-1] - colours[-1], axis=1)  # to the lip's colour
+        inside = distance[:INSIDE_STEPS].max()
+        lip = np.convolve(distance < inside / 2, np.ones(LIP_STEPS), "valid") == LIP_STEPS
+        if inside < DISTINCT or not lip.any():
+            continue
+        step = max(0.0, STEPS[lip.argmax()])
+        length = np.linalg.norm(along, axis=1, keepdims=True)
+        result[inner] += along * np.minimum(step, FAR / np.maximum(length, 1e-6))
+    return result
+
+
+def _colours(crop, places):
+    """Sample a crop (H, W, 3) at places (N, M, 2) in parts of its side: (N, M, 3) float32."""
+    x, y = (np.float32(places[..., i] * crop.shape[1 - i] - 0.5) for i in (0, 1))
+    return cv2.remap(crop, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
 
 
 def edges(lips):
@@ -94,14 +168,29 @@ def off_teeth(reference, target, source, place):
     return opened * np.where(above, highest, lowest)
 
 
-def teeth(reference, place):
+def teeth(reference, target, place, split=1.0):
     """Return by how much lower the inside is taken at points (x, y), and how much the reference shows of it, in [0, 1].
 
-    Teeth go on upwards under the upper lip: where that rises, their upper end is drawn out. Downwards they end.
+    reference, target: Edges. split: of `jaw_split`; what is above it stays, what is below moves with the lower lip.
+    Upper teeth go on upwards under the upper lip: where that rises, their upper end is drawn out. Without a split the
+    inside ends at the reference's lower lip.
     """
     upper, lower, opened = reference.at(place[0])
-    lowered = np.maximum(np.minimum(upper + UNDER_LIP, (upper + lower) / 2) - place[1], 0)
-    return lowered, opened * np.clip((lower - place[1]) / BEHIND + 0.5, 0, 1)
+    y, middle = place[1], (upper + lower) / 2
+    highest = np.minimum(upper + UNDER_LIP, middle)
+    if split == 1:
+        return np.maximum(highest - y, 0), opened * np.clip((lower - y) / BEHIND + 0.5, 0, 1)
+    drop = target.floor - reference.floor
+    own_upper, own_lower, _ = target.at(place[0])
+    if drop > 0:
+        seam = upper + split * (lower - upper)
+        source = np.where(y < seam + drop / 2, np.minimum(y, seam), np.maximum(y - drop, seam))
+        hidden = np.clip((drop / 2 - np.abs(y - seam - drop / 2)) / TOOTH_EDGE, 0, 1)  # between the rows of teeth
+    else:
+        source = y - drop * np.clip((y - own_upper - split * (own_lower - own_upper)) / EDGE + 0.5, 0, 1)
+        hidden = 0.0
+    hidden = np.maximum(hidden, np.clip((source - lower) / TOOTH_EDGE, 0, 1))  # below the lower ones
+    return np.clip(source, highest, np.maximum(lower - UNDER_LIP, middle)) - y, opened * (1 - hidden)
 
 
 def dark_inside(target, place, lip_colour, paint):

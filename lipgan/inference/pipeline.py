@@ -26,6 +26,7 @@ from lipgan.inference.audio_features import AudioFeatures, audio_features
 from lipgan.inference.blend import paste_back
 from lipgan.inference.frame import Frame
 from lipgan.inference.frame_cache import FrameCache
+from lipgan.inference.mouth_interior import Inside
 from lipgan.inference.options import LipsyncOptions, RunnerOptions
 from lipgan.inference.preparation import load_audio, prepare, reported
 from lipgan.inference.render import MouthMaps, paste_mouth
@@ -109,9 +110,10 @@ class _Mouth:
     reference: np.ndarray  # (h, w, 3) BGR uint8: what the box shows, or the reference fitted there
     lips: np.ndarray  # of the reference, upright; zeros where no generator needs them
     rest_lips: np.ndarray  # of this person at rest, upright; as well
-    inside: tuple | None = None  # another crop (h, w, 3) uint8 of this face, and its lips: what is behind the lips
+    inside: Inside | None = None  # what is behind the lips, of another image of this face
     speaking_lips: np.ndarray | None = None  # of a still image: what rest_lips are outside of pauses
     at_rest: float = 0.0  # how much it stays there, 1: it does not move with the audio, and nothing is painted
+    detail: float = np.nan  # of the shot's mouths, `mouth_detail`; nan where unknown, as of a still image
     gain: float = 1.0  # by which a dark crop was brightened for the generator; what it paints is darkened by as much
 
 
@@ -129,7 +131,7 @@ class _Face:
     @property
     def num_bytes(self):
         """The memory that the face takes."""
-        inside = self.mouth.inside[0].nbytes if self.mouth.inside else 0
+        inside = self.mouth.inside.crop.nbytes if self.mouth.inside else 0
         return self.region.pixels.nbytes + self.image.nbytes + self.mouth.reference.nbytes + inside
 
 
@@ -437,11 +439,12 @@ def _crop(clip, index, region, roll, runner, find_lips):
     reference = own = crop.cut(region.pixels, region.box)
     points = None if clip.track.points is None else clip.landmarks(index)
     rest = clip.rest_lips(index)
-    inside = None
+    inside, detail = None, np.nan
     if clip.references is not None:
-        if runner.needs_lips and (fitted := clip.references.fit_inside(index, own, points)):
-            inside = fitted[0], crop.rotate_points(fitted[1][LIPS], roll).ravel()
+        if runner.needs_lips and (inside := clip.references.fit_inside(index, own, points)):
+            inside = dataclasses.replace(inside, lips=crop.rotate_points(inside.lips, roll).ravel())
         reference, points = clip.references.fit(index, own, points)
+        detail = float(clip.references.detail[index])
     size = runner.img_size
     upright = crop.rotate(crop.resize_crop(reference, size), roll)
     pose = upright if reference is own else crop.rotate(crop.resize_crop(own, size), roll)
@@ -454,7 +457,7 @@ def _crop(clip, index, region, roll, runner, find_lips):
         rest_upright = crop.rotate_points(rest, roll).ravel()
     gain = float(np.clip(DARK / max(upright.mean(), 1e-6), 1, MAX_BRIGHTENING))
     face = np.minimum(crop.generator_input(upright, pose) * np.float32(gain), 1)
-    return face, _Mouth(reference, lips, rest_upright, inside, gain=gain)
+    return face, _Mouth(reference, lips, rest_upright, inside, detail=detail, gain=gain)
 
 
 def _predict(batches, runner, seconds):
@@ -486,8 +489,10 @@ def _predict_batch(batch, runner):
     lips, rest = (np.stack([getattr(mouth, name) for mouth in batch.mouths]) for name in ("lips", "rest_lips"))
     moved, corrections, overlays = runner.predict_mouths(batch.images, batch.audio, lips, rest)
     overlays = np.concatenate([overlays[..., :3] / gains, overlays[..., 3:]], axis=-1)
-    inside = [mouth.inside for mouth in batch.mouths]
-    results = [MouthMaps(*values) for values in zip(lips, moved, corrections, overlays, inside, strict=True)]
+    layers = [(mouth.inside, mouth.detail) for mouth in batch.mouths]
+    results = [
+        MouthMaps(*values, *layer) for *values, layer in zip(lips, moved, corrections, overlays, layers, strict=True)
+    ]
     return [
         maps.in_pause(mouth.rest_lips, mouth.speaking_lips, mouth.at_rest) if mouth.at_rest else maps
         for maps, mouth in zip(results, batch.mouths, strict=True)

@@ -16,6 +16,8 @@ from lipgan.faces import crop as face_crop
 from lipgan.faces.crop import to_crop_coords
 from lipgan.faces.landmarks import EYES, LIPS
 from lipgan.inference.frame_cache import FrameStore
+from lipgan.inference.mouth_detail import mouth_detail
+from lipgan.inference.mouth_interior import Inside, jaw_split, visible_edges
 from lipgan.utils.smoothstep import smoothstep
 
 # fitted: the frame itself with the mouth of the shot's reference frame fitted in. same: the frame itself.
@@ -23,6 +25,7 @@ REFERENCE_MODES = ("fitted", "same")
 STILL_POINTS = [0, 1, 2, *range(14, 48)]  # of dlib's 68 landmarks: the ears' side of the jaw, brows, nose, eyes
 MAX_GAIN = 4.0  # by which the reference's colours are brightened at most: noise is too; darkened by any factor
 BRIGHT = 0.6  # of the light in a shot's bright frames: darker ones, as in a fade, are no reference
+DETAIL_STEP, DETAIL_FRAMES = 3, 75  # which frames' fine detail is measured: those that are read anyway, or so many
 SEARCH_S = 10  # seconds of a shot in which its reference is searched
 USUAL_OPENING, USUAL_WIDTH = 0.25, 0.6  # so many of the mouths in a shot are less open, and less wide
 OPEN = 0.85  # as many are less open than the one that shows the inside of the mouth
@@ -39,6 +42,8 @@ class References:
     points: np.ndarray  # (K, 68, 2) float32: landmarks in parts of the crop's side
     number: np.ndarray  # (N,) int: which of the K each frame refers to; -1 where there is no face
     open_number: np.ndarray  # (N,) int: as well, for the inside of its mouth
+    insides: list  # of K: lips (20, 2) of `mouth_interior.visible_edges`, and `jaw_split`
+    detail: np.ndarray  # (N,) float32: mean `mouth_detail` of the shot's mouths; nan where none was measured
     _recent: dict = dataclasses.field(default_factory=dict)  # crops that were read last, by number: often the next too
 
     def fit(self, index, own, points):
@@ -49,17 +54,27 @@ class References:
         return self._fitted(self.number[index], own, points)
 
     def fit_inside(self, index, own, points):
-        """Return as `fit` a reference whose mouth is open, with teeth and tongue; None where `fit` gives it anyway."""
-        number = self.open_number[index]
-        return None if number == self.number[index] else self._fitted(number, own, points)
+        """Return the Inside of a reference whose mouth is open; None where that is the one of `fit` anyway.
 
-    def _fitted(self, number, own, points):
+        own, points: as of `fit`. Its lips are (20, 2).
+        """
+        number = self.open_number[index]
+        if number == self.number[index]:
+            return None
+        edges, split = self.insides[number]
+        fitted, landmarks = self._fitted(number, own, points, edges)
+        return Inside(fitted, landmarks[LIPS], split)
+
+    def _fitted(self, number, own, points, lips=None):
         if number not in self._recent:
             if len(self._recent) > 1:  # one for the lips, one for their inside
                 self._recent.clear()
             height, width = self.shapes[number]
             self._recent[number] = self.crops.get(number)[:height, :width]
-        return fit_mouth(self._recent[number], self.points[number], own, points)
+        there = self.points[number]
+        if lips is not None:
+            there = np.concatenate([there[: LIPS.start], lips])
+        return fit_mouth(self._recent[number], there, own, points)
 
 
 def read_references(mode, source, track, covered=None):
@@ -77,14 +92,41 @@ def read_references(mode, source, track, covered=None):
     numbers = (np.where(rows < 0, -1, np.searchsorted(indices, rows)) for rows in of_frame)
     shapes = [(int(b[1] - b[0]), int(b[3] - b[2])) for b in track.boxes[indices]]
     canvas, row = np.zeros((*np.max(shapes, axis=0), 3), np.uint8), 0
-    crops = FrameStore()
-    with contextlib.closing(source.plane_frames(indices[-1] + 1)) as frames:  # few are converted to BGR
+    points = to_crop_coords(track.points[indices], track.boxes[indices])
+    crops, insides = FrameStore(), []
+    detail = np.full(len(track.found), np.nan, np.float32)
+    measured = _measured_frames(track, covered)
+    last = max(indices[-1], min(len(track.found), DETAIL_FRAMES) - 1)
+    with contextlib.closing(source.plane_frames(last + 1)) as frames:  # few are converted to BGR
         for index, frame in enumerate(frames):
-            if index == indices[row]:
-                canvas[: shapes[row][0], : shapes[row][1]] = face_crop.cut(frame.bgr(), track.boxes[index])
+            if measured[index]:
+                detail[index] = mouth_detail(frame.bgr(), track.points[index][LIPS])
+            if row < len(indices) and index == indices[row]:
+                crop = face_crop.cut(frame.bgr(), track.boxes[index])
+                lips = visible_edges(crop, points[row][LIPS])
+                insides.append((lips, jaw_split(crop, lips)))
+                canvas[: shapes[row][0], : shapes[row][1]] = crop
                 crops.put(row, canvas)
                 row += 1
-    return References(crops, shapes, to_crop_coords(track.points[indices], track.boxes[indices]), *numbers)
+    return References(crops, shapes, points, *numbers, insides, _mean_of_shots(detail, track.shots))
+
+
+def _measured_frames(track, covered):
+    """Return the frames whose `mouth_detail` is measured, some of each shot's first DETAIL_FRAMES: (N,) bool."""
+    numbers = np.arange(len(track.found))
+    _, first, of_frame = np.unique(track.shots, return_index=True, return_inverse=True)
+    early = (numbers % DETAIL_STEP == 0) & (numbers - first[of_frame] < DETAIL_FRAMES)
+    seen = track.seen & track.found & early
+    return seen if covered is None else seen & ~covered
+
+
+def _mean_of_shots(values, shots):
+    """Return the mean of values (N,) over each shot, without nan: (N,)."""
+    means = np.full_like(values, np.nan)
+    for shot in np.unique(shots):
+        known = values[(shots == shot) & np.isfinite(values)]
+        means[shots == shot] = known.mean() if len(known) else np.nan
+    return means
 
 
 def choose_references(track, fps, covered=None, share=USUAL_OPENING):

@@ -14,14 +14,16 @@ import cv2
 import numpy as np
 
 from lipgan.faces.landmarks import opening
-from lipgan.inference.blend import paste_mask
-from lipgan.inference.mouth_interior import dark_inside, edges, moved_share, off_teeth, teeth
+from lipgan.inference.blend import mask_rise, paste_mask
+from lipgan.inference.mouth_detail import adjust_detail
+from lipgan.inference.mouth_interior import Inside, dark_inside, edges, moved_share, off_teeth, teeth
 from lipgan.models import lip_flow
 
 GRID_POINTS = 160  # along a side of the crop: interpolated from these, the flow is off by 0.2 % of its largest offset
 BESIDE_MOUTH = 0.08  # of the side: further from the corners of the mouth its inside plays no part
 MOUTH_REACH = 0.07  # of the side: nor further outside of the inner lips
 CALM = 0.01  # of the side: a mouth that opens by this is still at rest, by twice as much no longer
+CORRECTED = 0.04  # of the side: below the middle, in which the network's correction begins
 SEAM_REACH = 8  # softnesses of the line where the lips meet: past it the other lip's flow counts less than 0.04 %
 
 
@@ -33,7 +35,8 @@ class MouthMaps:
     lips: np.ndarray  # (40,) float32
     correction: np.ndarray  # (S/2, S, 2) float32, of the lower half, added to the lips' flow
     overlay: np.ndarray  # (S/2, S, 4) float32, of the lower half: BGR in [0, 1], opacity
-    inside: tuple | None = None  # another crop (H, W, 3) uint8 of the same size, and its lips (40,): whose teeth show
+    inside: Inside | None = None  # another crop of the same size, whose teeth show; None: the reference's own
+    detail: float = np.nan  # `mouth_detail` that the mouth shall have; nan: what comes out
 
     def in_pause(self, rest: np.ndarray, speaking: np.ndarray, share: float) -> "MouthMaps":
         """Return the maps with a share in [0, 1] of motion and paint taken away, unless the mouth opens, as for breath.
@@ -94,18 +97,30 @@ def paste_mouth(frame, crop, maps: MouthMaps, box, landmarks=None, roll: float =
     mouth = render_mouth(crop, maps, rows, columns, roll)
     region = result[box[0] + rows.start : box[0] + rows.stop, box[2] + columns.start : box[2] + columns.stop]
     region[...] = cv2.blendLinear(mouth, np.ascontiguousarray(region), mask, rest)
+    if np.isfinite(maps.detail):
+        place = tuple(slice(b + s.start, b + s.stop) for b, s in ((box[0], rows), (box[2], columns)))
+        adjust_detail(result, _in_frame(maps.lips, box, roll), maps.detail, mask, place)
     return result
+
+
+def _in_frame(lips, box, roll):
+    """Return lips (40,), as the network saw the crop, in the pixels of the frame that the box lies in: (20, 2)."""
+    lips = lips.reshape(1, -1, 2)
+    if roll:
+        lips = cv2.transform(lips, cv2.getRotationMatrix2D((0.5, 0.5), -float(roll), 1))
+    top, bottom, left, right = box
+    return lips[0] * (right - left, bottom - top) + (left - 0.5, top - 0.5)
 
 
 def render_mouth(crop, maps: MouthMaps, rows: slice, columns: slice, roll: float = 0.0):
     """Return rows and columns of a crop in which the lips have moved: (R, C, 3) uint8.
 
     crop: (H, W, 3) uint8 BGR, of any size, showing maps.reference_lips. roll: degrees by which the network saw the crop
-    rotated anticlockwise about its middle. rows: of the lower half.
+    rotated anticlockwise about its middle.
     """
     share = moved_share(maps.reference_lips, maps.lips)
     touching = (lip_flow.touching(lips).ravel() for lips in (maps.reference_lips, maps.lips))
-    inside_crop, inside_lips = maps.inside or (crop, maps.reference_lips)
+    inside = maps.inside or Inside(crop, maps.reference_lips)
     maps = MouthMaps(*touching, maps.correction, maps.overlay)
     grid = _grid(crop.shape, rows, columns, roll)
     below_upper, above_lower = lip_flow.edge_distances(maps.lips, grid.rows, grid.columns)
@@ -129,8 +144,8 @@ def render_mouth(crop, maps: MouthMaps, rows: slice, columns: slice, roll: float
         part = slice(top, top + height), slice(left, left + width)
         region = tuple(slice(r.start + p.start, r.start + p.stop) for r, p in zip(region, part, strict=True))
         here, place = ([_part(values, *part) for values in pair] for pair in (here, place))
-        lowered, shown = teeth(edges(inside_lips), place)
-        own = _sampled(inside_crop, *_lowered(*here, lowered, crop.shape, grid))
+        lowered, shown = teeth(edges(inside.lips), target, place, inside.split)
+        own = _sampled(inside.crop, *_lowered(*here, lowered, crop.shape, grid))
         paint = 255 * grid.at_pixels(_stretch(maps.overlay, grid), *region)[..., :3]
         behind = dark_inside(target, place, _lip_colour(crop, maps.reference_lips, roll), paint)
         behind += shown[..., None] * (own - behind)
@@ -185,8 +200,9 @@ def _visible_mask(size, shape, box, landmarks):
     top, bottom, left, right = box
     height, width = bottom - top, right - left
     points = None if landmarks is None else np.frombuffer(landmarks, np.float32).reshape(-1, 2)
-    mask = cv2.resize(paste_mask(size, box, points), (width, height), interpolation=cv2.INTER_LINEAR)
-    rows = slice(max(height // 2, -top), min(bottom, shape[0]) - top)
+    mask = paste_mask(size, box, points, mask_rise(box, points))
+    mask = cv2.resize(mask, (width, height), interpolation=cv2.INTER_LINEAR)
+    rows = slice(max(0, -top), min(bottom, shape[0]) - top)
     columns = slice(max(0, -left), min(right, shape[1]) - left)
     if rows.start >= rows.stop or columns.start >= columns.stop:
         return None
@@ -221,7 +237,7 @@ def _source(shape, maps, grid, above_seam, rows, columns):
     above_seam: (N, M), how far the grid's points lie above the line where the lips meet.
     """
     correction = _stretch(maps.correction, grid)
-    correction[grid.rows < 0.5] = 0  # the network corrects the lower half
+    correction *= np.clip((grid.rows - 0.5) / CORRECTED, 0, 1)[:, None, None]  # the network knows the lower half
     pulls = lip_flow.lip_pulls(maps.reference_lips, maps.lips, grid.rows, grid.columns)
     upper, lower = (_in_pixels(pull + correction, shape, grid.turn) for pull in pulls)
     height, across = rows.stop - rows.start, slice(0, columns.stop - columns.start)

@@ -7,7 +7,11 @@ import numpy as np
 import pytest
 
 from lipgan.faces import crop as face_crop
-from lipgan.inference import render
+from lipgan.faces.landmarks import LIPS
+from lipgan.inference import mouth_interior, render
+from lipgan.inference.blend import NOSE_BASE, RISE, mask_rise
+from lipgan.inference.mouth_detail import mouth_detail
+from lipgan.inference.mouth_interior import Inside
 from lipgan.models import lip_flow
 
 BOX = (20, 250, 30, 230)  # of a face in a frame of 280 x 260
@@ -116,11 +120,66 @@ def test_teeth_of_another_crop_show_between_lips_that_open():
     image, other = np.full((280, 260, 3), 100, np.uint8), striped_teeth(0.08)
     mouth = maps(0.0, 0.08, paint=(0, 0, 0))
     opened = render.paste_mouth(image, crop_of(image), mouth, BOX)
-    inside = dataclasses.replace(mouth, inside=(crop_of(other), lips(0.08)))
+    inside = dataclasses.replace(mouth, inside=Inside(crop_of(other), lips(0.08)))
     with_teeth = render.paste_mouth(image, crop_of(image), inside, BOX)
     middle = BOX[0] + round(0.72 * 230), slice(BOX[2] + 92, BOX[2] + 108)
     assert opened[middle].max() < 60
     np.testing.assert_allclose(with_teeth[middle], other[middle], atol=6)
+
+
+def test_lower_teeth_move_with_the_lower_lip():
+    image, other = np.full((280, 260, 3), 100, np.uint8), np.full((280, 260, 3), 100, np.uint8)
+    inside, rows = crop_of(other), np.arange(230) / 230 - 0.72
+    inside[np.abs(rows) < 0.04, 80:120] = 10  # dark, but for a bright row of teeth above the lower lip
+    inside[(rows > 0.015) & (rows < 0.04), 80:120] = 250
+    split = mouth_interior.jaw_split(inside, lips(0.08).reshape(20, 2))
+    assert 0 < split < 0.8
+    bright = []
+    for gap in (0.06, 0.08, 0.12):
+        mouth = dataclasses.replace(maps(0.0, gap, paint=(0, 0, 0)), inside=Inside(inside, lips(0.08), split))
+        column = crop_of(render.paste_mouth(image, crop_of(image), mouth, BOX))[:, 100, 0]
+        bright.append(np.flatnonzero(column > 200).mean() / 230 - gap / 2)
+    np.testing.assert_allclose(bright, bright[1], atol=0.008)  # at the same height above the lower lip
+
+
+def test_a_smile_without_lower_teeth_has_no_split():
+    image = np.full((230, 200, 3), 100, np.uint8)
+    assert mouth_interior.jaw_split(image, lips(0.08).reshape(20, 2)) == 1
+    assert mouth_interior.jaw_split(crop_of(striped_teeth(0.08)), lips(0.08).reshape(20, 2)) == 1
+    assert mouth_interior.jaw_split(image, lips(0.0).reshape(20, 2)) == 1
+
+
+def test_visible_edges_lie_beside_the_teeth():
+    image, rows = np.full((230, 200, 3), (60, 60, 160), np.uint8), np.arange(230) / 230 - 0.72
+    image[(rows > -0.02) & (rows < 0.026)] = 240
+    found = mouth_interior.visible_edges(image, lips(0.04).reshape(20, 2))
+    assert 0.745 < found[18, 1] < 0.757  # they end at 0.746, and dlib's landmark lies at 0.74
+    np.testing.assert_allclose(found[:12], lips(0.04).reshape(20, 2)[:12])
+    image[:] = (60, 60, 160)
+    np.testing.assert_allclose(
+        mouth_interior.visible_edges(image, lips(0.04).reshape(20, 2)), lips(0.04).reshape(20, 2)
+    )
+
+
+def test_fine_detail_of_the_mouth_follows_the_shot():
+    image, mouth = frame(), maps(0.0, 0.05)
+    points = render._in_frame(mouth.lips, BOX, 0.0)
+    plain = mouth_detail(render.paste_mouth(image, crop_of(image), mouth, BOX), points)
+    for factor in (0.6, 1.4):
+        aimed = dataclasses.replace(mouth, detail=factor * plain)
+        result = render.paste_mouth(image, crop_of(image), aimed, BOX)
+        assert mouth_detail(result, points) == pytest.approx(factor * plain, rel=0.15)
+        assert not (result != image).any(axis=2)[: BOX[0] + 110].any()
+
+
+def test_the_mask_begins_above_the_lips_of_a_head_that_nods():
+    points = np.tile(np.float32([100, 100]), (68, 1))
+    points[NOSE_BASE, 1], points[LIPS, 1] = 108, 122
+    first, last = mask_rise((0, 230, 0, 200), points)
+    assert 108 / 230 < first < last < 122 / 230
+    points[NOSE_BASE, 1], points[LIPS, 1] = 114, 160
+    assert mask_rise((0, 230, 0, 200), points)[1] == RISE[1]
+    assert mask_rise((0, 230, 0, 200), None) == RISE
 
 
 def test_no_teeth_show_between_lips_that_meet():
@@ -166,6 +225,7 @@ def test_rendering_agrees_with_the_formulas_at_every_pixel(height):
     y, x = lip_flow.pixel_centres(height, height // 2), lip_flow.pixel_centres(crop.shape[1])
     inside = np.minimum(*lip_flow.edge_distances(mouth.lips, y, x)) > -0.02
     difference[inside] = 0  # a layer of its own
+    difference[y < 0.5 + render.CORRECTED] = 0  # where the correction begins
     assert (difference > 2).mean() < 1e-3 and difference.max() < 12
 
 
