@@ -47,7 +47,7 @@ REGION_MARGIN = 8  # pixels around a face box: chroma is interpolated from its n
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What was written."""
+    """A written result."""
 
     path: pathlib.Path
     num_frames: int
@@ -105,7 +105,7 @@ def _region(frame, box):
 
 @dataclasses.dataclass(frozen=True)
 class _Mouth:
-    """What is known of one frame's mouth before anything is said. Lips are (40,) float32 in parts of the crop."""
+    """One frame's mouth, as prepared before anything is said. Lips are (40,) float32 in parts of the crop."""
 
     reference: np.ndarray  # (h, w, 3) BGR uint8: what the box shows, or the reference fitted there
     lips: np.ndarray  # of the reference, upright; zeros where no generator needs them
@@ -119,7 +119,7 @@ class _Mouth:
 
 @dataclasses.dataclass(frozen=True)
 class _Face:
-    """What is known of the face in one frame before anything is said."""
+    """The face in one frame, as prepared before anything is said."""
 
     region: _Region
     landmarks: np.ndarray | None  # (68, 2) float32 in the region's pixels
@@ -130,7 +130,7 @@ class _Face:
 
     @property
     def num_bytes(self):
-        """The memory that the face takes."""
+        """Count the bytes of memory that the face takes."""
         inside = self.mouth.inside.crop.nbytes if self.mouth.inside else 0
         return self.region.pixels.nbytes + self.image.nbytes + self.mouth.reference.nbytes + inside
 
@@ -148,7 +148,7 @@ class _Batch:
 
 @dataclasses.dataclass(frozen=True)
 class Speech:
-    """What the generator hears."""
+    """The recording as the generator hears it."""
 
     features: AudioFeatures
     silence: np.ndarray  # (num_frames,) float32: how much the mouth is at rest

@@ -50,7 +50,7 @@ SAME_SIZE, OTHER_SIZE = EXACT | Interpolation.BILINEAR, EXACT | Interpolation.BI
 
 
 class Colour(NamedTuple):
-    """What a video's numbers mean, in the codes of ITU-T H.273 that FFmpeg uses; the defaults are a new file's."""
+    """Colour description in the codes of ITU-T H.273, which FFmpeg uses; the defaults are a new file's."""
 
     range: int = LIMITED  # 0 unknown, 1 limited (16 to 235), 2 full
     matrix: int = 1  # 1 BT.709, 5 and 6 BT.601, 9 BT.2020, 2 unknown
@@ -58,19 +58,19 @@ class Colour(NamedTuple):
     transfer: int = 1
 
     def settled(self, height: int) -> "Colour":
-        """The same with range and matrix known: where the file does not say, what players take for this height."""
+        """Fill in range and matrix where the file does not say: what players take for this height."""
         matrix = {1: 1, 4: 4, 5: 5, 6: 6, 7: 7, 9: 9, 10: 9}.get(self.matrix, 1 if height >= 720 else 6)
         return self._replace(range=self.range or LIMITED, matrix=matrix)
 
     @property
     def swscale_matrix(self) -> int:
-        """The matrix in swscale's numbers, which has one for both of BT.601's."""
+        """Return the matrix in swscale's numbers, which has one for both of BT.601's."""
         return 5 if self.matrix == 6 else self.matrix
 
 
 @dataclasses.dataclass(frozen=True)
 class VideoInfo:
-    """What `read_frames` gives: upright, square pixels, SDR, constant rate. A damaged end may leave fewer frames."""
+    """Properties of a video's frames as `read_frames` gives them: upright, square pixels, SDR, constant rate."""
 
     width: int
     height: int
@@ -85,7 +85,7 @@ class VideoInfo:
 
 
 def as_rate(fps) -> Fraction:
-    """A frame rate as a rational number: 29.97 means 30000/1001. ValueError unless it is above 0."""
+    """Parse a frame rate as a rational number: 29.97 means 30000/1001. Raises ValueError unless it is above 0."""
     if not fps > 0:
         raise ValueError(f"a frame rate is above 0, not {fps}")
     rate = fps if isinstance(fps, Fraction) else Fraction(str(fps))
@@ -279,7 +279,7 @@ def _drained(graph):
 
 
 class _Survey(NamedTuple):
-    """What a video's packets and some of its keyframes show."""
+    """Facts that a video's packets and some of its keyframes show."""
 
     times: np.ndarray  # (N,) float64: when frames are shown, in seconds, sorted, of those packets that say so
     num_packets: int
@@ -324,7 +324,7 @@ def _without_jumps(times, longest_s, step_s):
 
 
 def _frame_rate(said, times, complete):
-    """The constant rate that fits these times best, as a Fraction: one that the file says where they bear it out."""
+    """Fit a constant rate to these times, as a Fraction: one that the file says where they bear it out."""
     steps = np.diff(times)
     steps = steps[steps > 0]
     if not complete or not len(steps):
@@ -455,7 +455,7 @@ def _with_bars(image, shape):
 
 @dataclasses.dataclass(frozen=True)
 class Encoding:
-    """How a result is encoded."""
+    """Encoder settings of a result."""
 
     colour: Colour | None = None  # the source's, to be kept and tagged; None: usual for the size
     crf: int = 16  # H.264's quality, lower is better

@@ -101,7 +101,7 @@ def pixel_centres(size, start=0, stop=None):
 
 
 def _sealed(reference, target):
-    """The reference's lips with inner landmarks moved into the lip where the gap closes, so that no tooth shows."""
+    """Move the reference's inner landmarks into the lip where the gap closes, so that no tooth shows."""
     up, low = (list(lip) for lip in FACING)
     gap, new_gap = reference[low, 1] - reference[up, 1], target[low, 1] - target[up, 1]
     shift = SEAL * np.clip((gap - new_gap) / np.maximum(gap, SEAL_GAP), 0, 1)
@@ -112,7 +112,7 @@ def _sealed(reference, target):
 
 
 def _pull(reference, target, rows, columns):
-    """The field of one lip: a mean of its landmarks' offsets, weighted by a Gaussian around each. (R, C, 2)."""
+    """Compute the field of one lip: a mean of its landmarks' offsets, weighted by a Gaussian around each. (R, C, 2)."""
     x = np.exp(-np.square(columns - target[:, :1]) / (2 * PULL_RADIUS**2))  # (K, C)
     y = np.exp(-np.square(rows - target[:, 1:]) / (2 * PULL_RADIUS**2)).T  # (R, K)
     offsets = _pulling(reference - target, target)

@@ -194,7 +194,7 @@ def build_renderer(img_size: int = 96, width: float = 1.0) -> keras.Model:
 
 
 def _standard(lips):
-    """Lips (40,) as numbers of about unit size."""
+    """Standardise lips (40,) to numbers of about unit size."""
     return (lips - np.tile(np.float32(LIPS_CENTRE), NUM_LIPS)) / (5 * LIPS_UNIT)
 
 
@@ -204,7 +204,7 @@ def _lip_code(reference_lips, lips, scale):
 
 
 def _unet(x, code, scale):
-    """A U-Net over cells of CELL pixels, whose every block is scaled and shifted by the lips' code: (24, 24, 64).
+    """Build a U-Net over cells of CELL pixels, whose every block is scaled and shifted by the lips' code: (24, 24, 64).
 
     (Perez et al., FiLM: Visual Reasoning with a General Conditioning Layer, AAAI 2018.)
     """
@@ -292,7 +292,7 @@ class LipFlow(layers.Layer):
 
     @staticmethod
     def _pulling(offsets, points):
-        """What landmarks (B, K, 2) must pull, as in `lip_flow`: (B, K, 2)."""
+        """Return what landmarks (B, K, 2) must pull, as in `lip_flow`: (B, K, 2)."""
         apart = ops.square(points[:, :, None] - points[:, None])  # (B, K, K, 2)
         near = ops.exp(-ops.sum(apart, axis=-1) / (2 * lip_flow.PULL_RADIUS**2))
         mean = near / (ops.sum(near, axis=-1, keepdims=True) + lip_flow.PULL_FLOOR)
@@ -338,7 +338,7 @@ def warp_cubic(image, flow, top=0):
 
 
 def _keys(t):
-    """The weights of four neighbours of which the second and the third are t and 1 - t away; each of t's shape."""
+    """Return the weights of four neighbours, the second t and the third 1 - t away; each of t's shape."""
     square, cube = t * t, t * t * t
     return (
         (-cube + 2 * square - t) / 2,
@@ -353,11 +353,11 @@ def _points(points, indices):
 
 
 def _curve(points, columns):
-    """The height of the curve through points (B, 5, 2) at each column: (B, 1, S)."""
+    """Interpolate the height of the curve through points (B, 5, 2) at each column: (B, 1, S)."""
     near = ops.exp(-ops.square(columns - points[..., :1]) / (2 * lip_flow.INNER_RADIUS**2)) + 1e-6  # (B, 5, S)
     return ops.sum(near * points[..., 1:], axis=1, keepdims=True) / ops.sum(near, axis=1, keepdims=True)
 
 
 def _pixels(size):
-    """The pixels' centres in parts of the side, as landmarks count: (S,) float32."""
+    """Return the pixels' centres in parts of the side, as landmarks count: (S,) float32."""
     return (ops.arange(size, dtype="float32") + 0.5) / size

@@ -36,7 +36,7 @@ class Voice:
 
 @dataclasses.dataclass(frozen=True)
 class LipMotionConfig:
-    """How `audio_to_lips` is trained."""
+    """Options of the training of `audio_to_lips`."""
 
     steps: int = 300
     batch_size: int = 32
@@ -110,9 +110,10 @@ class LipMotionBatches(keras.utils.PyDataset):
     """Batches of feature sequences and lip motions, each a pure function of (seed, step)."""
 
     def __init__(self, clips, config, silence, mean, deviation):
-        """clips: for each clip a list of its voices (`Voice`), the unchanged one first.
+        """Prepare to draw samples, each speaker with its weight.
 
-        silence: (335,) features, those before and after a clip. mean, deviation: (335,), to standardise features.
+        clips: for each clip a list of its voices (`Voice`), the unchanged one first. silence: (335,) features, those
+        before and after a clip. mean, deviation: (335,), to standardise features.
         """
         super().__init__(workers=1)
         self.clips, self.config, self.silence, self.mean, self.deviation = clips, config, silence, mean, deviation
@@ -236,7 +237,7 @@ def clip_voices(dataset):
 
 
 def _voice(speaker, frames, motion, closure, features, speed):
-    """One Voice: the motion (N, 40) of frames (N,) and the closures (T0,) at the times of its features (T, 335)."""
+    """Make a Voice: the motion (N, 40) of frames (N,) and the closures (T0,) at the times of its features (T, 335)."""
     own = np.arange(len(features)) * speed  # in vectors of the clip's own voice
     frame = own / speech.VECTORS_PER_SECOND * hparams.fps - 0.5
     at = np.stack([np.interp(frame, frames, column) for column in motion.T], axis=1).astype("float32")

@@ -122,7 +122,7 @@ def _connect(processes):
 
 @dataclasses.dataclass(frozen=True)
 class Devices:
-    """The devices of the fastest kind that the Keras backend has on this machine."""
+    """List the devices of the fastest kind that the Keras backend has on this machine."""
 
     kind: str  # GPU, TPU or CPU
     names: tuple[str, ...]  # as the backend's own functions take them
@@ -194,7 +194,7 @@ class Placement:
 
     @contextlib.contextmanager
     def main_process_first(self):
-        """Context in which the main process goes first, so that the others find the files that it wrote."""
+        """Enter a context in which the main process goes first, so that the others find the files that it wrote."""
         if not self.is_main_process:
             self.barrier("main process first")
         yield
@@ -216,11 +216,11 @@ class Placement:
         return slice(self.processes.process_id * number, (self.processes.process_id + 1) * number)
 
     def build_scope(self):
-        """Context in which the step is built, and loaded from a training state."""
+        """Enter a context in which the step is built, and loaded from a training state."""
         return self.strategy.scope() if self.strategy else contextlib.nullcontext()
 
     def fit_scope(self):
-        """Context of `fit()`."""
+        """Enter the context of `fit()`."""
         # TensorFlow's fit() knows where its model was built; inside the scope every other model would run there too.
         return contextlib.nullcontext() if keras.backend.backend() == "tensorflow" else self.build_scope()
 
@@ -244,7 +244,7 @@ class Placement:
 
 @contextlib.contextmanager
 def single_device():
-    """Context, inside `Placement.fit_scope`, in which networks that were not replicated are used."""
+    """Enter a context, inside `Placement.fit_scope`, in which networks that were not replicated are used."""
     if keras.backend.backend() == "tensorflow":
         yield
         return
@@ -258,7 +258,7 @@ def single_device():
 
 @contextlib.contextmanager
 def launch(config):
-    """Context of a training run: connect its processes, and yield its Placement on config.n_gpu devices of each.
+    """Connect the processes of a training run, and yield its Placement on config.n_gpu devices of each.
 
     Processes other than the main one print nothing to stdout. Raises UserError for too few processes or devices.
     """
