@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from lipgan.faces.landmarks import opening
-from lipgan.inference.blend import mask_rise, paste_mask
+from lipgan.inference.blend import RISE, mask_rise, paste_mask
 from lipgan.inference.mouth_detail import adjust_detail
 from lipgan.inference.mouth_interior import Inside, dark_inside, edges, moved_share, off_teeth, teeth
 from lipgan.models import lip_flow
@@ -89,7 +89,8 @@ def paste_mouth(frame, crop, maps: MouthMaps, box, landmarks=None, roll: float =
     `blend.paste_mask` is 0 stay as they are.
     """
     box, points = tuple(int(v) for v in box), None if landmarks is None else np.float32(landmarks).tobytes()
-    masked = _visible_mask(maps.overlay.shape[1], frame.shape[:2], box, points)
+    from_other_frame = bool(np.isfinite(maps.detail))
+    masked = _visible_mask(maps.overlay.shape[1], frame.shape[:2], box, points, from_other_frame)
     result = frame.copy()
     if masked is None:
         return result
@@ -97,7 +98,7 @@ def paste_mouth(frame, crop, maps: MouthMaps, box, landmarks=None, roll: float =
     mouth = render_mouth(crop, maps, rows, columns, roll)
     region = result[box[0] + rows.start : box[0] + rows.stop, box[2] + columns.start : box[2] + columns.stop]
     region[...] = cv2.blendLinear(mouth, np.ascontiguousarray(region), mask, rest)
-    if np.isfinite(maps.detail):
+    if from_other_frame:
         place = tuple(slice(b + s.start, b + s.stop) for b, s in ((box[0], rows), (box[2], columns)))
         adjust_detail(result, _in_frame(maps.lips, box, roll), maps.detail, mask, place)
     return result
@@ -192,15 +193,17 @@ def _lip_colour(crop, lips, roll):
 
 
 @functools.lru_cache(maxsize=1)  # of a still image each frame's is the same
-def _visible_mask(size, shape, box, landmarks):
+def _visible_mask(size, shape, box, landmarks, from_other_frame):
     """Return `blend.paste_mask` where it is not 0, what it lacks to 1, and the rows and columns of the box there.
 
-    shape: (H, W) of the frame. landmarks: the bytes of (68, 2) float32, or None. None where nothing can be seen.
+    shape: (H, W) of the frame. landmarks: the bytes of (68, 2) float32, or None. from_other_frame: whether the frame's
+    own upper lip must be covered; where lips and frame are of one image, a mask that rises more softly hides that folds
+    of the cheeks end. None where nothing can be seen.
     """
     top, bottom, left, right = box
     height, width = bottom - top, right - left
     points = None if landmarks is None else np.frombuffer(landmarks, np.float32).reshape(-1, 2)
-    mask = paste_mask(size, box, points, mask_rise(box, points))
+    mask = paste_mask(size, box, points, mask_rise(box, points) if from_other_frame else RISE)
     mask = cv2.resize(mask, (width, height), interpolation=cv2.INTER_LINEAR)
     rows = slice(max(0, -top), min(bottom, shape[0]) - top)
     columns = slice(max(0, -left), min(right, shape[1]) - left)
