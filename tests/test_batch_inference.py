@@ -142,6 +142,7 @@ def test_list_faces_ignores_an_existing_result(world, tmp_path):
     assert batch_inference.main([*line.split(), "--list_faces", str(tmp_path / "faces.png")]) == 0
 
 
+@pytest.mark.slow
 def test_face_box_searches_the_first_frame_once(world, tmp_path, monkeypatch):
     searched, detect_all = [], FaceDetector.detect_all
     monkeypatch.setattr(FaceDetector, "detect_all", lambda self, frame: searched.append(1) or detect_all(self, frame))
@@ -150,6 +151,7 @@ def test_face_box_searches_the_first_frame_once(world, tmp_path, monkeypatch):
     assert len(searched) == 1
 
 
+@pytest.mark.slow
 def test_animated_webp(world, tmp_path):
     face, moving = cv2.imread(str(world / "A face.jpg")), cv2.Animation()
     moving.frames, moving.durations = [face, face[:, ::-1].copy(), face], np.array([200, 200, 200], np.int32)
@@ -162,6 +164,7 @@ def test_animated_webp(world, tmp_path):
         assert np.abs(frame[:60].astype(int) - source[:60]).mean() < 8  # WebP loses some
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("face", "audio"),
     [

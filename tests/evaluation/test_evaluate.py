@@ -132,6 +132,7 @@ def test_named_sync_offset_corrects_the_lag(data, place, lag, offset_ms):
         assert after.opening > max(0.8, before.opening + 0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("lips_only")
 def test_clips_with_late_audio_are_compared_at_their_own_lag(data):
     # The drawer hears 2 frames ahead, as if its clips' audio were 2 frames late: late lips, but right at that lag.

@@ -39,6 +39,7 @@ def test_listener_estimates_the_lag(no_closures):
     assert timer("a/1", ONE_SECOND, opening).lag == pytest.approx(2, abs=0.2)
 
 
+@pytest.mark.slow
 def test_closures_lie_at_p_b_m():
     # "Before you believe a moving mouth, ask who made it. A program moved this one."
     moments = np.array(free_speech.closure_moments(load_wav(SPEECH)))

@@ -349,6 +349,7 @@ def test_paste_gets_the_landmarks_of_the_track(tmp_path, astronaut, hog, monkeyp
     assert np.abs(points - local_box[[2, 0]] + start - hog.landmarks(astronaut, square)).max() < 5
 
 
+@pytest.mark.slow
 def test_smile_stays_in_a_pause_and_disappears_when_neutral(tmp_path, astronaut):
     cv2.imwrite(str(tmp_path / "a.png"), astronaut)
     pause = write_wav(tmp_path / "pause.wav", np.zeros(8_000))

@@ -74,6 +74,7 @@ def librosa_mel(wav):
     return np.clip(8 * (level_db + 100) / 100 - 4, -4, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_samples", [1, 2, 16, 399, 400, 401, 12_345])
 def test_the_mel_spectrogram_equals_librosas_for_any_length(num_samples):
     wav = np.random.default_rng(num_samples).normal(0, 0.1, num_samples).astype("float32")

@@ -151,6 +151,7 @@ def test_damaged_frames_are_skipped_and_the_clock_goes_on(tmp_path):
     assert abs(click_s - 60 / 25) < 0.002
 
 
+@pytest.mark.slow
 def test_decoded_frames_are_freed_as_soon_as_they_are_read(tmp_path):
     with video.VideoWriter(tmp_path / "long.mp4", 64, 48, 25) as writer:
         for n in range(30):

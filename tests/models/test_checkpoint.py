@@ -104,6 +104,7 @@ def test_checkpoint_has_no_optimizer_state(generator, tmp_path):
     load_generator(tmp_path / "x.weights.h5")
 
 
+@pytest.mark.slow
 def test_checkpoint_without_json_is_recognised_from_array_shapes(saved, generator, tmp_path):
     path = tmp_path / "x.weights.h5"
     path.write_bytes(saved.read_bytes())
@@ -162,6 +163,7 @@ def test_generator_and_discriminator_are_not_confused(saved, tmp_path):
         load_generator(tmp_path / "d.weights.h5")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -260,6 +262,7 @@ def legacy(request, tf_keras, tmp_path_factory):
     return kind, files, model(inputs(3 if kind == "discriminator" else 6), training=False).numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("saved_as", ["weights", "model"])
 def test_legacy_weights_give_the_output_of_keras_2(legacy, saved_as):
     kind, files, expected = legacy
@@ -302,6 +305,7 @@ def test_legacy_scalar_gain_is_loaded(legacy, tmp_path):
     np.testing.assert_allclose(output(load_discriminator(path)[0], 3), expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_legacy_file_of_another_network_is_refused_with_its_architecture(legacy):
     kind, files, _ = legacy
     if kind == "discriminator":

@@ -42,6 +42,7 @@ def test_inputs_are_named_face_and_mel_in_this_order(build):
     assert model.input_shape == [(None, 96, 96, 6 if build is build_generator else 3), (None, 80, 27, 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("img_size", [IMG_SIZES[0], 128, IMG_SIZES[-1]])
 def test_output_shapes_of_every_img_size(img_size):
     face = output(build_generator("basic", img_size, WIDTH), 6)
@@ -55,6 +56,7 @@ def test_residual_generator_at_another_img_size():
     assert output(build_generator("residual", 160, WIDTH), 6).shape == (2, 160, 160, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mixed_bfloat16", "mixed_float16"])
 def test_outputs_are_float32_under_every_policy(name, policy):
     policy(name)

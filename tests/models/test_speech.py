@@ -32,6 +32,7 @@ def correlation(a, b):
     return np.corrcoef(np.ravel(a), np.ravel(b))[0, 1]
 
 
+@pytest.mark.slow
 def test_log_probabilities_equal_those_of_the_packages_engine(wav, unlevelled):
     hama = pytest.importorskip("hama")
     try:
@@ -58,6 +59,7 @@ def test_features_equal_the_stored_prototype(wav, unlevelled):
     np.testing.assert_allclose(speech.phoneme_probabilities(features), expected, atol=0.02)
 
 
+@pytest.mark.slow
 def test_chunked_features_agree_with_whole_ones(wav, monkeypatch):
     long = np.concatenate([wav, wav[::-1], wav])
     monkeypatch.setattr(speech, "CHUNK", 4 * speech.SAMPLE_RATE)

@@ -140,6 +140,7 @@ def test_checkpoint_round_trip(generator, tmp_path):
     np.testing.assert_allclose(loaded.predict_on_batch(inputs()), generator.predict_on_batch(inputs()), atol=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["warp", "warp_tdnn"])
 def test_checkpoints_of_earlier_kinds_are_refused_in_one_line(tmp_path, generator, kind):
     path = tmp_path / "w.weights.h5"

@@ -86,6 +86,7 @@ def test_noise_is_only_added_in_training():
     np.testing.assert_array_equal(warp.FeatureNoise(0.0)(features, training=True), features)
 
 
+@pytest.mark.slow
 def test_gain_multiplies_motion_down_and_across():
     network = warp.build_audio_to_lips()
     for last in (member.get_layer(warp.MOTION) for member in warp.lip_members(network)):

@@ -103,6 +103,7 @@ def test_run_without_ema_or_accumulation_resumes_bit_exactly_and_is_reproducible
     assert_same_end(tmp_path / "whole", tmp_path / "parts")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eager_steps")
 def test_nonfinite_weights_never_replace_a_good_state(data, tmp_path, monkeypatch, capsys):
     def spoil(loop):  # as a gradient does that is not finite while the loss is
@@ -124,6 +125,7 @@ def test_sigterm_saves_the_state_and_exits_resumable(data, tmp_path, monkeypatch
     assert read_state(tmp_path / "run")["batches"] == 3 and "SIGTERM" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eager_steps")
 def test_full_disk_keeps_the_last_state_and_exits_resumable(data, tmp_path, monkeypatch, capsys):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)

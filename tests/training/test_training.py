@@ -140,6 +140,7 @@ def test_overfits_64_samples(data):
     assert np.mean(errors[-1]) < 0.35 * np.mean(errors[0])
 
 
+@pytest.mark.slow
 def test_recalibrated_batch_norm_has_the_statistics_of_all_batches():
     generator = build_generator("basic", width=TINY)
     batches = [random_batch(np.random.default_rng(number), 4) for number in range(3)]
