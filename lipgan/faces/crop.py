@@ -58,7 +58,7 @@ def rotate(crop, degrees):
 
 
 def rotate_points(points, degrees):
-    """Rotate landmarks (68, 2), in fractions of a crop's side, as `rotate` does its pixels."""
+    """Rotate landmarks (K, 2), in fractions of a crop's side, as `rotate` does its pixels."""
     to = cv2.getRotationMatrix2D((0.5, 0.5), float(degrees), 1)
     return (points @ to[:, :2].T + to[:, 2]).astype(np.float32)
 

@@ -1,8 +1,11 @@
 """Indices of dlib's 68 landmarks, the mouth region of a crop, mouth opening and its closing. NumPy only."""
 
+import functools
+
 import numpy as np
 
 RIGID = slice(17, 48)  # of dlib's 68 landmarks: brows, nose and eyes, which do not move with the mouth
+NOSE_BASE = slice(31, 36)
 EYES, LIPS = (slice(36, 42), slice(42, 48)), slice(48, 68)
 # Which landmark is which in a mirror: of all 68, and of the lips alone.
 MIRRORED_FACE = [*range(16, -1, -1), *range(26, 16, -1), *range(27, 31), *range(35, 30, -1), 45, 44, 43, 42, 47, 46]
@@ -27,6 +30,7 @@ def opening(lips):
     return lips[..., 18, 1] - lips[..., 14, 1]
 
 
+@functools.cache
 def closing_matrices():
     """Return what lips do to meet, both alike, as matrices: lips (40,) -> gaps (3,), and gaps -> shifts of lips (40,).
 

@@ -10,9 +10,8 @@ import pathlib
 
 import numpy as np
 
-from lipgan.faces.landmarks import EYES, LIPS, RIGID, closing_matrices, opening
+from lipgan.faces.landmarks import EYES, LIPS, NOSE_BASE, RIGID, closing_matrices, opening
 
-NOSE_BASE = slice(31, 36)
 REST_SHARE = 0.1  # so many of the mouths of a shot, the least open ones, are at rest
 MIN_SHOT = 25  # frames of which a shot's statistics can be taken
 SPEECH_SHARE = 0.3  # of its own expression, lips shut, a face has while it speaks

@@ -9,10 +9,9 @@ import cv2
 import numpy as np
 
 from lipgan.faces.crop import to_crop_coords
-from lipgan.faces.landmarks import LIPS
+from lipgan.faces.landmarks import LIPS, NOSE_BASE
 from lipgan.utils.smoothstep import smoothstep
 
-NOSE_BASE = slice(31, 36)
 JAW = slice(0, 17)  # of dlib's 68 landmarks, from ear to ear by the chin
 # (x, y) of the jaw in parts of the crop where no landmarks are known: the mean of nine people, from ear to ear.
 MEAN_JAW = (0.02, 0.28), (0.04, 0.5), (0.11, 0.7), (0.27, 0.86), (0.5, 0.93), (0.73, 0.86), (0.88, 0.7), (0.94, 0.5)

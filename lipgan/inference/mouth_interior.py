@@ -12,6 +12,7 @@ import functools
 import cv2
 import numpy as np
 
+from lipgan.faces.landmarks import FACING
 from lipgan.models.lip_flow import LOWER_INNER, UPPER_INNER, touching
 
 CURVE_POINTS = 12  # of an edge's curve, between two landmarks
@@ -36,7 +37,7 @@ DARK = 0.8  # of the lower lip's brightness: what is between teeth is darker
 PAINT = 0.2  # share of the network's paint in what the reference does not show
 
 
-INNER_UPPER, INNER_LOWER = [13, 14, 15], [19, 18, 17]  # of the 20 lip landmarks, from left to right
+INNER_UPPER, INNER_LOWER = map(list, FACING)  # of the 20 lip landmarks, from left to right
 OUTER_UPPER, OUTER_LOWER = [2, 3, 4], [10, 9, 8]
 
 

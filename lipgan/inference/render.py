@@ -13,6 +13,7 @@ import functools
 import cv2
 import numpy as np
 
+from lipgan.faces.crop import rotate_points
 from lipgan.faces.landmarks import opening
 from lipgan.inference.blend import RISE, mask_rise, paste_mask
 from lipgan.inference.mouth_detail import adjust_detail
@@ -106,11 +107,11 @@ def paste_mouth(frame, crop, maps: MouthMaps, box, landmarks=None, roll: float =
 
 def _in_frame(lips, box, roll):
     """Return lips (40,), as the network saw the crop, in the pixels of the frame that the box lies in: (20, 2)."""
-    lips = lips.reshape(1, -1, 2)
+    lips = lips.reshape(-1, 2)
     if roll:
-        lips = cv2.transform(lips, cv2.getRotationMatrix2D((0.5, 0.5), -float(roll), 1))
+        lips = rotate_points(lips, -roll)
     top, bottom, left, right = box
-    return lips[0] * (right - left, bottom - top) + (left - 0.5, top - 0.5)
+    return lips * (right - left, bottom - top) + (left - 0.5, top - 0.5)
 
 
 def render_mouth(crop, maps: MouthMaps, rows: slice, columns: slice, roll: float = 0.0):
@@ -184,7 +185,7 @@ def _lip_colour(crop, lips, roll):
     lips = lips.reshape(-1, 2)
     middle = (lips[[19, 18, 17]] + lips[[10, 9, 8]]) / 2
     if roll:
-        middle = cv2.transform(middle[None], cv2.getRotationMatrix2D((0.5, 0.5), -float(roll), 1))[0]
+        middle = rotate_points(middle, -roll)
     size = np.array(crop.shape[1::-1])
     half = max(1, round(0.01 * crop.shape[0]))
     x, y = np.clip(middle * size, half, size - half - 1).astype(int).T

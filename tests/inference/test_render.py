@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from lipgan.faces import crop as face_crop
-from lipgan.faces.landmarks import LIPS
+from lipgan.faces.landmarks import LIPS, NOSE_BASE
 from lipgan.inference import mouth_interior, render
-from lipgan.inference.blend import NOSE_BASE, RISE, mask_rise
+from lipgan.inference.blend import RISE, mask_rise
 from lipgan.inference.mouth_detail import mouth_detail
 from lipgan.inference.mouth_interior import Inside
 from lipgan.models import lip_flow
