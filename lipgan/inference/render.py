@@ -3,7 +3,8 @@
 The network works on a grid of 96 pixels. What is smooth (the flow of each lip, the network's correction of it, the
 paint, the distances to the edges of the inner mouth) is known on a grid of points and interpolated at the frame's
 pixels; what is sharp (the line where the lips meet, the border of the inner mouth) is formed of the distances there.
-What is between the lips is a layer of its own, behind them (`mouth_interior`).
+What is between the lips is a layer of its own, behind them (`mouth_interior`), with `drawn_teeth` where the image shows
+none.
 `benchmarks/bench_render.py` times it.
 """
 
@@ -16,6 +17,7 @@ import numpy as np
 from lipgan.faces.crop import rotate_points
 from lipgan.faces.landmarks import opening
 from lipgan.inference.blend import RISE, mask_rise, paste_mask
+from lipgan.inference.drawn_teeth import draw_teeth, hidden_teeth, teeth_look
 from lipgan.inference.mouth_detail import adjust_detail
 from lipgan.inference.mouth_interior import Inside, dark_inside, edges, moved_share, off_teeth, teeth
 from lipgan.models import lip_flow
@@ -150,6 +152,9 @@ def render_mouth(crop, maps: MouthMaps, rows: slice, columns: slice, roll: float
         own = _sampled(inside.crop, *_lowered(*here, lowered, crop.shape, grid))
         paint = 255 * grid.at_pixels(_stretch(maps.overlay, grid), *region)[..., :3]
         behind = dark_inside(target, place, _lip_colour(crop, maps.reference_lips, roll), paint)
+        if hidden := hidden_teeth(inside.lips):
+            look = teeth_look(crop, maps.reference_lips, roll)
+            draw_teeth(behind, maps.reference_lips, target, place, look, hidden)
         behind += shown[..., None] * (own - behind)
         lips = mouth[region]
         mouth[region] = np.clip(lips + seen[part][..., None] * (behind - lips) + 0.5, 0, 255).astype(np.uint8)
