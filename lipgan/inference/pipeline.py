@@ -282,7 +282,7 @@ def write_video(clip, out, runner, options, progress=None, features=None) -> Res
     with contextlib.ExitStack() as stack:
         stack.enter_context(timed(seconds, "write"))
         png = stack.enter_context(atomic_write(out.with_suffix(".png"))) if options.preview else None  # both, or none
-        preview = _Preview(clip.num_frames)
+        preview = _Preview(clip.num_frames) if png else None
         writer = stack.enter_context(
             video.VideoWriter(out, width, source.height, source.fps, clip.audio.track, encoding)
         )
@@ -294,11 +294,12 @@ def write_video(clip, out, runner, options, progress=None, features=None) -> Res
                 if options.side_by_side:
                     frame = Frame(original.colour, np.hstack([original.bgr(), frame.bgr()]))
                 writer.write(frame.bgr() if options.lossless or is_odd else frame.planes())
-            preview.add(frame)
+            if preview:
+                preview.add(frame)
             without_face += not has_face
         if writer.num_frames < clip.num_frames:
             raise UserError(f"{source.path} ended before its time when it was read again; is it still being written?")
-        if png:
+        if preview:
             png.write_bytes(preview.encoded())
     size = width, source.height
     covered = sum(clip.covered[clip.frame_index(number)] >= 0.5 for number in range(clip.num_frames))

@@ -1,11 +1,9 @@
 """Networks compiled by OpenVINO and kept on disk: a later start builds none, and does not even import Keras.
 
-A file in the cache is named after all that decides on its content (weights, code, versions, processor, settings), so it
-is never wrong, only missing. It begins with a checksum: one that is damaged counts as missing. The folder is
-$LIPGAN_CACHE, else `lipgan` in $XDG_CACHE_HOME or ~/.cache; where it cannot be written, nothing is kept.
+A file in the `disk_cache` is named after all that decides on its content (weights, code, versions, processor,
+settings), so it is never wrong, only missing.
 """
 
-import contextlib
 import functools
 import hashlib
 import json
@@ -17,12 +15,11 @@ import threading
 import numpy as np
 
 from audio_hparams import hparams
+from lipgan.utils import disk_cache
 from lipgan.utils.cpus import available_cpus
-from lipgan.utils.files import atomic_write, versions
+from lipgan.utils.files import versions
 from lipgan.utils.imports import import_openvino
 
-MAX_BYTES = 128 * 2**20  # of the folder: a generator and the speech encoder take 20 MB; the oldest files go first
-CHECKSUM_BYTES = 32  # of SHA-256
 ROOT = pathlib.Path(__file__).parents[2]
 # Whose code decides on the networks. Others, such as this one's own, may change without making files invalid.
 CODE = ("generator.py", "lipgan/inference/runner.py", "lipgan/faces/landmarks.py")
@@ -51,61 +48,15 @@ def _common():
     return json.dumps([code, hparams.as_dict(), ov.__version__, processor, installed], sort_keys=True)
 
 
-def read(key, ending) -> bytes | None:
-    """Return what was stored under a key; None where nothing was, or it is damaged."""
-    path = key and _path(key, ending)
-    try:
-        stored = path.read_bytes() if path else b""
-    except OSError:
-        return None
-    data = memoryview(stored)[CHECKSUM_BYTES:]
-    if len(stored) <= CHECKSUM_BYTES or hashlib.sha256(data).digest() != stored[:CHECKSUM_BYTES]:
-        return None
-    with contextlib.suppress(OSError):
-        os.utime(path)  # the latest used is kept the longest
-    return bytes(data)
-
-
-def write(key, ending, data: bytes):
-    """Store data under a key, and remove the oldest files of a folder that grows too large."""
-    path = key and _path(key, ending)
-    if not path:
-        return
-    with contextlib.suppress(OSError):
-        with atomic_write(path) as temporary:
-            temporary.write_bytes(hashlib.sha256(data).digest() + data)
-        _trim(path.parent)
-
-
-def _path(key, ending):
-    """Return the file of a key; None where no folder can be named."""
-    try:
-        general = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    except RuntimeError:  # there is no home
-        general = ""
-    folder = pathlib.Path(os.environ.get("LIPGAN_CACHE") or pathlib.Path(general) / "lipgan")
-    return folder / f"{key}.{ending}" if folder.is_absolute() else None
-
-
-def _trim(folder):
-    """Remove the files that were not used for the longest until the others take MAX_BYTES at most."""
-    states = sorted(((path.stat(), path) for path in folder.iterdir()), key=lambda entry: -entry[0].st_mtime)
-    total = 0
-    for state, path in states:
-        total += state.st_size
-        if total > MAX_BYTES:
-            path.unlink(missing_ok=True)
-
-
 def read_description(key) -> dict | None:
     """Return the dict that was stored by `write_description`, or None."""
-    data = read(key, "json")
+    data = disk_cache.read(key, "json")
     return data and json.loads(data)
 
 
 def write_description(key, description: dict):
     """Store a dict that JSON can hold."""
-    write(key, "json", json.dumps(description).encode())
+    disk_cache.write(key, "json", json.dumps(description).encode())
 
 
 class Network:
@@ -154,13 +105,13 @@ def compile_network(build, precision="float32", concurrency=1, key=None) -> Netw
     if compiled is None:
         compiled = ov.compile_model(build(), "CPU", settings)
         if key:
-            write(key, "blob", compiled.export_model().getvalue())
+            disk_cache.write(key, "blob", compiled.export_model().getvalue())
     return Network(compiled, concurrency)
 
 
 def _imported(key, settings):
     """Return the openvino.CompiledModel of a key, or None."""
-    data = read(key, "blob")
+    data = disk_cache.read(key, "blob")
     if data is None:
         return None
     try:

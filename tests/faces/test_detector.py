@@ -1,12 +1,13 @@
 import bz2
 
 import cv2
+import dlib
 import numpy as np
 import pytest
 
 from lipgan.faces import tracker
 from lipgan.faces.crop import crop, generator_input
-from lipgan.faces.detector import FaceDetector, final_box, model_file, overlap
+from lipgan.faces.detector import FaceDetector, _load_hog, final_box, model_file, overlap
 from lipgan.faces.tracker import find_boxes, follow_face
 from lipgan.utils.cli import UserError
 
@@ -32,6 +33,16 @@ def test_detector_finds_the_same_after_its_memory_was_released(astronaut):
         found.append(np.append(box, detector.landmarks(astronaut, box)))
         detector.release_memory()
     np.testing.assert_array_equal(*found)
+
+
+def test_hog_detector_finds_the_same_when_it_is_loaded_from_disk(astronaut, tmp_path, monkeypatch):
+    monkeypatch.setenv("LIPGAN_CACHE", str(tmp_path))
+    unpacked = _load_hog.__wrapped__()
+    assert len(list(tmp_path.iterdir())) == 1
+    monkeypatch.delattr(dlib, "get_frontal_face_detector")
+    loaded = _load_hog.__wrapped__()
+    assert len(unpacked(astronaut, 0)) == 1
+    assert unpacked.run(astronaut, 0, 0.3) == loaded.run(astronaut, 0, 0.3)
 
 
 def test_crop_holds_the_whole_face_with_the_mouth_in_the_lower_half(astronaut, hog):

@@ -1,12 +1,10 @@
-"""Compiled networks on disk: taken up again, remade where damaged, bounded, and never in the way."""
-
-import os
-import pathlib
+"""Compiled networks on disk: taken up again, remade where damaged, and never in the way."""
 
 import numpy as np
 import pytest
 
 from lipgan.models import compiled
+from lipgan.utils import disk_cache
 from lipgan.utils.imports import import_openvino
 
 NUMBERS = np.arange(6, dtype=np.float32)
@@ -59,7 +57,7 @@ def test_damaged_cache_file_is_rebuilt(folder, damage):
     (path,) = folder.iterdir()
     whole = path.read_bytes()
     if damage == "a file that OpenVINO refuses":
-        compiled.write(path.stem, "blob", b"no network")
+        disk_cache.write(path.stem, "blob", b"no network")
     else:
         changed = whole[:200] + bytes([whole[200] ^ 1]) + whole[201:]
         path.write_bytes({"cut off": whole[:-9], "changed": changed, "empty": b""}[damage])
@@ -75,28 +73,6 @@ def test_folder_that_cannot_be_used_is_no_error(tmp_path, monkeypatch):
     np.testing.assert_array_equal(result, NUMBERS + 2)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert compiled.read_description(compiled.cache_key(network="adder")) is None
-
-
-def test_missing_home_is_no_error(monkeypatch):
-    def no_home():
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.setattr(pathlib.Path, "home", no_home)
-    for name in ("LIPGAN_CACHE", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    compiled.write("key", "json", b"{}")
-    assert compiled.read("key", "json") is None
-    assert not pathlib.Path("lipgan/key.json").exists()
-
-
-def test_files_used_last_stay_within_the_limit(folder, monkeypatch):
-    monkeypatch.setattr(compiled, "MAX_BYTES", 2_500)
-    for number in range(3):
-        compiled.write(f"key{number}", "blob", bytes(1_000))
-        os.utime(folder / f"key{number}.blob", (number, number))
-        if number == 1:
-            assert compiled.read("key0", "blob") == bytes(1_000)  # now key1 is the one that was not used for longest
-    assert sorted(path.name for path in folder.iterdir()) == ["key0.blob", "key2.blob"]
 
 
 def test_key_depends_on_weights_and_code(monkeypatch, tmp_path):
