@@ -1,16 +1,19 @@
-"""Check that the mouth does not tremble: jitter of lip-synced videos against their sources, before encoding.
+"""Check that the mouth neither trembles nor flickers: lip-synced videos against their sources, before encoding.
 
     python -m experiments.check_steadiness --checkpoint_path weights/warp.weights.h5 a.mp4 b.mp4
 
 jitter: second difference over time of dlib's lip landmarks, each face aligned on the points that do not speak, mean
 length in % of the distance of the eyes, in silence (the aim: result / source at most 1.2) and in speech. moved:
-standard deviation of mouth opening over all pauses together, in the same unit. For videos of one shot, with pauses.
+standard deviation of mouth opening over all pauses together, in the same unit. flicker: second difference over time of
+the mean colour within the lips' outline, each video's own, mean over frames and channels in grey levels (the aim:
+result / source at most 1.2; where the lips move more than the source's, so does their colour). For videos of one shot.
 """
 
 import argparse
 import dataclasses
 import pathlib
 
+import cv2
 import numpy as np
 
 from experiments.measured import lipsynced, measure, open_clip
@@ -67,17 +70,35 @@ def jitter(points, where):
     return Jitter(100 * length[inside].sum(), int(inside.sum()), moved)
 
 
+def flicker(crops, points):
+    """Return the mean second difference over time of the mouth's mean colour, in grey levels; 0 of under 3 frames.
+
+    crops: (N, S, S, 3) uint8. points: (N, 68, 2), landmarks in parts of S.
+    """
+    colours = []
+    for crop, lips in zip(crops, points[:, LIPS], strict=True):
+        outline = np.zeros(crop.shape[:2], np.uint8)
+        corners = np.round((cv2.convexHull(np.float32(lips)) * len(crop) - 0.5) * 16).astype(np.int32)
+        cv2.fillConvexPoly(outline, corners, 255, shift=4)
+        colours.append(cv2.mean(crop, outline)[:3])
+    return float(np.abs(np.diff(colours, 2, axis=0)).mean()) if len(colours) > 2 else 0.0
+
+
 def measure_video(path, runner, options):
-    """Lip-sync a video to its own audio: {"silence" or "speech": (Jitter of the source, of the result)}."""
+    """Lip-sync a video to its own audio. Returns what the source has and the result, by name.
+
+    Jitter in "silence" and in "speech"; "flicker" in grey levels.
+    """
     clip = open_clip(path, path, options)
     source, result = measure(clip, None, IMG_SIZE), measure(clip, lipsynced(clip, runner, options), IMG_SIZE)
     silence = silence_weights(clip.audio.wav, clip.num_frames, clip.source.fps)
     silence = silence[np.round(result.times_s * float(clip.source.fps)).astype(int)]
     points = source.points[: len(silence)], result.points
+    crops = source.crops[: len(silence)], result.crops
     return {
         name: tuple(jitter(some, where) for some in points)
         for name, where in (("silence", silence == 1), ("speech", silence == 0))
-    }
+    } | {"flicker": tuple(map(flicker, crops, points))}
 
 
 @script
@@ -87,13 +108,15 @@ def main(argv=None):
     runner = load_runner(args.checkpoint_path, backend="openvino")
     options = LipsyncOptions(max_sec=args.max_s, detector=args.detector, reference=args.reference)
     columns = ("video", "frames of silence", "jitter in silence, source", "result", "ratio", "in speech", "moved")
+    columns += ("flicker, source", "result", "ratio")
     print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
-    sums = {name: [Jitter(0.0, 0), Jitter(0.0, 0)] for name in ("silence", "speech")}
+    sums, flickers = {name: [Jitter(0.0, 0), Jitter(0.0, 0)] for name in ("silence", "speech")}, []
     for path in args.videos:
         video = measure_video(path, runner, options)
         print_line(f"{path.parent.name}/{path.stem}", video)
         sums = {name: [a + b for a, b in zip(sums[name], video[name], strict=True)] for name in sums}
-    print_line("all", sums)
+        flickers.append(video["flicker"])
+    print_line("all", sums | {"flicker": np.mean(flickers, axis=0)})
     return 0
 
 
@@ -102,9 +125,11 @@ def print_line(name, video):
     (source, result), (source_speech, result_speech) = video["silence"], video["speech"]
     moved = "-" if np.isnan(source.moved) else f"{source.moved:.2f}, {result.moved:.2f}"
     ratio = result.mean / max(source.mean, 1e-9)
+    flicker_source, flicker_result = video["flicker"]
     print(
         f"| {name} | {source.frames} | {source.mean:.2f} | {result.mean:.2f} | {ratio:.2f} "
-        f"| {source_speech.mean:.2f}, {result_speech.mean:.2f} | {moved} |",
+        f"| {source_speech.mean:.2f}, {result_speech.mean:.2f} | {moved} "
+        f"| {flicker_source:.2f} | {flicker_result:.2f} | {flicker_result / max(flicker_source, 1e-9):.2f} |",
         flush=True,
     )
 
