@@ -15,6 +15,7 @@ import numpy as np
 from lipgan.faces import crop as face_crop
 from lipgan.faces.crop import to_crop_coords
 from lipgan.faces.landmarks import EYES, LIPS
+from lipgan.faces.occlusion import COLUMNS, DARK, ROWS, UPPER_COLUMNS
 from lipgan.inference.frame_cache import FrameStore
 from lipgan.inference.mouth_detail import mouth_detail
 from lipgan.inference.mouth_interior import Inside, jaw_split, visible_edges
@@ -24,6 +25,12 @@ from lipgan.utils.smoothstep import smoothstep
 REFERENCE_MODES = ("fitted", "same")
 STILL_POINTS = [0, 1, 2, *range(14, 48)]  # of dlib's 68 landmarks: the ears' side of the jaw, brows, nose, eyes
 MAX_GAIN = 4.0  # by which the reference's colours are brightened at most: noise is too; darkened by any factor
+COLOUR_LEVELS = 6.0  # grey levels of a channel from which on its gain is its own: below, rounding would colour lips
+USUAL_CONTRAST = 0.8, 1.25  # of a face relative to another frame, beyond what light alone changes, that poses explain
+MAX_CONTRAST = 4.0
+STILL_CELLS = np.ones((ROWS, COLUMNS), bool)  # of `occlusion.face_cells`, those about the mouth left out
+STILL_CELLS[2:7, 3:9] = False
+STILL_CELLS = np.append(STILL_CELLS, np.ones(UPPER_COLUMNS, bool))
 BRIGHT = 0.6  # of the light in a shot's bright frames: darker ones, as in a fade, are no reference
 DETAIL_STEP, DETAIL_FRAMES = 3, 75  # which frames' fine detail is measured: those that are read anyway, or so many
 SEARCH_S = 10  # seconds of a shot in which its reference is searched
@@ -44,6 +51,8 @@ class References:
     open_number: np.ndarray  # (N,) int: as well, for the inside of its mouth
     insides: list  # of K: lips (20, 2) of `mouth_interior.visible_edges`, and `jaw_split`
     detail: np.ndarray  # (N,) float32: mean `mouth_detail` of the shot's mouths; nan where none was measured
+    indices: np.ndarray  # (K,) int: their frames
+    contrast: np.ndarray  # (N,) float32: of `face_contrast`
     _recent: dict = dataclasses.field(default_factory=dict)  # crops that were read last, by number: often the next too
 
     def fit(self, index, own, points):
@@ -51,7 +60,7 @@ class References:
 
         Returns its crop (h, w, 3) uint8 and its landmarks (68, 2) in parts of the crop's side.
         """
-        return self._fitted(self.number[index], own, points)
+        return self._fitted(index, self.number[index], own, points)
 
     def fit_inside(self, index, own, points):
         """Return the Inside of a reference whose mouth is open; None where that is the one of `fit` anyway.
@@ -62,10 +71,10 @@ class References:
         if number == self.number[index]:
             return None
         edges, split = self.insides[number]
-        fitted, landmarks = self._fitted(number, own, points, edges)
+        fitted, landmarks = self._fitted(index, number, own, points, edges)
         return Inside(fitted, landmarks[LIPS], split)
 
-    def _fitted(self, number, own, points, lips=None):
+    def _fitted(self, index, number, own, points, lips=None):
         if number not in self._recent:
             if len(self._recent) > 1:  # one for the lips, one for their inside
                 self._recent.clear()
@@ -74,7 +83,8 @@ class References:
         there = self.points[number]
         if lips is not None:
             there = np.concatenate([there[: LIPS.start], lips])
-        return fit_mouth(self._recent[number], there, own, points)
+        contrast = change_of_contrast(*self.contrast[[self.indices[number], index]])
+        return fit_mouth(self._recent[number], there, own, points, contrast)
 
 
 def read_references(mode, source, track, covered=None):
@@ -108,7 +118,8 @@ def read_references(mode, source, track, covered=None):
                 canvas[: shapes[row][0], : shapes[row][1]] = crop
                 crops.put(row, canvas)
                 row += 1
-    return References(crops, shapes, points, *numbers, insides, _mean_of_shots(detail, track.shots))
+    detail, contrast = _mean_of_shots(detail, track.shots), face_contrast(track.cells, len(track.found))
+    return References(crops, shapes, points, *numbers, insides, detail, indices, contrast)
 
 
 def _measured_frames(track, covered):
@@ -164,12 +175,38 @@ def usual_frame(points, share=USUAL_OPENING):
     return int(np.argmin(distance))
 
 
-def fit_mouth(reference, reference_points, own, own_points):
+def face_contrast(cells, num_frames):
+    """Return the contrast of faces, deviation over mean: (N,) float32, nan where it is too dark or nothing is known.
+
+    cells: (N, NUM_CELLS, 3) uint8 of `occlusion.face_cells`, or None.
+    """
+    contrast = np.full(num_frames, np.nan, np.float32)
+    for start in range(0, 0 if cells is None else num_frames, 1000):  # of a long video all would take a lot of memory
+        rows = slice(start, start + 1000)
+        grey = cells[rows, STILL_CELLS].mean(axis=2)
+        mean = grey.mean(axis=1)
+        contrast[rows] = np.where(mean < DARK, np.nan, grey.std(axis=1) / mean.clip(1))
+    return contrast
+
+
+def change_of_contrast(before, after):
+    """Return how much more contrast a face has in a second frame than light and pose explain; 1 where unknown.
+
+    before, after: of `face_contrast`. Lamps change colours by a factor, and this is 1; haze, a fade to white and a
+    change of the black level add to them.
+    """
+    change = after / max(before, 1e-6)
+    if not np.isfinite(change):
+        return 1.0
+    return float(np.clip(change / np.clip(change, *USUAL_CONTRAST), 1 / MAX_CONTRAST, MAX_CONTRAST))
+
+
+def fit_mouth(reference, reference_points, own, own_points, contrast=1.0):
     """Blend the mouth of one crop into another: `reference` (H, W, 3) into `own` (h, w, 3), both uint8.
 
     points: (68, 2) landmarks in parts of the crop's side. The mouth is moved by the affine map of the parts of the face
-    that do not speak, and follows the light around it by a gain per channel. Returns the crop (h, w, 3) uint8, and its
-    landmarks (68, 2), those of the lips as they were fitted in.
+    that do not speak, and follows the light around it by a gain per channel, and by a factor of contrast.
+    Returns the crop (h, w, 3) uint8, and its landmarks (68, 2), those of the lips as they were fitted in.
     """
     size = np.array(own.shape[1::-1], np.float64)
     here, there = own_points * size - 0.5, reference_points * np.array(reference.shape[1::-1]) - 0.5
@@ -193,11 +230,19 @@ def fit_mouth(reference, reference_points, own, own_points):
     edge = mask * (1 - mask)
     around = np.ascontiguousarray(around)
     here, there = (_weighted_sum(edge, pixels) for pixels in (around, moved))
-    light = np.minimum(here / np.maximum(there, 1e-6), MAX_GAIN)
-    moved = cv2.multiply(moved, (*light.tolist(), 0.0), dtype=cv2.CV_8U)
+    total = max(float(edge.sum()), 1e-6)
+    moved = cv2.LUT(moved, _in_light(there / total, here / total, contrast))
     result = own.copy()
     result[region] = cv2.blendLinear(moved, around, mask, 1 - mask)
     return result, fitted
+
+
+def _in_light(before, after, contrast):
+    """Return what the levels 0 to 255 become in a light that changes a mean colour (3,): (1, 256, 3) uint8."""
+    brightness = min(after.sum() / max(before.sum(), 1e-6), MAX_GAIN)
+    gain = brightness * (after + COLOUR_LEVELS) / (brightness * before + COLOUR_LEVELS)
+    levels = before + contrast * (np.arange(256)[:, None] - before)
+    return np.clip(np.minimum(gain, MAX_GAIN) * levels + 0.5, 0, 255).astype(np.uint8)[None]
 
 
 def _weighted_sum(weights, pixels):

@@ -9,12 +9,20 @@ from helpers.sounds import write_wav
 from lipgan.data.lip_landmarks import LipLandmarks
 from lipgan.faces.crop import MAX_TRAINED_ROLL, crop, rotate, rotate_points
 from lipgan.faces.landmarks import EYES
+from lipgan.faces.occlusion import face_cells
 from lipgan.faces.tracker import Track, follow_face
 from lipgan.inference import reference
 from lipgan.inference.options import LipsyncOptions
 from lipgan.inference.pipeline import generate_frames
 from lipgan.inference.preparation import load_audio, prepare
-from lipgan.inference.reference import choose_references, fit_mouth, to_crop_coords, usual_frame
+from lipgan.inference.reference import (
+    change_of_contrast,
+    choose_references,
+    face_contrast,
+    fit_mouth,
+    to_crop_coords,
+    usual_frame,
+)
 from lipgan.inference.source import open_source
 from lipgan.media import video
 
@@ -83,6 +91,38 @@ def test_fitted_mouth_is_as_dark_as_a_fade(astronaut, hog, level):
     dark = (bright * level + 0.5).astype(np.uint8)
     fitted, _ = fit_mouth(bright, points, dark, points)
     assert np.abs(fitted.astype(int) - dark).max() <= 2
+
+
+@pytest.mark.parametrize(("before", "after"), [(0, 100), (100, 0)])
+def test_fitted_mouth_follows_a_change_of_black_level(astronaut, hog, before, after):
+    track = follow_face([astronaut], 25, hog)
+    box, points = track.boxes[0], track.points[0]
+    images = [(astronaut * 0.6 + level).astype(np.uint8) for level in (before, after)]
+    contrast = change_of_contrast(*face_contrast(np.stack([face_cells(image, points) for image in images]), 2))
+    reference, own = (crop(image, box, 96) for image in images)
+    local, lips = to_crop_coords(points, box), (slice(60, 80), slice(36, 60))
+    by_gain, by_both = (fit_mouth(reference, local, own, local, c)[0].astype(int) - own for c in (1, contrast))
+    assert np.abs(by_both[lips]).mean() < 0.4 * np.abs(by_gain[lips]).mean()
+
+
+@pytest.mark.parametrize("gain", [0.3, 0.7, 1.4])
+def test_lamps_change_no_contrast(astronaut, hog, gain):
+    points = follow_face([astronaut], 25, hog).points[0]
+    cells = [face_cells((astronaut * level).astype(np.uint8), points) for level in (0.6, 0.6 * gain)]
+    assert change_of_contrast(*face_contrast(np.stack(cells), 2)) == 1
+    assert change_of_contrast(*face_contrast(None, 2)) == 1
+
+
+def test_lips_in_red_light_get_no_other_colour(astronaut, hog):
+    track = follow_face([astronaut], 25, hog)
+    points, own = to_crop_coords(track.points[0], track.boxes[0]), crop(astronaut, track.boxes[0], 96)
+    red = (own * (0.004, 0.01, 0.3)).astype(np.uint8)  # blue is 0 or 1, and as much noise
+    noisy = red.copy()
+    noisy[..., 0] += 1
+    lips = slice(68, 72), slice(46, 50)
+    red[lips][..., 0] += 12  # a highlight of the reference's lips
+    fitted, _ = fit_mouth(red, points, noisy, points)
+    assert fitted[lips][..., 0].max() < 20
 
 
 def test_dark_frames_of_a_fade_are_no_reference():
