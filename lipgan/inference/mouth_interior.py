@@ -132,7 +132,7 @@ def edges(lips):
     return _edges(np.asarray(lips, np.float32).tobytes())
 
 
-@functools.lru_cache(maxsize=256)  # those of a reference come again
+@functools.lru_cache(maxsize=4096)  # of 1 kB; those of a reference come again, with its frame
 def _edges(lips):
     lips = touching(np.frombuffer(lips, np.float32))
     x, upper = _curve(lips[list(UPPER_INNER)])

@@ -26,9 +26,9 @@ from lipgan.inference.audio_features import AudioFeatures, audio_features
 from lipgan.inference.blend import paste_back
 from lipgan.inference.frame import Frame
 from lipgan.inference.frame_cache import FrameCache
-from lipgan.inference.mouth_interior import Inside
 from lipgan.inference.options import LipsyncOptions, RunnerOptions
 from lipgan.inference.preparation import load_audio, prepare, reported
+from lipgan.inference.reference import Fitted, FittedInside
 from lipgan.inference.render import MouthMaps, paste_mouth
 from lipgan.inference.runner import load_runner
 from lipgan.inference.silence_gate import silence_weights
@@ -41,7 +41,7 @@ from lipgan.utils.parallel import prefetch, timed
 
 PREVIEW_MOMENTS, PREVIEW_WIDTH = 8, 320
 DARK, MAX_BRIGHTENING = 45.0, 16.0  # mean level under which a crop is brightened for the generator, and how far at most
-FACES_BYTES = 128 * 2**20  # of the faces of frames that come again: 130 of 350 pixels
+FACES_BYTES = 128 * 2**20  # of the faces of frames that come again: 190 of 350 pixels
 REGION_MARGIN = 8  # pixels around a face box: chroma is interpolated from its neighbours
 
 
@@ -107,10 +107,10 @@ def _region(frame, box):
 class _Mouth:
     """One frame's mouth, as prepared before anything is said. Lips are (40,) float32 in parts of the crop."""
 
-    reference: np.ndarray  # (h, w, 3) BGR uint8: what the box shows, or the reference fitted there
+    reference: Fitted | None  # what is fitted into what the box shows; None: nothing
     lips: np.ndarray  # of the reference, upright; zeros where no generator needs them
     rest_lips: np.ndarray  # of this person at rest, upright; as well
-    inside: Inside | None = None  # what is behind the lips, of another image of this face
+    inside: FittedInside | None = None  # what is behind the lips, of another image of this face
     speaking_lips: np.ndarray | None = None  # of a still image: what rest_lips are outside of pauses
     at_rest: float = 0.0  # how much it stays there, 1: it does not move with the audio, and nothing is painted
     detail: float = np.nan  # of the shot's mouths, `mouth_detail`; nan where unknown, as of a still image
@@ -125,14 +125,15 @@ class _Face:
     landmarks: np.ndarray | None  # (68, 2) float32 in the region's pixels
     roll: float  # degrees by which the crop was rotated to be upright
     covered: float  # share in [0, 1] of the frame's own mouth in the result
-    image: np.ndarray  # (S, S, 6) float32 of `crop.generator_input`
+    image: np.ndarray  # (S, S, 6) uint8 of `crop.generator_input_uint8`
     mouth: _Mouth
 
     @property
     def num_bytes(self):
         """Count the bytes of memory that the face takes."""
-        inside = self.mouth.inside.crop.nbytes if self.mouth.inside else 0
-        return self.region.pixels.nbytes + self.image.nbytes + self.mouth.reference.nbytes + inside
+        layers = (self.mouth.reference, self.mouth.inside and self.mouth.inside.mouth)
+        fitted = sum(layer.pixels.nbytes for layer in layers if layer)
+        return self.region.pixels.nbytes + self.image.nbytes + fitted
 
 
 @dataclasses.dataclass
@@ -142,7 +143,7 @@ class _Batch:
     frames: list  # of Frame
     faces: list  # of _Face; None for a frame without a face
     mouths: list  # F Mouths
-    images: np.ndarray  # (F, S, S, 6) float32
+    images: np.ndarray  # (F, S, S, 6) uint8
     audio: np.ndarray  # (F, ...) float32: windows of AudioFeatures
 
 
@@ -433,11 +434,11 @@ def _face(clip, index, frame, runner, find_lips):
 
 
 def _crop(clip, index, region, roll, runner, find_lips):
-    """Return the generator's face (S, S, 6) float32 for a frame, and its _Mouth.
+    """Return the generator's face (S, S, 6) uint8 for a frame, and its _Mouth.
 
     find_lips: a LipLandmarks where lips are needed and no landmarks are known, else None.
     """
-    reference = own = crop.cut(region.pixels, region.box)
+    own, reference = crop.cut(region.pixels, region.box), None
     points = None if clip.track.points is None else clip.landmarks(index)
     rest = clip.rest_lips(index)
     inside, detail = None, np.nan
@@ -447,8 +448,8 @@ def _crop(clip, index, region, roll, runner, find_lips):
         reference, points = clip.references.fit(index, own, points)
         detail = float(clip.references.detail[index])
     size = runner.img_size
-    upright = crop.rotate(crop.resize_crop(reference, size), roll)
-    pose = upright if reference is own else crop.rotate(crop.resize_crop(own, size), roll)
+    pose = crop.rotate(crop.resize_crop(own, size), roll)
+    upright = pose if reference is None else crop.rotate(crop.resize_crop(reference.onto(own), size), roll)
     lips = rest_upright = np.zeros(2 * NUM_LIPS, np.float32)
     if points is None and find_lips:
         points = find_lips.face(upright).astype(np.float32)
@@ -457,8 +458,8 @@ def _crop(clip, index, region, roll, runner, find_lips):
         lips = crop.rotate_points(points[LIPS], roll).ravel()
         rest_upright = crop.rotate_points(rest, roll).ravel()
     gain = float(np.clip(DARK / max(upright.mean(), 1e-6), 1, MAX_BRIGHTENING))
-    face = np.minimum(crop.generator_input(upright, pose) * np.float32(gain), 1)
-    return face, _Mouth(reference, lips, rest_upright, inside, detail=detail, gain=gain)
+    mouth = _Mouth(reference, lips, rest_upright, inside, detail=detail, gain=gain)
+    return crop.generator_input_uint8(upright, pose), mouth
 
 
 def _predict(batches, runner, seconds):
@@ -484,11 +485,12 @@ def _predict(batches, runner, seconds):
 
 def _predict_batch(batch, runner):
     gains = np.array([mouth.gain for mouth in batch.mouths], np.float32)[:, None, None, None]
+    images = np.minimum(batch.images / np.float32(255) * gains, 1)
     if not runner.needs_lips:
-        crops = np.asarray(runner.predict(batch.images, batch.audio), np.float32) / gains
+        crops = np.asarray(runner.predict(images, batch.audio), np.float32) / gains
         return list(np.clip(crops * 255 + 0.5, 0, 255).astype(np.uint8))
     lips, rest = (np.stack([getattr(mouth, name) for mouth in batch.mouths]) for name in ("lips", "rest_lips"))
-    moved, corrections, overlays = runner.predict_mouths(batch.images, batch.audio, lips, rest)
+    moved, corrections, overlays = runner.predict_mouths(images, batch.audio, lips, rest)
     overlays = np.concatenate([overlays[..., :3] / gains, overlays[..., 3:]], axis=-1)
     layers = [(mouth.inside, mouth.detail) for mouth in batch.mouths]
     results = [
@@ -521,5 +523,10 @@ def _paste_one(face, mouth, result):
     """Return the pixels of a _Face's region with one generated mouth."""
     region, landmarks = face.region, face.landmarks
     if isinstance(result, MouthMaps):
-        return paste_mouth(region.pixels, mouth.reference, result, region.box, landmarks, face.roll)
+        reference = own = crop.cut(region.pixels, region.box)
+        if mouth.reference:
+            reference = mouth.reference.onto(own)
+        if mouth.inside:
+            result = dataclasses.replace(result, inside=mouth.inside.onto(own))
+        return paste_mouth(region.pixels, reference, result, region.box, landmarks, face.roll)
     return paste_back(region.pixels, crop.rotate(result, -face.roll), region.box, landmarks)

@@ -40,6 +40,34 @@ REACH = (0.62, 0.58)  # half width and height of what is fitted, about the lips'
 FEATHER = 0.35  # of that reach, from its edge inwards
 
 
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """The mouth of another frame, fitted into a crop: all that must be kept of it, beside that crop."""
+
+    rows: slice
+    columns: slice
+    pixels: np.ndarray  # (R, C, 3) uint8: what the crop shows there
+
+    def onto(self, own):
+        """Return a copy of the crop (h, w, 3) uint8 with the other mouth."""
+        result = own.copy()
+        result[self.rows, self.columns] = self.pixels
+        return result
+
+
+@dataclasses.dataclass(frozen=True)
+class FittedInside:
+    """The inside of another frame's open mouth, fitted into a crop."""
+
+    mouth: Fitted
+    lips: np.ndarray  # as of Inside, or (20, 2)
+    split: float
+
+    def onto(self, own):
+        """Return the Inside for the crop (h, w, 3) uint8."""
+        return Inside(self.mouth.onto(own), self.lips, self.split)
+
+
 @dataclasses.dataclass
 class References:
     """The reference frames of a video. Not to be shared between threads."""
@@ -58,12 +86,12 @@ class References:
     def fit(self, index, own, points):
         """Return the reference of frame `index`, whose own crop (h, w, 3) has landmarks `points` (68, 2).
 
-        Returns its crop (h, w, 3) uint8 and its landmarks (68, 2) in parts of the crop's side.
+        Returns it as a Fitted, and its landmarks (68, 2) in parts of the crop's side.
         """
         return self._fitted(index, self.number[index], own, points)
 
     def fit_inside(self, index, own, points):
-        """Return the Inside of a reference whose mouth is open; None where that is the one of `fit` anyway.
+        """Return the FittedInside of a reference whose mouth is open; None where that is the one of `fit` anyway.
 
         own, points: as of `fit`. Its lips are (20, 2).
         """
@@ -72,7 +100,7 @@ class References:
             return None
         edges, split = self.insides[number]
         fitted, landmarks = self._fitted(index, number, own, points, edges)
-        return Inside(fitted, landmarks[LIPS], split)
+        return FittedInside(fitted, landmarks[LIPS], split)
 
     def _fitted(self, index, number, own, points, lips=None):
         if number not in self._recent:
@@ -205,8 +233,8 @@ def fit_mouth(reference, reference_points, own, own_points, contrast=1.0):
     """Blend the mouth of one crop into another: `reference` (H, W, 3) into `own` (h, w, 3), both uint8.
 
     points: (68, 2) landmarks in parts of the crop's side. The mouth is moved by the affine map of the parts of the face
-    that do not speak, and follows the light around it by a gain per channel, and by a factor of contrast.
-    Returns the crop (h, w, 3) uint8, and its landmarks (68, 2), those of the lips as they were fitted in.
+    that do not speak, and follows the light around it by a gain per channel, and by a factor of contrast. Returns it as
+    a Fitted, and the crop's landmarks (68, 2), those of the lips as they were fitted in.
     """
     size = np.array(own.shape[1::-1], np.float64)
     here, there = own_points * size - 0.5, reference_points * np.array(reference.shape[1::-1]) - 0.5
@@ -219,9 +247,9 @@ def fit_mouth(reference, reference_points, own, own_points, contrast=1.0):
     reach = np.array(REACH) * unit
     first = np.clip(np.floor(middle - reach), 0, size).astype(int)
     last = np.clip(np.ceil(middle + reach) + 1, 0, size).astype(int)
-    if (last <= first).any():
-        return own, fitted
     region = slice(first[1], last[1]), slice(first[0], last[0])
+    if (last <= first).any():
+        return Fitted(*region, own[region]), fitted
     to[:, 2] -= first
     how = {"flags": cv2.INTER_CUBIC, "borderMode": cv2.BORDER_REPLICATE}
     moved, around = cv2.warpAffine(reference, to, tuple(int(n) for n in last - first), **how), own[region]
@@ -232,9 +260,7 @@ def fit_mouth(reference, reference_points, own, own_points, contrast=1.0):
     here, there = (_weighted_sum(edge, pixels) for pixels in (around, moved))
     total = max(float(edge.sum()), 1e-6)
     moved = cv2.LUT(moved, _in_light(there / total, here / total, contrast))
-    result = own.copy()
-    result[region] = cv2.blendLinear(moved, around, mask, 1 - mask)
-    return result, fitted
+    return Fitted(*region, cv2.blendLinear(moved, around, mask, 1 - mask)), fitted
 
 
 def _in_light(before, after, contrast):

@@ -208,9 +208,7 @@ def _visible_mask(size, shape, box, landmarks, from_other_frame):
     """
     top, bottom, left, right = box
     height, width = bottom - top, right - left
-    points = None if landmarks is None else np.frombuffer(landmarks, np.float32).reshape(-1, 2)
-    mask = paste_mask(size, box, points, mask_rise(box, points) if from_other_frame else RISE)
-    mask = cv2.resize(mask, (width, height), interpolation=cv2.INTER_LINEAR)
+    mask = cv2.resize(_mask(size, box, landmarks, from_other_frame), (width, height), interpolation=cv2.INTER_LINEAR)
     rows = slice(max(0, -top), min(bottom, shape[0]) - top)
     columns = slice(max(0, -left), min(right, shape[1]) - left)
     if rows.start >= rows.stop or columns.start >= columns.stop:
@@ -222,6 +220,12 @@ def _visible_mask(size, shape, box, landmarks, from_other_frame):
     mask = np.ascontiguousarray(mask[y : y + height, x : x + width])
     rows, columns = (slice(s.start + n, s.start + n + m) for s, n, m in ((rows, y, height), (columns, x, width)))
     return mask, 1 - mask, rows, columns
+
+
+@functools.lru_cache(maxsize=512)  # of 37 kB; that of a frame comes again with it
+def _mask(size, box, landmarks, from_other_frame):
+    points = None if landmarks is None else np.frombuffer(landmarks, np.float32).reshape(-1, 2)
+    return paste_mask(size, box, points, mask_rise(box, points) if from_other_frame else RISE)
 
 
 def _grid(shape, rows, columns, roll):
