@@ -13,7 +13,7 @@ REACH, FADE = 0.7, 0.25  # half the side of what is measured and adjusted, and t
 BLACK = 16.0  # grey levels added to the brightness: in the dark there is only noise
 BLUR = 1.0  # pixels: what a blur of this deviation takes away is fine detail
 LIMITS = -0.8, 0.8  # share of the fine detail that is added, at most: more would draw outlines
-STRENGTH = 0.9  # of the difference in logarithms: an open mouth has more detail than the mean one
+NOISE = 2.5  # variance of the Laplacian that rounding to 8 bits (0.7) and encoding add
 
 
 def mouth_detail(frame, lips):
@@ -45,7 +45,7 @@ def adjust_detail(frame, lips, aim, mask, place):
     grey, change = (cv2.cvtColor(values, cv2.COLOR_BGR2GRAY)[inner] for values in (image, fine))
     laplacian, added = (cv2.Laplacian(values, cv2.CV_32F) for values in (grey, change))
     now, both, square = laplacian.var(), ((laplacian - laplacian.mean()) * added).mean(), added.var()
-    wanted = now * (aim * (grey.mean() + BLACK) ** 2 / max(now, 1e-6)) ** STRENGTH
+    wanted = aim * (grey.mean() + BLACK) ** 2 - NOISE
     share = (np.sqrt(max(both**2 - square * (now - wanted), 0)) - both) / max(square, 1e-6)
     frame[rows, columns] = np.clip(image + np.float32(np.clip(share, *LIMITS)) * fine + 0.5, 0, 255).astype(np.uint8)
 
