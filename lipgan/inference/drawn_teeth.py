@@ -14,7 +14,7 @@ from lipgan.faces.crop import rotate_points
 from lipgan.faces.landmarks import FACING
 from lipgan.models.lip_flow import LOWER_INNER, UPPER_INNER, touching
 
-SHOWING = 0.006  # of the side: an image whose lips are twice as far apart shows its own teeth
+SHOWING = 0.015  # of the side: an image whose lips are twice as far apart shows its own teeth; up to this, none
 HALF_MOUTH = 25.0  # mm from the middle of the lips to a corner, at rest
 WIDTHS = np.array([8.5, 6.5, 7.5, 7.0, 7.0], np.float32)  # of the crowns, from the middle to the side
 LENGTHS = np.array([2.4, 2.0, 2.3, 1.5, 0.8], np.float32)  # how far they reach below the line of the lips at rest

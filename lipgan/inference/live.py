@@ -177,6 +177,8 @@ class LiveSpeech:
         pauses = silence_weights(self._wav[len(self._wav) - count :], 1, fps, offset_frames)
         silence = pauses if self._options.gates_silence(self._kind) else np.zeros_like(pauses)
         is_still = self._source.is_still
-        self._speech = Speech(self._features, silence, 0, pauses if is_still else None, self._options.expression)
+        pauses = pauses if is_still else None
+        gain = 1.0 if self._options.motion_gain is None else self._options.motion_gain
+        self._speech = Speech(self._features, silence, 0, pauses, self._options.expression, gain)
         offset_ms = 1000 * (self._offset_s - Fraction(self._features_start, SAMPLE_RATE))
         return self._features.window(number, fps, offset_ms, silence[0])

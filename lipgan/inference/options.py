@@ -165,6 +165,12 @@ class LipsyncOptions:
         type=expression_strength,
         metavar="keep|neutral|NUMBER",
     )
+    motion_gain: float | None = option(
+        None,
+        "multiply the motion of the lips by this (default: near 1, so that the person of a video moves them as far as "
+        "in the video)",
+        type=Range(0, 3),
+    )
     silence_gate: bool | None = option(
         None,
         "fade the mouth to rest where the audio is silent for over 0.3 s (default: for generators that hear mel "

@@ -22,6 +22,7 @@ from lipgan.faces import crop
 from lipgan.faces.detector import LipLandmarks
 from lipgan.faces.landmarks import LIPS, NUM_LIPS
 from lipgan.faces.rest_lips import natural_expression, rest_lips, with_expression
+from lipgan.inference.articulation import LISTEN, motion_gain
 from lipgan.inference.audio_features import AudioFeatures, audio_features
 from lipgan.inference.blend import paste_back
 from lipgan.inference.frame import Frame
@@ -115,6 +116,7 @@ class _Mouth:
     at_rest: float = 0.0  # how much it stays there, 1: it does not move with the audio, and nothing is painted
     detail: float = np.nan  # of the shot's mouths, `mouth_detail`; nan where unknown, as of a still image
     gain: float = 1.0  # by which a dark crop was brightened for the generator; what it paints is darkened by as much
+    motion_gain: float = 1.0  # by which the generator's motion of the lips is multiplied
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +150,20 @@ class _Batch:
 
 
 @dataclasses.dataclass(frozen=True)
+class Heard:
+    """What a generator hears in a recording. From `hear`."""
+
+    features: AudioFeatures
+    openings: np.ndarray | None  # (N, M) of `GeneratorRunner.member_openings`; None where the generator has no members
+
+
+def hear(wav, runner) -> Heard:
+    """Compute what a generator hears in 16 kHz mono audio, (n,) float32."""
+    features = audio_features(runner.audio_kind, wav)
+    return Heard(features, runner.member_openings(features.values[:LISTEN]) if runner.needs_lips else None)
+
+
+@dataclasses.dataclass(frozen=True)
 class Speech:
     """The recording as the generator hears it."""
 
@@ -156,12 +172,14 @@ class Speech:
     offset_ms: float
     pauses: np.ndarray | None  # (num_frames,) float32: how much nothing is said; None for a video
     expression: float | None  # strength of a still image's own expression; None: what is natural
+    motion_gain: float = 1.0  # of `articulation.motion_gain`
 
     def expressed(self, mouth, frame):
         """Return the _Mouth of one video frame of the result: it rests with its own expression, as far as that is kept.
 
         The rest shape of a video's person comes from the video, and has that expression already.
         """
+        mouth = dataclasses.replace(mouth, motion_gain=self.motion_gain)
         if self.pauses is None:
             return mouth
         pause = float(self.pauses[frame])
@@ -191,7 +209,7 @@ def lipsync(face, audio, out, runner=None, options=LipsyncOptions(), progress=No
         _warn_of_other_crops(loading.info, options)
         boxes = out.parent / ".boxes" if options.box_cache else None
         clip = _prepare(face, audio, options, loading, boxes, progress)
-        result = write_video(clip, out, loading.runner(clip), options, progress, loading.features())
+        result = write_video(clip, out, loading.runner(clip), options, progress, loading.heard())
     return dataclasses.replace(result, notes=tuple(notes))
 
 
@@ -200,8 +218,8 @@ def lipsync_frames(face, audio, runner=None, options=LipsyncOptions(), progress=
     with _Loading(runner) as loading:
         options = options.with_defaults(loading.info)
         clip = _prepare(face, audio, options, loading, None, progress)
-        runner, features = loading.runner(clip), loading.features()
-    speech = _hear(clip, runner, options, features)
+        runner, heard = loading.runner(clip), loading.heard()
+    speech = _speech(clip, runner, options, heard)
     with contextlib.closing(generate_frames(clip, runner, options, speech=speech)) as frames:
         yield from reported(frames, clip.num_frames, "frames", progress)
 
@@ -223,15 +241,15 @@ class _Loading(contextlib.ExitStack):
         # Of one thread: Keras may be imported in it.
         self._thread = self.enter_context(concurrent.futures.ThreadPoolExecutor(1))
         self._runner = self._thread.submit(_loaded, *given) if given else runner
-        self._features = None
+        self._heard = None
 
     def hear(self, wav):
-        """Begin to compute the audio features that the generator hears."""
-        self._features = self._thread.submit(lambda: audio_features(self._get_runner().audio_kind, wav))
+        """Begin to compute what the generator hears."""
+        self._heard = self._thread.submit(lambda: hear(wav, self._get_runner()))
 
-    def features(self):
-        """Return the AudioFeatures of what `hear` was given."""
-        return self._features.result()
+    def heard(self):
+        """Return the Heard of what `hear` was given."""
+        return self._heard.result()
 
     def runner(self, clip):
         """Return the runner, reset for a clip."""
@@ -264,10 +282,10 @@ def _warn_of_other_crops(info, options):
 # With the generator ---------------------------------------------------------------------------------------------------
 
 
-def write_video(clip, out, runner, options, progress=None, features=None) -> Result:
+def write_video(clip, out, runner, options, progress=None, heard=None) -> Result:
     """Write the video of a prepared clip; arguments and result as of `lipsync`. runner: reset for this clip.
 
-    features: the AudioFeatures of its audio, where they are at hand.
+    heard: `hear` of its audio, where that is at hand.
     """
     out, seconds, source = pathlib.Path(out), dict(clip.seconds), clip.source
     width, without_face = source.width * (1 + options.side_by_side), 0
@@ -288,7 +306,7 @@ def write_video(clip, out, runner, options, progress=None, features=None) -> Res
             video.VideoWriter(out, width, source.height, source.fps, clip.audio.track, encoding)
         )
         with timed(seconds, "audio"):
-            speech = _hear(clip, runner, options, features)
+            speech = _speech(clip, runner, options, heard)
         frames = stack.enter_context(contextlib.closing(_generate(clip, runner, options, out.parent, seconds, speech)))
         for frame, has_face, original in reported(frames, clip.num_frames, "frames", progress):
             with timed(seconds, "encode"):
@@ -359,24 +377,28 @@ def generate_frames(clip, runner, options, cache_dir=None, seconds=None, speech=
 def _generate(clip, runner, options, cache_dir=None, seconds=None, speech=None):
     """Yield (Frame, has_face, the source's Frame), otherwise as `generate_frames` does."""
     seconds = {} if seconds is None else seconds
-    speech = speech or _hear(clip, runner, options)
+    speech = speech or _speech(clip, runner, options)
     batches = prefetch(_batches(clip, speech, runner, cache_dir, seconds), 1)
     generated = prefetch(_predict(batches, runner, seconds), 1)
     with contextlib.closing(prefetch(_paste(generated, seconds), runner.batch_size)) as pasted:
         yield from pasted
 
 
-def _hear(clip, runner, options, features=None):
-    """Return the Speech of a clip for this generator. features: the AudioFeatures of its audio, where at hand."""
+def _speech(clip, runner, options, heard=None):
+    """Return the Speech of a clip for this generator. heard: `hear` of its audio, where that is at hand."""
     offset_ms = runner.info.get("sync_offset_ms", 0) if options.sync_offset_ms is None else options.sync_offset_ms
-    features = features or audio_features(runner.audio_kind, clip.audio.wav)
+    heard = heard or hear(clip.audio.wav, runner)
     fps = clip.source.fps
     gated, silence = options.gates_silence(runner.audio_kind), np.zeros(clip.num_frames, np.float32)
     pauses = silence
     if gated or clip.source.is_still:
         pauses = silence_weights(clip.audio.wav, clip.num_frames, fps, Fraction(offset_ms) / 1000 * fps)
         silence = pauses if gated else silence
-    return Speech(features, silence, offset_ms, pauses if clip.source.is_still else None, options.expression)
+    pauses = pauses if clip.source.is_still else None
+    gain = options.motion_gain
+    if gain is None:
+        gain = 1.0 if heard.openings is None else motion_gain(heard.openings, clip.own_deviation)
+    return Speech(heard.features, silence, offset_ms, pauses, options.expression, gain)
 
 
 def _play(clip, cache_dir):
@@ -490,7 +512,8 @@ def _predict_batch(batch, runner):
         crops = np.asarray(runner.predict(images, batch.audio), np.float32) / gains
         return list(np.clip(crops * 255 + 0.5, 0, 255).astype(np.uint8))
     lips, rest = (np.stack([getattr(mouth, name) for mouth in batch.mouths]) for name in ("lips", "rest_lips"))
-    moved, corrections, overlays = runner.predict_mouths(images, batch.audio, lips, rest)
+    motion = np.array([[mouth.motion_gain] for mouth in batch.mouths], np.float32)
+    moved, corrections, overlays = runner.predict_mouths(images, batch.audio, lips, rest, motion)
     overlays = np.concatenate([overlays[..., :3] / gains, overlays[..., 3:]], axis=-1)
     layers = [(mouth.inside, mouth.detail) for mouth in batch.mouths]
     results = [

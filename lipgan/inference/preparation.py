@@ -13,8 +13,9 @@ from audio_hparams import hparams
 from lipgan.faces import crop, tracker
 from lipgan.faces.detector import FaceDetector, overlap, quarter_turn
 from lipgan.faces.occlusion import covered_share
-from lipgan.faces.rest_lips import rest_shape
+from lipgan.faces.rest_lips import rest_shape, upright_lips
 from lipgan.faces.selection import SAME_PLACE, FaceSelection, face_squares
+from lipgan.inference.articulation import RATE, deviation, mouth_openings
 from lipgan.inference.reference import References, read_references
 from lipgan.inference.source import Source
 from lipgan.inference.track_cache import cache_path, load_track, save_track
@@ -48,6 +49,7 @@ class Clip:
     track: tracker.Track  # of the N frames of the source that are used (1 of a still image); `points` may be None
     references: References | None  # None: each frame is its own
     rest_shapes: dict  # RestShape by shot; empty where no landmarks are known
+    own_deviation: float | None  # `articulation.deviation` of the person's mouth in a video; None where unknown
     covered: np.ndarray  # (N,) float32: how much a frame keeps its own mouth, as it is covered or in profile
     seconds: dict  # spent so far, by phase
 
@@ -109,7 +111,8 @@ def prepare(source, audio, options, boxes=None, cache_dir=None, progress=None) -
         covered = covered_share(track, source.fps)
         with timed(seconds, "references"):
             references = read_references(options.reference, source, track, covered > 0)
-    return Clip(source, audio, num_frames, track, references, _rest_shapes(track, covered > 0), covered, seconds)
+    rest_shapes, own_deviation = _rest_shapes(track, covered > 0), _own_deviation(source, track, covered > 0)
+    return Clip(source, audio, num_frames, track, references, rest_shapes, own_deviation, covered, seconds)
 
 
 def _rest_shapes(track, covered):
@@ -122,6 +125,16 @@ def _rest_shapes(track, covered):
         rows = rows if covered[rows].all() else rows[~covered[rows]]
         shapes[shot] = rest_shape(crop.to_crop_coords(track.points[rows], track.boxes[rows]))
     return shapes
+
+
+def _own_deviation(source, track, covered):
+    """Return how much the mouth opens and shuts in a video's frames, `articulation.deviation`; None where unknown."""
+    rows = np.flatnonzero(track.found & ~covered)
+    if track.points is None or source.is_still or not len(rows):
+        return None
+    openings = mouth_openings(upright_lips(crop.to_crop_coords(track.points[rows], track.boxes[rows])))
+    times = np.arange(0, rows[-1] - rows[0], float(source.fps) / RATE) + rows[0]
+    return deviation(np.interp(times, rows, openings))
 
 
 def find_track(source, num_frames, options, cache_dir=None, progress=None) -> tracker.Track:

@@ -153,6 +153,7 @@ def render_mouth(crop, maps: MouthMaps, rows: slice, columns: slice, roll: float
         paint = 255 * grid.at_pixels(_stretch(maps.overlay, grid), *region)[..., :3]
         behind = dark_inside(target, place, _lip_colour(crop, maps.reference_lips, roll), paint)
         if hidden := hidden_teeth(inside.lips):
+            shown = (1 - hidden) * shown
             look = teeth_look(crop, maps.reference_lips, roll)
             draw_teeth(behind, maps.reference_lips, target, place, look, hidden)
         behind += shown[..., None] * (own - behind)

@@ -21,6 +21,7 @@ from lipgan.utils.imports import import_openvino
 
 BFLOAT16_KINDS = ("residual",)  # whose results, with trained weights, bfloat16 changes by 4 grey levels at most
 CPU_BATCH, GPU_BATCH = 8, 64
+OPENINGS = 256  # at a time: 10 s
 GPU_BACKENDS = ("tensorflow", "jax", "openvino")  # the first that is installed; openvino always is
 
 
@@ -88,12 +89,26 @@ class GeneratorRunner:
             raise ValueError("this generator needs the lips of the references, and those at rest")
         return self._in_batches(self._predict_batch, faces, audio, lips, rest_lips)[0]
 
-    def predict_mouths(self, faces, audio, lips, rest_lips):
+    def predict_mouths(self, faces, audio, lips, rest_lips, motion_gains):
         """Generate what `render.MouthMaps` holds: lips (N, 40), correction and overlay. Only where `needs_lips`.
 
-        Arguments as of `predict`.
+        motion_gains: (N, 1) float32, of `articulation.motion_gain`. The other arguments as of `predict`.
         """
-        return self._in_batches(self._mouths, faces, audio, lips, rest_lips)
+        return self._in_batches(self._mouths, faces, audio, lips, rest_lips, motion_gains)
+
+    def member_openings(self, features):
+        """Return how far each member of the flagship opens the mouth in speech, 25 times a second: (N, M) float32.
+
+        features: (T, 335) float32 of `models.speech`.
+        """
+        from lipgan.models import speech
+
+        count = -(-len(features) // 2)
+        padded = np.tile(speech.silence(), (2 * (-(-count // OPENINGS) * OPENINGS) + speech.WINDOW - 2, 1))
+        padded[speech.WINDOW // 2 :][: len(features)] = features
+        chunk = speech.WINDOW + 2 * (OPENINGS - 1)
+        starts = range(0, 2 * count, 2 * OPENINGS)
+        return np.concatenate([self._openings([padded[None, s : s + chunk]])[0][0] for s in starts])[:count]
 
     def _in_batches(self, network, *inputs):
         """Return the outputs of a network, a list of arrays (N, ...), for any number of inputs N."""
@@ -149,6 +164,15 @@ class GeneratorRunner:
             return keras.Model(network.inputs, network.outputs[1:])  # without the face, which is not used
 
         return self._compile("mouths", build, self.batch_size, self.concurrency)
+
+    @functools.cached_property
+    def _openings(self):
+        def build():
+            from lipgan.models.warp import member_openings
+
+            return member_openings(self._generator.load(), OPENINGS)
+
+        return self._compile("openings", build, 1, 1)
 
     @functools.cached_property
     def _still_networks(self):

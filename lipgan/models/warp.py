@@ -66,13 +66,27 @@ def renderer_of(generator: keras.Model):
 def with_maps(generator: keras.Model) -> keras.Model:
     """Return a flagship generator, with its own layers, that also gives what `inference.render` needs.
 
-    Inputs as of the generator; outputs: face (S, S, 3), lips (40,), correction (S/2, S, 2), overlay (S/2, S, 4).
+    Inputs: those of the generator, and motion_gain (1,), by which the lips' motion is multiplied. Outputs: face
+    (S, S, 3), lips (40,), correction (S/2, S, 2), overlay (S/2, S, 4).
     """
     face, features, reference_lips, rest_lips = generator.inputs
+    motion_gain = keras.Input((1,), name="motion_gain")
     motion = layers.Reshape((2 * NUM_LIPS,), **float32)(generator.get_layer(AUDIO_TO_LIPS)(features))
-    lips = rest_lips + motion
+    lips = rest_lips + motion_gain * motion
     output, correction, overlay = generator.get_layer(RENDERER)([face, reference_lips, lips])
-    return keras.Model(generator.inputs, [output, lips, correction, overlay], name="warp_with_maps")
+    return keras.Model([*generator.inputs, motion_gain], [output, lips, correction, overlay], name="warp_with_maps")
+
+
+def member_openings(generator: keras.Model, outputs: int) -> keras.Model:
+    """Return a flagship generator's `lip_members` as a model of speech features (T, 335), T = 23 + 2 (outputs - 1).
+
+    Its output is (outputs, M): how far each member opens the mouth beyond rest, in parts of the crop's side.
+    """
+    features = keras.Input((speech.WINDOW + 2 * (outputs - 1), speech.FEATURES), name="speech")
+    gaps = np.mean(closing_matrices()[0], axis=1, keepdims=True)  # (40, 1)
+    members = lip_members(generator.get_layer(AUDIO_TO_LIPS))
+    openings = ops.concatenate([ops.matmul(member(features), gaps) for member in members], axis=-1)
+    return keras.Model(features, openings, name="member_openings")
 
 
 def freeze_audio_to_lips(generator: keras.Model) -> None:

@@ -29,14 +29,19 @@ class LipRunner(FunctionRunner):
 
     def __init__(self, opening=0.06, img_size=96, batch_size=8):
         super().__init__(None, img_size, batch_size)
-        self.opening, self.rest_lips = opening, []
+        self.opening, self.rest_lips, self.motion_gains = opening, [], []
 
-    def predict_mouths(self, faces, audio, lips, rest_lips):
-        """As of GeneratorRunner; keeps the rest_lips that it is given."""
+    def member_openings(self, features):
+        """As of GeneratorRunner: two members that agree, and open and shut the mouth five times a second."""
+        return np.tile(0.02 * np.sin(np.arange(len(features) // 2) * 2 * np.pi / 5)[:, None], 2)
+
+    def predict_mouths(self, faces, audio, lips, rest_lips, motion_gains):
+        """As of GeneratorRunner; keeps the rest_lips and gains that it is given."""
         self.rest_lips += list(rest_lips)
+        self.motion_gains += list(motion_gains)
         motion = np.zeros((20, 2), np.float32)
         motion[LOWER, 1] = self.opening
         half, size = self.img_size // 2, self.img_size
         correction, overlay = np.zeros((len(lips), half, size, 2)), np.zeros((len(lips), half, size, 4))
         overlay[..., 3] = 1
-        return rest_lips + motion.ravel(), correction.astype(np.float32), overlay.astype(np.float32)
+        return rest_lips + motion_gains * motion.ravel(), correction.astype(np.float32), overlay.astype(np.float32)

@@ -22,7 +22,7 @@ assert lipgan.load_runner(folder / "w.weights.h5", None, 2, "float32") is runner
 for still in (False, True):
     np.save(folder / f"{still}.npy", runner.reset(still).predict(faces, audio, *lips))
 if runner.needs_lips:
-    runner.predict_mouths(faces, audio, *lips)
+    runner.predict_mouths(faces, audio, *lips, np.ones((len(faces), 1), np.float32))
 print("keras" in sys.modules)
 """
 

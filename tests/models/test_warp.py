@@ -5,6 +5,7 @@ import keras
 import numpy as np
 import pytest
 
+from lipgan.faces.landmarks import closing_matrices
 from lipgan.models import lip_flow, speech, warp
 from lipgan.models.checkpoint import load_generator, save_generator
 from lipgan.utils.cli import UserError
@@ -57,9 +58,20 @@ def test_generator_is_audio_to_lips_then_renderer(generator):
 
 def test_maps_do_not_change_the_face(generator):
     given = inputs()
-    face, moved, correction, overlay = warp.with_maps(generator).predict_on_batch(given)
+    network, ones = warp.with_maps(generator), np.ones((2, 1), "float32")
+    face, moved, correction, overlay = network.predict_on_batch([*given, ones])
     np.testing.assert_allclose(face, generator.predict_on_batch(given), atol=1e-5)
     assert (moved.shape, correction.shape, overlay.shape) == ((2, 40), (2, 48, 96, 2), (2, 48, 96, 4))
+    further = network.predict_on_batch([*given, 1.5 * ones])[1]
+    np.testing.assert_allclose(further - given[3], 1.5 * (moved - given[3]), atol=1e-6)
+
+
+def test_openings_of_the_members_along_the_speech(generator):
+    speech = np.random.default_rng(1).normal(size=(1, 29, 335)).astype("float32")
+    openings = warp.member_openings(generator, 4).predict_on_batch(speech)
+    motions = [member.predict_on_batch(speech) for member in warp.lip_members(generator.get_layer(warp.AUDIO_TO_LIPS))]
+    gaps = closing_matrices()[0]
+    np.testing.assert_allclose(openings[0].T, [(motion[0] @ gaps).mean(axis=1) for motion in motions], atol=1e-6)
 
 
 def test_sequences_give_a_row_for_every_second_vector(generator):
