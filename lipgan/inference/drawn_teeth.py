@@ -17,14 +17,14 @@ from lipgan.models.lip_flow import LOWER_INNER, UPPER_INNER, touching
 SHOWING = 0.015  # of the side: an image whose lips are twice as far apart shows its own teeth; up to this, none
 HALF_MOUTH = 25.0  # mm from the middle of the lips to a corner, at rest
 WIDTHS = np.array([8.5, 6.5, 7.5, 7.0, 7.0], np.float32)  # of the crowns, from the middle to the side
-LENGTHS = np.array([2.4, 2.0, 2.3, 1.5, 0.8], np.float32)  # how far they reach below the line of the lips at rest
+LENGTHS = np.array([1.7, 1.4, 1.6, 0.9, 0.3], np.float32)  # how far they reach below the line of the lips at rest
 ENDS = np.cumsum(WIDTHS)
 ARCH = 27.0  # mm: radius of the dental arch
 ROUNDED = 0.5  # mm by which a tooth's edge is shorter at its sides
 GAP, GAP_DARKNESS = 0.35, 0.4  # mm (standard deviation), and share of the light that is lost between two teeth
 EDGE_WIDTHS, WIDEST_EDGE = 2.5, 2.5  # of an edge: in standard deviations of the image's blur, and at most, in mm
 SHADOW, SHADOW_DARKNESS = 3.5, 0.45  # mm below the upper lip that lie in its shadow, and how dark that is at the lip
-WIDE, DIM = 5.0, 0.55  # mm between the lips from which on all light falls in, and the share that does at first
+WIDE, DIM = 5.0, 0.45  # mm between the lips from which on all light falls in, and the share that does at first
 # Brightness of teeth beside a skin of SKIN_BRIGHTNESS; the power of skin's brightness that it goes with; and how much
 # of skin's colour, which is the light's, too, they have.
 SKIN_BRIGHTNESS, TEETH_BRIGHTNESS, BRIGHTNESS_POWER, SATURATION = 145.0, 165.0, 0.75, 0.6
