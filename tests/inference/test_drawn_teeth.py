@@ -46,7 +46,7 @@ def test_teeth_stay_while_the_lips_move():
     near, far = drawn(lips(0.05)), drawn(lips(0.08, drop=0.02))
     column = SIZE // 2 - 12  # the middle of an incisor
     assert bottom_edge(near, column) == pytest.approx(bottom_edge(far, column), abs=0.003)
-    assert LINE + 0.008 < bottom_edge(near, column) < LINE + 0.02
+    assert LINE + 0.005 < bottom_edge(near, column) < LINE + 0.02
 
 
 def test_teeth_are_symmetric_and_darker_towards_the_side_and_the_upper_lip():
