@@ -1,7 +1,7 @@
 """Rest shape of a person's lips: closed and neutral. From one image by a small network, from a shot by its statistics.
 
 `rest_lips.npz` holds the network's constants. They were learned from the landmarks of GRID's talking people and from
-synthetic smiles; the script that did so is not in this repository.
+synthetic smiles; `tools/train_rest_lips.py` trains others.
 """
 
 import dataclasses
@@ -36,11 +36,20 @@ class RestModel:
 
 
 @functools.cache
-def _load_model() -> RestModel:
+def load_model() -> RestModel:
     """Load the constants that lie beside this file."""
     with np.load(pathlib.Path(__file__).with_suffix(".npz"), allow_pickle=False) as data:
         pairs = [(data[f"weights{n}"], data[f"bias{n}"]) for n in range(3)]
         return RestModel(data["mean"], data["scale"], tuple(pairs[:2]), pairs[2])
+
+
+def save_model(model: RestModel, path) -> None:
+    """Write the constants of a model as `load_model` reads them."""
+    constants = {"mean": model.mean, "scale": model.scale}
+    for number, (weights, bias) in enumerate([*model.hidden, model.out]):
+        constants |= {f"weights{number}": weights, f"bias{number}": bias}
+    with open(path, "wb") as file:
+        np.savez(file, **constants)
 
 
 def rest_lips(points: np.ndarray) -> np.ndarray:
@@ -49,9 +58,15 @@ def rest_lips(points: np.ndarray) -> np.ndarray:
     points: (68, 2), dlib's landmarks in parts of the crop's side. Returns (20, 2) in the same coordinates.
     """
     rotation, origin = _upright(points)
-    lips = (points[LIPS] - origin) @ rotation.T
-    rest = lips - _load_model().expression(lips.reshape(1, 40)).reshape(20, 2)
+    lips = about_nose(points)
+    rest = lips - load_model().expression(lips.reshape(1, 40)).reshape(20, 2)
     return (rest @ rotation + origin).astype(np.float32)
+
+
+def about_nose(points: np.ndarray) -> np.ndarray:
+    """Return the lips of a face with landmarks (68, 2), upright, as offsets from the base of the nose: (20, 2)."""
+    rotation, origin = _upright(points)
+    return (points[LIPS] - origin) @ rotation.T
 
 
 def _upright(points):
