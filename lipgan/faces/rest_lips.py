@@ -48,7 +48,7 @@ def save_model(model: RestModel, path) -> None:
     constants = {"mean": model.mean, "scale": model.scale}
     for number, (weights, bias) in enumerate([*model.hidden, model.out]):
         constants |= {f"weights{number}": weights, f"bias{number}": bias}
-    with open(path, "wb") as file:
+    with pathlib.Path(path).open("wb") as file:
         np.savez(file, **constants)
 
 
