@@ -1,7 +1,8 @@
 """Occlusion: find frames in which a hand, a microphone or a spoon covers the mouth, or the head is in profile.
 
 The lower face is described by the colours of a grid of cells, placed by the eyes. In a covered frame many cells differ
-from their median over the shot, though the head has not turned and the upper face is as bright as before.
+from their median over the shot, or some that are connected differ much, though the head has not turned and the upper
+face is as bright as before. Speech changes rows of the mouth: what covers it is taller.
 """
 
 import cv2
@@ -18,6 +19,13 @@ UPPER = (-0.85, 0.85, -0.15, 0.4)
 NOSE_TIP = 30
 SPREADS, LEVELS = 3.0, 8.0  # a cell differs beyond 3 standard deviations plus 8 grey levels
 COVERED = 0.18  # fraction of differing cells in a covered face; speech, light and head turns stay below
+OBJECT_SPREADS, OBJECT_LEVELS = (
+    2.0,
+    16.0,
+)  # a cell belongs to an object beyond 2 standard deviations plus 16 grey levels
+OBJECT = 100.0  # grey levels beyond that, summed over the cells of an object that covers a mouth
+OBJECT_ROWS = 3  # its height in cells, at least
+MOUTH_CELLS = slice(3, 7), slice(3, 9)  # rows and columns of cells in which the mouth lies
 TURN, TURN_SPREADS = 0.06, 3.0  # the nose tip moves by at most 0.06 eye distances plus 3 deviations in speech
 PROFILE = 0.5  # eye distances of the nose tip from the eyes' middle, sideways, beyond which a face is in profile
 DARK = 12.0  # grey levels of the upper face below which no frame counts as covered
@@ -76,11 +84,29 @@ def covered_frames(cells, points):
     usual_light = np.median(upper, axis=0)
     lower = cells[:, : COLUMNS * ROWS] * (usual_light / np.maximum(upper, 1))[:, None]
     distance, spread = _from_usual(lower)
-    differing = (distance.mean(-1) > SPREADS * spread.mean(-1) + LEVELS).mean(axis=1)
+    distance, spread = distance.mean(-1), spread.mean(-1)
+    differing = (distance > SPREADS * spread + LEVELS).mean(axis=1)
     turned, turn_spread = _from_usual(turn)
     steady = (turned < TURN + TURN_SPREADS * turn_spread).all(axis=1)
-    covered = (differing > COVERED) & steady & (upper.mean(axis=1) > DARK)
+    covered = (differing > COVERED) | _shows_object(distance - (OBJECT_SPREADS * spread + OBJECT_LEVELS))
+    covered &= steady & (upper.mean(axis=1) > DARK)
     return profile | (covered if covered.mean() <= MAX_COVERED else False)
+
+
+def _shows_object(excess):
+    """Return which frames show an object before the mouth: (N,) bool.
+
+    excess: (N, COLUMNS * ROWS), by how many grey levels a cell differs more than it would in speech.
+    """
+    excess = excess.clip(0).reshape(-1, ROWS, COLUMNS)
+    result = np.zeros(len(excess), bool)
+    for number in np.flatnonzero(excess.sum(axis=(1, 2)) >= OBJECT):
+        count, labels, stats, _ = cv2.connectedComponentsWithStats(np.uint8(excess[number] > 0))
+        size = np.bincount(labels.ravel(), excess[number].ravel(), count)
+        size[0] = 0  # cells that do not differ
+        tall = stats[:, cv2.CC_STAT_HEIGHT] >= OBJECT_ROWS
+        result[number] = np.isin(labels[MOUTH_CELLS], np.flatnonzero(tall & (size >= OBJECT))).any()
+    return result
 
 
 def _turn(points):
@@ -101,7 +127,8 @@ def _without_short(covered, shortest):
     kernel = np.ones(max(1, round(shortest)) // 2 * 2 + 1, np.uint8)
     mask = covered.astype(np.uint8)[None]
     mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, kernel[None])
-    return cv2.morphologyEx(mask, cv2.MORPH_OPEN, kernel[None])[0].astype(bool)
+    ends = {"borderType": cv2.BORDER_CONSTANT, "borderValue": 0}  # of a shot: short runs there are dropped as well
+    return cv2.morphologyEx(mask, cv2.MORPH_OPEN, kernel[None], **ends)[0].astype(bool)
 
 
 def _faded(covered, fade):
