@@ -14,6 +14,7 @@ from lipgan.faces.landmarks import EYES, LIPS, NOSE_BASE, RIGID, closing_matrice
 
 REST_SHARE = 0.1  # so many of the mouths of a shot, the least open ones, are at rest
 MIN_SHOT = 25  # frames of which a shot's statistics can be taken
+SHUT = 0.005  # of the side: between dlib's inner landmarks of people who rest (GRID)
 SPEECH_SHARE = 0.3  # of its own expression, lips shut, a face has while it speaks
 SMILE_GAP, OPEN_GAP = 0.06, 0.1  # of the side: between the lips of a broad smile, and of a mouth that says something
 
@@ -91,7 +92,9 @@ class RestShape:
 
 
 def rest_shape(points: np.ndarray) -> RestShape:
-    """Estimate the rest shape of the person in a shot: the mean of its tenth of least open mouths.
+    """Estimate the rest shape of the person in a shot: the mean of its tenth of least open mouths, shut.
+
+    Who talks without a pause for a few seconds has the lips apart in most of that tenth.
 
     points: (N, 68, 2), dlib's landmarks of the shot's frames in parts of each crop's side. From few frames, as from a
     still image, `rest_lips` estimates it.
@@ -99,7 +102,7 @@ def rest_shape(points: np.ndarray) -> RestShape:
     if len(points) < MIN_SHOT:
         return RestShape(rest_lips(points[0]), points[0][RIGID])
     lips, mean = upright_lips(points), points[:, RIGID].mean(axis=0)
-    return RestShape(closed_lips(lips).reshape(-1, 2), mean)
+    return RestShape(_shut(closed_lips(lips)).reshape(-1, 2), mean)
 
 
 def with_expression(rest: np.ndarray, own: np.ndarray, strength: float, pause: float) -> np.ndarray:
@@ -130,6 +133,12 @@ def closed_lips(lips: np.ndarray) -> np.ndarray:
     """Average the tenth of the lips (N, 40) that are least open: (40,)."""
     gaps = opening(lips.reshape(len(lips), -1, 2))
     return lips[gaps <= np.quantile(gaps, REST_SHARE)].mean(axis=0)
+
+
+def _shut(lips):
+    """Let the lips (40,) meet as dlib's landmarks do where lips touch, both alike."""
+    gaps, shifts = closing_matrices()
+    return lips + np.maximum(lips @ gaps - SHUT, 0) @ shifts
 
 
 def _complex(points):
