@@ -48,7 +48,7 @@ def test_each_shot_has_a_reference_of_its_own():
     points = mouths([5, 1, 0, 3, 7, 2])
     found = np.array([1, 1, 1, 0, 1, 1], bool)
     track = Track(None, found, points, np.array([0, 0, 0, 1, 1, 1]), found)
-    assert choose_references(track, 25).tolist() == [1, 1, 1, -1, 5, 5]
+    assert choose_references(track, 25).tolist() == [2, 2, 2, -1, 5, 5]
 
 
 def test_inside_of_the_mouth_comes_from_an_open_one():
@@ -64,7 +64,7 @@ def test_inside_of_the_mouth_comes_from_an_open_one():
 def test_bridged_frame_is_no_reference():
     found = np.ones(4, bool)
     track = Track(None, found, mouths([5, 0, 1, 7]), np.zeros(4, int), np.array([1, 0, 1, 1], bool))
-    assert choose_references(track, 25).tolist() == [0] * 4
+    assert choose_references(track, 25).tolist() == [2] * 4
 
 
 def test_fitted_mouth_follows_pose_and_colour(astronaut, hog):
@@ -129,7 +129,7 @@ def test_lips_in_red_light_get_no_other_colour(astronaut, hog):
 
 
 def test_dark_frames_of_a_fade_are_no_reference():
-    found, openings = np.ones(6, bool), [1, 1, 1, 0, 3, 2]
+    found, openings = np.ones(6, bool), [0, 0, 0, 1, 3, 2]
     light = np.array([2, 20, 40, 100, 110, 105], np.float32)
     track = Track(None, found, mouths(openings), np.zeros(6, int), found)
     assert choose_references(track, 25).tolist() == [0] * 6
