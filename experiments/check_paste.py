@@ -40,7 +40,7 @@ def pasted(path, runner, options):
         if track.found[n]:
             source = frame.bgr()  # converted as the result's own pixels are
             box, points = track.boxes[n], track.points[n]
-            rise = mask_rise(box, points) if runner.needs_lips else RISE
+            rise = mask_rise(box, points) if runner.needs_lips and clip.references else RISE
             yield source, result, frame_mask(source.shape, box, runner.img_size, points, rise)
 
 
