@@ -45,10 +45,9 @@ def lips(opening):
 
 
 def mouth_maps(rng):
-    """Draw the maps of a mouth with random opening, a small smooth correction and paint everywhere."""
+    """Draw the maps of a mouth with random opening, and a small smooth correction."""
     correction = cv2.resize(rng.normal(0, 0.003, (6, 12, 2)), (SIZE, SIZE // 2)).astype(np.float32)
-    overlay = rng.random((SIZE // 2, SIZE, 4), np.float32)
-    return MouthMaps(lips(0.02), lips(0.1 * rng.random()), correction, overlay)
+    return MouthMaps(lips(0.02), lips(0.1 * rng.random()), correction)
 
 
 def exact_mouth(frame, crop, maps, box):
@@ -57,19 +56,15 @@ def exact_mouth(frame, crop, maps, box):
     height, width = crop.shape[:2]
     half = height // 2
     y, x = lip_flow.pixel_centres(height, half), lip_flow.pixel_centres(width)
-    correction, overlay = (cv2.resize(values, (width, height - half)) for values in (maps.correction, maps.overlay))
+    correction = cv2.resize(maps.correction, (width, height - half))
     flow = lip_flow.lip_flow(maps.reference_lips, maps.lips, y, x) + correction
     map_x = np.arange(width, dtype=np.float32) + width * flow[..., 1]
     map_y = np.arange(half, height, dtype=np.float32)[:, None] + height * flow[..., 0]
     moved = cv2.remap(crop, map_x, map_y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
-    reference_mouth = lip_flow.inner_mouth(maps.reference_lips, y, x)
-    shown = cv2.remap(reference_mouth, map_x, map_y - half, cv2.INTER_LINEAR)
-    opacity = overlay[..., 3] * lip_flow.overlay_mask(maps.lips, y, x) * (1 - lip_flow.OVERLAY_KEEP * shown)
-    mouth = moved + opacity[..., None] * (255 * overlay[..., :3] - moved)
     mask = cv2.resize(paste_mask(SIZE, box), (width, height))[half:, :, None]
     result = frame.copy()
     region = result[top + half : bottom, left:right]
-    region[...] = np.clip(region + mask * (mouth - region) + 0.5, 0, 255)
+    region[...] = np.clip(region + mask * (moved - region) + 0.5, 0, 255)
     return result
 
 

@@ -34,7 +34,6 @@ FAR = 0.03  # of the side: farthest that the edge is from dlib's landmark
 PROFILE = np.linspace(0.05, 0.85, 17)  # heights between the lips at which an open mouth's brightness is read
 CONTRAST, CONTRAST_SHARE = 12.0, 0.25  # levels, and share of the profile's range, by which lower teeth are brighter
 DARK = 0.8  # of the lower lip's brightness: what is between teeth is darker
-PAINT = 0.2  # share of the network's paint in what the reference does not show
 
 
 INNER_UPPER, INNER_LOWER = map(list, FACING)  # of the 20 lip landmarks, from left to right
@@ -194,15 +193,14 @@ def teeth(reference, target, place, split=1.0):
     return np.clip(source, highest, np.maximum(lower - UNDER_LIP, middle)) - y, opened * (1 - hidden)
 
 
-def dark_inside(target, place, lip_colour, paint):
+def dark_inside(target, place, lip_colour):
     """Return what is behind the lips where the reference does not show it: (R, C, 3) float32 in [0, 255].
 
     lip_colour: (3,) BGR of the lower lip; where it is grey, as in a black-and-white photo, the inside is grey as well.
-    paint: (R, C, 3) in [0, 255], the network's.
     """
     upper, lower, _ = target.at(place[0])
     depth = np.clip((place[1] - upper) / np.maximum(lower - upper, 1e-3), 0, 1)[..., None]
     shade = CAVITY + depth * depth * (TONGUE - CAVITY)
-    inside = (1 - PAINT) * shade * lip_colour + PAINT * paint
+    inside = shade * lip_colour
     grey = inside.mean(axis=-1, keepdims=True)
     return grey + min(1.0, float(np.ptp(lip_colour)) / COLOURED) * (inside - grey)

@@ -113,7 +113,7 @@ class _Mouth:
     rest_lips: np.ndarray  # of this person at rest, upright; as well
     inside: FittedInside | None = None  # what is behind the lips, of another image of this face
     speaking_lips: np.ndarray | None = None  # of a still image: what rest_lips are outside of pauses
-    at_rest: float = 0.0  # how much it stays there, 1: it does not move with the audio, and nothing is painted
+    at_rest: float = 0.0  # how much it stays there, 1: it does not move with the audio
     detail: float = np.nan  # of the shot's mouths, `mouth_detail`; nan where unknown, as of a still image
     gain: float = 1.0  # by which a dark crop was brightened for the generator; what it paints is darkened by as much
     motion_gain: float = 1.0  # by which the generator's motion of the lips is multiplied
@@ -513,12 +513,9 @@ def _predict_batch(batch, runner):
         return list(np.clip(crops * 255 + 0.5, 0, 255).astype(np.uint8))
     lips, rest = (np.stack([getattr(mouth, name) for mouth in batch.mouths]) for name in ("lips", "rest_lips"))
     motion = np.array([[mouth.motion_gain] for mouth in batch.mouths], np.float32)
-    moved, corrections, overlays = runner.predict_mouths(images, batch.audio, lips, rest, motion)
-    overlays = np.concatenate([overlays[..., :3] / gains, overlays[..., 3:]], axis=-1)
+    moved, corrections = runner.predict_mouths(images, batch.audio, lips, rest, motion)
     layers = [(mouth.inside, mouth.detail) for mouth in batch.mouths]
-    results = [
-        MouthMaps(*values, *layer) for *values, layer in zip(lips, moved, corrections, overlays, layers, strict=True)
-    ]
+    results = [MouthMaps(*values, *layer) for *values, layer in zip(lips, moved, corrections, layers, strict=True)]
     return [
         maps.in_pause(mouth.rest_lips, mouth.speaking_lips, mouth.at_rest) if mouth.at_rest else maps
         for maps, mouth in zip(results, batch.mouths, strict=True)

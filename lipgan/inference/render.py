@@ -1,10 +1,11 @@
-"""Rendering at the video's own resolution: the frame's pixels moved by the lips' flow, paint only inside the mouth.
+"""Rendering at the video's own resolution: the frame's pixels moved by the lips' flow.
 
 The network works on a grid of 96 pixels. What is smooth (the flow of each lip, the network's correction of it, the
-paint, the distances to the edges of the inner mouth) is known on a grid of points and interpolated at the frame's
-pixels; what is sharp (the line where the lips meet, the border of the inner mouth) is formed of the distances there.
-What is between the lips is a layer of its own, behind them (`mouth_interior`), with `drawn_teeth` where the image shows
-none.
+distances to the edges of the inner mouth) is known on a grid of points and interpolated at the frame's pixels; what is
+sharp (the line where the lips meet, the border of the inner mouth) is formed of the distances there. What is between
+the lips is a layer of its own, behind them (`mouth_interior`), with `drawn_teeth` where the image shows none. The
+network's paint is not used: too coarse for lips, and no better there than a plain dark; without it the network takes
+half the time.
 `benchmarks/bench_render.py` times it.
 """
 
@@ -37,12 +38,11 @@ class MouthMaps:
     reference_lips: np.ndarray  # (40,) float32
     lips: np.ndarray  # (40,) float32
     correction: np.ndarray  # (S/2, S, 2) float32, of the lower half, added to the lips' flow
-    overlay: np.ndarray  # (S/2, S, 4) float32, of the lower half: BGR in [0, 1], opacity
     inside: Inside | None = None  # another crop of the same size, whose teeth show; None: the reference's own
     detail: float = np.nan  # `mouth_detail` that the mouth shall have; nan: what comes out
 
     def in_pause(self, rest: np.ndarray, speaking: np.ndarray, share: float) -> "MouthMaps":
-        """Return the maps with a share in [0, 1] of motion and paint taken away, unless the mouth opens, as for breath.
+        """Return the maps with a share in [0, 1] of the motion taken away, unless the mouth opens, as for breath.
 
         rest: lips (40,) without motion, to which the network has added its own. speaking: those that they are for a
         mouth that opens.
@@ -51,8 +51,7 @@ class MouthMaps:
         calm = float(np.clip(2 - opening(motion.reshape(-1, 2)) / CALM, 0, 1))
         left = np.float32(1 - calm * share)
         lips = speaking + np.float32(calm) * (rest - speaking) + left * motion
-        overlay = self.overlay * np.array([1, 1, 1, left], np.float32)
-        return dataclasses.replace(self, lips=lips, correction=left * self.correction, overlay=overlay)
+        return dataclasses.replace(self, lips=lips, correction=left * self.correction)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +92,7 @@ def paste_mouth(frame, crop, maps: MouthMaps, box, landmarks=None, roll: float =
     """
     box, points = tuple(int(v) for v in box), None if landmarks is None else np.float32(landmarks).tobytes()
     from_other_frame = bool(np.isfinite(maps.detail))
-    masked = _visible_mask(maps.overlay.shape[1], frame.shape[:2], box, points, from_other_frame)
+    masked = _visible_mask(maps.correction.shape[1], frame.shape[:2], box, points, from_other_frame)
     result = frame.copy()
     if masked is None:
         return result
@@ -125,7 +124,7 @@ def render_mouth(crop, maps: MouthMaps, rows: slice, columns: slice, roll: float
     share = moved_share(maps.reference_lips, maps.lips)
     touching = (lip_flow.touching(lips).ravel() for lips in (maps.reference_lips, maps.lips))
     inside = maps.inside or Inside(crop, maps.reference_lips)
-    maps = MouthMaps(*touching, maps.correction, maps.overlay)
+    maps = MouthMaps(*touching, maps.correction)
     grid = _grid(crop.shape, rows, columns, roll)
     below_upper, above_lower = lip_flow.edge_distances(maps.lips, grid.rows, grid.columns)
     x, y = _source(crop.shape, maps, grid, (above_lower - below_upper) / 2, rows, columns)
@@ -150,8 +149,7 @@ def render_mouth(crop, maps: MouthMaps, rows: slice, columns: slice, roll: float
         here, place = ([_part(values, *part) for values in pair] for pair in (here, place))
         lowered, shown = teeth(edges(inside.lips), target, place, inside.split)
         own = _sampled(inside.crop, *_lowered(*here, lowered, crop.shape, grid))
-        paint = 255 * grid.at_pixels(_stretch(maps.overlay, grid), *region)[..., :3]
-        behind = dark_inside(target, place, _lip_colour(crop, maps.reference_lips, roll), paint)
+        behind = dark_inside(target, place, _lip_colour(crop, maps.reference_lips, roll))
         if hidden := hidden_teeth(inside.lips):
             shown = (1 - hidden) * shown
             look = teeth_look(crop, maps.reference_lips, roll)

@@ -90,7 +90,7 @@ class GeneratorRunner:
         return self._in_batches(self._predict_batch, faces, audio, lips, rest_lips)[0]
 
     def predict_mouths(self, faces, audio, lips, rest_lips, motion_gains):
-        """Generate what `render.MouthMaps` holds: lips (N, 40), correction and overlay. Only where `needs_lips`.
+        """Generate what `render.MouthMaps` holds: lips (N, 40) and correction. Only where `needs_lips`.
 
         motion_gains: (N, 1) float32, of `articulation.motion_gain`. The other arguments as of `predict`.
         """

@@ -67,14 +67,14 @@ def with_maps(generator: keras.Model) -> keras.Model:
     """Return a flagship generator, with its own layers, that also gives what `inference.render` needs.
 
     Inputs: those of the generator, and motion_gain (1,), by which the lips' motion is multiplied. Outputs: face
-    (S, S, 3), lips (40,), correction (S/2, S, 2), overlay (S/2, S, 4).
+    (S, S, 3), lips (40,), correction (S/2, S, 2).
     """
     face, features, reference_lips, rest_lips = generator.inputs
     motion_gain = keras.Input((1,), name="motion_gain")
     motion = layers.Reshape((2 * NUM_LIPS,), **float32)(generator.get_layer(AUDIO_TO_LIPS)(features))
     lips = rest_lips + motion_gain * motion
-    output, correction, overlay = generator.get_layer(RENDERER)([face, reference_lips, lips])
-    return keras.Model([*generator.inputs, motion_gain], [output, lips, correction, overlay], name="warp_with_maps")
+    output, correction, _ = generator.get_layer(RENDERER)([face, reference_lips, lips])
+    return keras.Model([*generator.inputs, motion_gain], [output, lips, correction], name="warp_with_maps")
 
 
 def member_openings(generator: keras.Model, outputs: int) -> keras.Model:
@@ -167,9 +167,9 @@ class FeatureNoise(layers.Layer):
 def build_renderer(img_size: int = 96, width: float = 1.0) -> keras.Model:
     """Build the network [face (S, S, 6), reference_lips (40,), lips (40,)] -> [face, correction, overlay].
 
-    face: (S, S, 3), the reference with these lips. The other two are what rendering at another resolution needs (see
-    `inference.render`), both of the lower half: correction (S/2, S, 2), to be added to `lip_flow`'s, in parts of the
-    side; overlay (S/2, S, 4), BGR paint in [0, 1] and its opacity inside the mouth.
+    face: (S, S, 3), the reference with these lips. The other two are of the lower half: correction (S/2, S, 2), to be
+    added to `lip_flow`'s, in parts of the side, which `inference.render` uses; overlay (S/2, S, 4), BGR paint in [0, 1]
+    and its opacity inside the mouth.
     """
     half, scale = img_size // 2, functools.partial(scaled, width=width)
     face = keras.Input((img_size, img_size, 6), name="face")

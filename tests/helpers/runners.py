@@ -23,7 +23,7 @@ class FunctionRunner:
 
 
 class LipRunner(FunctionRunner):
-    """Runs in the flagship's place: lips open by a constant, with black paint between them."""
+    """Runs in the flagship's place: lips open by a constant."""
 
     needs_lips = True
 
@@ -42,6 +42,4 @@ class LipRunner(FunctionRunner):
         motion = np.zeros((20, 2), np.float32)
         motion[LOWER, 1] = self.opening
         half, size = self.img_size // 2, self.img_size
-        correction, overlay = np.zeros((len(lips), half, size, 2)), np.zeros((len(lips), half, size, 4))
-        overlay[..., 3] = 1
-        return rest_lips + motion_gains * motion.ravel(), correction.astype(np.float32), overlay.astype(np.float32)
+        return rest_lips + motion_gains * motion.ravel(), np.zeros((len(lips), half, size, 2), np.float32)

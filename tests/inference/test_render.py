@@ -27,9 +27,8 @@ def lips(opening):
     return np.add(np.concatenate([outer, inner]), (0.5, 0.72)).astype(np.float32).ravel()
 
 
-def maps(shown, target, paint=(1, 1, 1), opacity=0.0):
-    overlay = np.tile(np.float32([*paint, opacity]), (48, 96, 1))
-    return render.MouthMaps(lips(shown), lips(target), np.zeros((48, 96, 2), np.float32), overlay)
+def maps(shown, target):
+    return render.MouthMaps(lips(shown), lips(target), np.zeros((48, 96, 2), np.float32))
 
 
 def frame():
@@ -47,20 +46,18 @@ def test_lips_that_stay_change_nothing():
 
 
 def test_mouth_in_a_pause_is_the_references():
-    image, moved = frame(), maps(0.03, 0.035, opacity=1.0)
+    image, moved = frame(), maps(0.03, 0.035)
     calm = moved.in_pause(moved.reference_lips, moved.lips, 1.0)
     np.testing.assert_array_equal(render.paste_mouth(image, crop_of(image), calm, BOX), image)
     half = moved.in_pause(moved.reference_lips, moved.lips, 0.5)
     np.testing.assert_allclose(half.lips, (moved.lips + moved.reference_lips) / 2, atol=1e-6)
-    assert half.overlay[..., 3].max() == 0.5 and half.overlay[..., :3].min() == 1
 
 
 def test_mouth_that_opens_for_breath_in_a_pause_moves():
     breath, smile, speaking = maps(0.03, 0.06), lips(0.01), lips(0.0)
-    breath = dataclasses.replace(breath, lips=smile + breath.lips - lips(0.0), overlay=breath.overlay + 0.5)
+    breath = dataclasses.replace(breath, lips=smile + breath.lips - lips(0.0))
     moved = breath.in_pause(smile, speaking, 1.0)
     np.testing.assert_allclose(moved.lips, speaking + breath.lips - smile, atol=1e-6)
-    np.testing.assert_array_equal(moved.overlay, breath.overlay)
 
 
 def test_pixels_outside_of_the_mask_stay_as_they_are():
@@ -82,12 +79,12 @@ def test_moved_pixels_stay_as_sharp_as_the_frame():
 
 def test_mouth_that_was_shut_opens_on_teeth_and_dark():
     image = np.full((280, 260, 3), 100, np.uint8)
-    opened = render.paste_mouth(image, crop_of(image), maps(0.0, 0.1, paint=(0, 0, 0)), BOX)
+    opened = render.paste_mouth(image, crop_of(image), maps(0.0, 0.1), BOX)
     below_teeth = BOX[0] + round(0.745 * 230), BOX[2] + 100
     assert (opened[below_teeth] < 40).all()
     assert (opened[BOX[0] + round(0.715 * 230), BOX[2] + 95] > 60).all()  # an incisor
     np.testing.assert_allclose(opened[BOX[0] + round(0.72 * 230) - 30], 100, atol=1)
-    closed = render.paste_mouth(image, crop_of(image), maps(0.1, 0.0, opacity=1.0), BOX)
+    closed = render.paste_mouth(image, crop_of(image), maps(0.1, 0.0), BOX)
     np.testing.assert_allclose(closed, 100, atol=1)
 
 
@@ -102,24 +99,25 @@ def striped_teeth(gap):
 
 def test_the_inside_of_the_mouth_is_grey_in_an_image_of_greys():
     image = np.repeat(frame()[..., :1], 3, axis=2)
-    opened = maps(0.0, 0.08, paint=(0.2, 0.3, 0.9), opacity=1.0)
+    opened = maps(0.0, 0.08)
     result = render.paste_mouth(image, crop_of(image), opened, BOX)
     assert (result != image).any() and (np.ptp(result, axis=2) <= 1).all()
     image[..., 2] = np.minimum(image[..., 2] + 40.0, 255)
-    assert np.ptp(render.paste_mouth(image, crop_of(image), opened, BOX), axis=2).max() > 40
+    result = render.paste_mouth(image, crop_of(image), opened, BOX)
+    assert np.ptp(result, axis=2)[result.max(axis=2) < 60].max() > 10
 
 
 def test_teeth_stay_in_place_when_lips_open_wider_or_close():
     image = striped_teeth(0.08)
     row, columns = BOX[0] + round(0.72 * 230) - 4, slice(BOX[2] + 92, BOX[2] + 108)
     for target in (0.05, 0.14):
-        moved = render.paste_mouth(image, crop_of(image), maps(0.08, target, paint=(0, 0, 0)), BOX)
+        moved = render.paste_mouth(image, crop_of(image), maps(0.08, target), BOX)
         np.testing.assert_allclose(moved[row, columns], image[row, columns], atol=3)
 
 
 def test_teeth_of_another_crop_show_between_lips_that_open():
     image, other = np.full((280, 260, 3), 100, np.uint8), striped_teeth(0.08)
-    mouth = maps(0.0, 0.08, paint=(0, 0, 0))
+    mouth = maps(0.0, 0.08)
     opened = render.paste_mouth(image, crop_of(image), mouth, BOX)
     inside = dataclasses.replace(mouth, inside=Inside(crop_of(other), lips(0.08)))
     with_teeth = render.paste_mouth(image, crop_of(image), inside, BOX)
@@ -137,7 +135,7 @@ def test_lower_teeth_move_with_the_lower_lip():
     assert 0 < split < 0.8
     bright = []
     for gap in (0.06, 0.08, 0.12):
-        mouth = dataclasses.replace(maps(0.0, gap, paint=(0, 0, 0)), inside=Inside(inside, lips(0.08), split))
+        mouth = dataclasses.replace(maps(0.0, gap), inside=Inside(inside, lips(0.08), split))
         column = crop_of(render.paste_mouth(image, crop_of(image), mouth, BOX))[:, 100, 0]
         bright.append(np.flatnonzero(column > 200).mean() / 230 - gap / 2)
     np.testing.assert_allclose(bright, bright[1], atol=0.008)  # at the same height above the lower lip
@@ -219,8 +217,7 @@ def test_rendering_agrees_with_the_formulas_at_every_pixel(height):
     crop = cv2.resize(frame(), (height * 5 // 6, height), interpolation=cv2.INTER_CUBIC)
     rng = np.random.default_rng(1)
     correction = cv2.resize(rng.normal(0, 0.004, (6, 12, 2)), (96, 48)).astype(np.float32)
-    overlay = cv2.resize(rng.random((6, 12, 4)), (96, 48)).astype(np.float32)
-    mouth = render.MouthMaps(lips(0.06), lips(0.09), correction, overlay)
+    mouth = render.MouthMaps(lips(0.06), lips(0.09), correction)
     rows, columns = slice(height // 2, height), slice(0, crop.shape[1])
     difference = np.abs(render.render_mouth(crop, mouth, rows, columns).astype(int) - exact_mouth(crop, mouth))
     y, x = lip_flow.pixel_centres(height, height // 2), lip_flow.pixel_centres(crop.shape[1])
@@ -232,7 +229,7 @@ def test_rendering_agrees_with_the_formulas_at_every_pixel(height):
 
 def test_nothing_is_dark_beside_the_mouth():
     image = np.full((280, 260, 3), 100, np.uint8)
-    result = render.paste_mouth(image, crop_of(image), maps(0.0, 0.1, opacity=1.0), BOX)
+    result = render.paste_mouth(image, crop_of(image), maps(0.0, 0.1), BOX)
     painted = (result != image).any(axis=(0, 2)).nonzero()[0]
     width = BOX[3] - BOX[2]
     assert painted[0] > BOX[2] + 0.39 * width and painted[-1] < BOX[2] + 0.61 * width
