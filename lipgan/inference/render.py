@@ -5,7 +5,7 @@ distances to the edges of the inner mouth) is known on a grid of points and inte
 sharp (the line where the lips meet, the border of the inner mouth) is formed of the distances there. What is between
 the lips is a layer of its own, behind them (`mouth_interior`), with `drawn_teeth` where the image shows none. The
 network's paint is not used: too coarse for lips, and no better there than a plain dark; without it the network takes
-half the time.
+two thirds of the time.
 `benchmarks/bench_render.py` times it.
 """
 
