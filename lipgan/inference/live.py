@@ -178,7 +178,7 @@ class LiveSpeech:
         silence = pauses if self._options.gates_silence(self._kind) else np.zeros_like(pauses)
         is_still = self._source.is_still
         pauses = pauses if is_still else None
-        gain = 1.0 if self._options.motion_gain is None else self._options.motion_gain
-        self._speech = Speech(self._features, silence, 0, pauses, self._options.expression, gain)
+        options = self._options
+        self._speech = Speech(self._features, silence, 0, pauses, options.expression, options.motion_gain)
         offset_ms = 1000 * (self._offset_s - Fraction(self._features_start, SAMPLE_RATE))
         return self._features.window(number, fps, offset_ms, silence[0])

@@ -165,10 +165,10 @@ class LipsyncOptions:
         type=expression_strength,
         metavar="keep|neutral|NUMBER",
     )
-    motion_gain: float | None = option(
-        None,
-        "multiply the motion of the lips by this (default: near 1, so that the person of a video moves them as far as "
-        "in the video)",
+    motion_gain: float = option(
+        1.0,
+        "move the lips further (up to 3) or less far (down to 0) than the person of the video does, or the speech asks "
+        "for; of --model warp only (default: %(default)g)",
         type=Range(0, 3),
     )
     silence_gate: bool | None = option(

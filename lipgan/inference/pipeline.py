@@ -36,7 +36,7 @@ from lipgan.inference.silence_gate import silence_weights
 from lipgan.inference.source import open_source
 from lipgan.media import video
 from lipgan.models.metadata import description
-from lipgan.utils.cli import UserError, collected_notes, warn
+from lipgan.utils.cli import UserError, collected_notes, note, warn
 from lipgan.utils.files import atomic_write
 from lipgan.utils.parallel import prefetch, timed
 
@@ -396,8 +396,10 @@ def _speech(clip, runner, options, heard=None):
         silence = pauses if gated else silence
     pauses = pauses if clip.source.is_still else None
     gain = options.motion_gain
-    if gain is None:
-        gain = 1.0 if heard.openings is None else motion_gain(heard.openings, clip.own_deviation)
+    if heard.openings is not None:
+        gain *= motion_gain(heard.openings, clip.own_deviation)
+    elif gain != 1:
+        note(f"--motion_gain {gain:g} has no effect with {runner.name}; only a generator of --model warp moves lips")
     return Speech(heard.features, silence, offset_ms, pauses, options.expression, gain)
 
 

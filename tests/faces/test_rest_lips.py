@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from helpers.mouths import lips
 
 from lipgan.faces import rest_lips
 from lipgan.faces.landmarks import FACING
-from tests.helpers.mouths import lips
 
 REST, SMILE = lips(0.16, 0.01), lips(0.22, 0.05, corners=0.03)
 

@@ -24,7 +24,7 @@ from lipgan.inference.preparation import load_audio, prepare
 from lipgan.inference.source import open_source
 from lipgan.media import video
 from lipgan.media.audio import load_wav
-from lipgan.utils.cli import UserError
+from lipgan.utils.cli import UserError, collected_notes
 
 RATES = (24, 25, Fraction(30000, 1001), 30, 50, 60)
 BOX = (8, 56, 8, 56)
@@ -381,6 +381,28 @@ def test_expression_is_a_still_images_only(tmp_path, astronaut):
         list(generate_frames(clip, runner, options))
         rest.append(runner.rest_lips)
     np.testing.assert_array_equal(*rest)
+
+
+@pytest.mark.parametrize(("own", "factor"), [(None, 0.75), (0.03, 1.5), (0.008, 0.7625)])
+def test_lips_move_as_far_as_the_persons_own(tmp_path, astronaut, own, factor):
+    cv2.imwrite(str(tmp_path / "face.png"), astronaut)
+    tone(tmp_path / "a.wav", 2.0)
+    for option in (1.0, 2.0):
+        options = LipsyncOptions(detector="hog", motion_gain=option, max_sec=1.2)
+        clip = prepare(open_source(tmp_path / "face.png", options), load_audio(tmp_path / "a.wav", options), options)
+        runner = LipRunner()
+        next(generate_frames(dataclasses.replace(clip, own_deviation=own), runner, options))
+        assert runner.motion_gains[0] == pytest.approx(option * factor, rel=1e-3)
+
+
+def test_motion_gain_of_a_generator_that_moves_no_lips_is_noted(tmp_path, astronaut):
+    cv2.imwrite(str(tmp_path / "face.png"), astronaut)
+    tone(tmp_path / "a.wav", 0.2)
+    options = LipsyncOptions(detector="hog", motion_gain=2.0)
+    clip = prepare(open_source(tmp_path / "face.png", options), load_audio(tmp_path / "a.wav", options), options)
+    with collected_notes() as notes:
+        next(generate_frames(clip, FunctionRunner(lambda faces, audio: faces[..., 3:]), options))
+    assert "--motion_gain 2 has no effect" in notes[0]
 
 
 @pytest.mark.parametrize("expression", ["happy", 1.5, "-1"])

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+from helpers.mouths import lips
 
 from lipgan.faces import rest_lips
 from lipgan.faces.landmarks import opening
 from lipgan.training.rest_lips import draw_smile, fit_rest_model, person_samples, rest_error
-from tests.helpers.mouths import lips
 
 
 def talking(width, rng):
