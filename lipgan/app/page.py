@@ -45,7 +45,7 @@ OPTIONS = {
     "side_by_side": ("Put the source into the video, on the left", None),
     "face_index": ("Which face, from 0 from the left (empty: the largest)", None),
     "pads": ("Pads: pixels by which the face box grows at its top, bottom, left, right", None),
-    "motion_gain": ("Motion of the lips", [("as it comes", ""), ("less", "0.75"), ("more", "1.25")]),
+    "motion_gain": ("Motion of the lips", [("normal", ""), ("less", "0.75"), ("more", "1.25")]),
 }
 
 

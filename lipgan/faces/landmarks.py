@@ -30,6 +30,11 @@ def opening(lips):
     return lips[..., 18, 1] - lips[..., 14, 1]
 
 
+def mean_opening(lips):
+    """Measure the mean gap between FACING landmarks: (..., 40) -> (...). Lips are an array or a tensor of Keras."""
+    return sum(lips[..., 2 * low + 1] - lips[..., 2 * up + 1] for up, low in zip(*FACING, strict=True)) / 3
+
+
 @functools.cache
 def closing_matrices():
     """Return what lips do to meet, both alike, as matrices: lips (40,) -> gaps (3,), and gaps -> shifts of lips (40,).

@@ -19,10 +19,7 @@ UPPER = (-0.85, 0.85, -0.15, 0.4)
 NOSE_TIP = 30
 SPREADS, LEVELS = 3.0, 8.0  # a cell differs beyond 3 standard deviations plus 8 grey levels
 COVERED = 0.18  # fraction of differing cells in a covered face; speech, light and head turns stay below
-OBJECT_SPREADS, OBJECT_LEVELS = (
-    2.0,
-    16.0,
-)  # a cell belongs to an object beyond 2 standard deviations plus 16 grey levels
+OBJECT_SPREADS, OBJECT_LEVELS = 2.0, 16.0  # a cell is of an object beyond 2 standard deviations plus 16 grey levels
 OBJECT = 100.0  # grey levels beyond that, summed over the cells of an object that covers a mouth
 OBJECT_ROWS = 3  # its height in cells, at least
 MOUTH_CELLS = slice(3, 7), slice(3, 9)  # rows and columns of cells in which the mouth lies

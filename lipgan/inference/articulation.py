@@ -7,23 +7,16 @@ little where it is unsure, which the disagreement of its members tells.
 
 import numpy as np
 
-from lipgan.faces.landmarks import closing_matrices
-
 RATE = 25  # openings a second
 LISTEN = 3000  # feature vectors, 60 s, of the speech, from which it is judged how far the lips would move
 WINDOW = 25  # openings: 1 s, in which the deviation is measured
 MOVING = 0.33  # of the largest deviation in a window: below it nothing is said
 SPEAKING = 0.007  # of the crop's side: deviation of the opening of people who do speak, at least
-RENDERED = 1.2  # how much further lips must be asked to move than they shall
+RENDERED = 1.2  # rendered lips, as dlib sees them, move that much less far than they are asked to (4 videos)
 OWN_POWER = 0.7  # by how much a person's own deviation in one recording tells that in another one (measured on GRID)
 LIMITS = 0.6, 1.5
 # Factors for members that hardly disagree, as on sentences like those learned from, and that do, as on free speech.
 SURE, UNSURE = (0.13, 0.75), (0.27, 1.05)  # (disagreement, factor)
-
-
-def mouth_openings(lips) -> np.ndarray:
-    """Return how far the inner lips are apart: (..., 40) -> (...)."""
-    return (lips @ closing_matrices()[0]).mean(axis=-1)
 
 
 def deviation(openings) -> float:
@@ -45,7 +38,7 @@ def motion_gain(members, own_deviation=None) -> float:
     predicted = deviation(mean)
     if not predicted:
         return 1.0
-    if own_deviation and own_deviation >= SPEAKING:
+    if own_deviation is not None and own_deviation >= SPEAKING:
         return float(np.clip((RENDERED * own_deviation / predicted) ** OWN_POWER, *LIMITS))
     disagreement = np.sqrt(np.mean((members - mean[:, None]) ** 2)) / mean.std()
     return float(np.interp(disagreement, *zip(SURE, UNSURE, strict=True)))

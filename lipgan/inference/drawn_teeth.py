@@ -11,7 +11,7 @@ import dataclasses
 import numpy as np
 
 from lipgan.faces.crop import rotate_points
-from lipgan.faces.landmarks import FACING
+from lipgan.faces.landmarks import mean_opening
 from lipgan.models.lip_flow import LOWER_INNER, UPPER_INNER, touching
 
 SHOWING = 0.015  # of the side: an image whose lips are twice as far apart shows its own teeth; up to this, none
@@ -43,9 +43,7 @@ class TeethLook:
 
 def hidden_teeth(lips) -> float:
     """Return how much an image with these lips (40,) hides its teeth, in [0, 1]: 1 where they are shut."""
-    lips = touching(lips)
-    upper, lower = map(list, FACING)
-    return float(np.clip(2 - (lips[lower, 1] - lips[upper, 1]).mean() / SHOWING, 0, 1))
+    return float(np.clip(2 - mean_opening(touching(lips).ravel()) / SHOWING, 0, 1))
 
 
 def teeth_look(crop, lips, roll=0.0) -> TeethLook:
@@ -65,6 +63,7 @@ def _skin_colour(crop, places):
 
 
 def _teeth_colour(skin):
+    """Return the colour of teeth in full light beside skin of a colour (3,): (3,) float32 BGR."""
     brightness = max(float(skin.mean()), 1.0)
     bright = TEETH_BRIGHTNESS * (brightness / SKIN_BRIGHTNESS) ** BRIGHTNESS_POWER
     return np.minimum(bright * (1 + SATURATION * (skin / brightness - 1)), 255)
@@ -77,6 +76,7 @@ def _blur(crop, lips):
     lips: (20, 2) in parts of the side.
     """
     first, last = (np.clip(points * crop.shape[1::-1], 0, crop.shape[1::-1]) for points in (lips.min(0), lips.max(0)))
+    # Green, of every other column: slopes are those of the lips, from row to row.
     levels = crop[int(first[1]) : int(last[1]) + 2, int(first[0]) : int(last[0]) + 2 : 2, 1]
     if min(levels.shape) < 3:
         return 1.0

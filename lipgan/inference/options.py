@@ -167,8 +167,8 @@ class LipsyncOptions:
     )
     motion_gain: float = option(
         1.0,
-        "move the lips further (up to 3) or less far (down to 0) than the person of the video does, or the speech asks "
-        "for; of --model warp only (default: %(default)g)",
+        "multiply the motion of the lips: less than 1 mumbles, 0 freezes the mouth, more exaggerates; beyond 1.5 lips "
+        "lose their shape; --model warp only (default: %(default)g, as far as the person of a video moves them)",
         type=Range(0, 3),
     )
     silence_gate: bool | None = option(

@@ -25,6 +25,7 @@ from lipgan.faces.rest_lips import natural_expression, rest_lips, with_expressio
 from lipgan.inference.articulation import LISTEN, motion_gain
 from lipgan.inference.audio_features import AudioFeatures, audio_features
 from lipgan.inference.blend import paste_back
+from lipgan.inference.drawn_teeth import TeethLook, hidden_teeth, teeth_look
 from lipgan.inference.frame import Frame
 from lipgan.inference.frame_cache import FrameCache
 from lipgan.inference.options import LipsyncOptions, RunnerOptions
@@ -117,6 +118,7 @@ class _Mouth:
     detail: float = np.nan  # of the shot's mouths, `mouth_detail`; nan where unknown, as of a still image
     gain: float = 1.0  # by which a dark crop was brightened for the generator; what it paints is darkened by as much
     motion_gain: float = 1.0  # by which the generator's motion of the lips is multiplied
+    teeth_look: TeethLook | None = None  # where the image of the mouth's inside hides the teeth, else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -473,16 +475,20 @@ def _crop(clip, index, region, roll, runner, find_lips):
         detail = float(clip.references.detail[index])
     size = runner.img_size
     pose = crop.rotate(crop.resize_crop(own, size), roll)
-    upright = pose if reference is None else crop.rotate(crop.resize_crop(reference.onto(own), size), roll)
+    shown = own if reference is None else reference.onto(own)
+    upright = pose if reference is None else crop.rotate(crop.resize_crop(shown, size), roll)
     lips = rest_upright = np.zeros(2 * NUM_LIPS, np.float32)
+    look = None
     if points is None and find_lips:
         points = find_lips.face(upright).astype(np.float32)
         rest = rest_lips(points)
     if points is not None and runner.needs_lips:
         lips = crop.rotate_points(points[LIPS], roll).ravel()
         rest_upright = crop.rotate_points(rest, roll).ravel()
+        if hidden_teeth(inside.lips if inside else lips):
+            look = teeth_look(shown, lips, roll)
     gain = float(np.clip(DARK / max(upright.mean(), 1e-6), 1, MAX_BRIGHTENING))
-    mouth = _Mouth(reference, lips, rest_upright, inside, detail=detail, gain=gain)
+    mouth = _Mouth(reference, lips, rest_upright, inside, detail=detail, gain=gain, teeth_look=look)
     return crop.generator_input_uint8(upright, pose), mouth
 
 
@@ -516,7 +522,7 @@ def _predict_batch(batch, runner):
     lips, rest = (np.stack([getattr(mouth, name) for mouth in batch.mouths]) for name in ("lips", "rest_lips"))
     motion = np.array([[mouth.motion_gain] for mouth in batch.mouths], np.float32)
     moved, corrections = runner.predict_mouths(images, batch.audio, lips, rest, motion)
-    layers = [(mouth.inside, mouth.detail) for mouth in batch.mouths]
+    layers = [(mouth.inside, mouth.detail, mouth.teeth_look) for mouth in batch.mouths]
     results = [MouthMaps(*values, *layer) for *values, layer in zip(lips, moved, corrections, layers, strict=True)]
     return [
         maps.in_pause(mouth.rest_lips, mouth.speaking_lips, mouth.at_rest) if mouth.at_rest else maps

@@ -12,10 +12,11 @@ import numpy as np
 from audio_hparams import hparams
 from lipgan.faces import crop, tracker
 from lipgan.faces.detector import FaceDetector, overlap, quarter_turn
+from lipgan.faces.landmarks import mean_opening
 from lipgan.faces.occlusion import covered_share
 from lipgan.faces.rest_lips import rest_shape, upright_lips
 from lipgan.faces.selection import SAME_PLACE, FaceSelection, face_squares
-from lipgan.inference.articulation import RATE, deviation, mouth_openings
+from lipgan.inference.articulation import RATE, deviation
 from lipgan.inference.reference import References, read_references
 from lipgan.inference.source import Source
 from lipgan.inference.track_cache import cache_path, load_track, save_track
@@ -132,7 +133,7 @@ def _own_deviation(source, track, covered):
     rows = np.flatnonzero(track.found & ~covered)
     if track.points is None or source.is_still or not len(rows):
         return None
-    openings = mouth_openings(upright_lips(crop.to_crop_coords(track.points[rows], track.boxes[rows])))
+    openings = mean_opening(upright_lips(crop.to_crop_coords(track.points[rows], track.boxes[rows])))
     times = np.arange(0, rows[-1] - rows[0], float(source.fps) / RATE) + rows[0]
     return deviation(np.interp(times, rows, openings))
 

@@ -18,7 +18,7 @@ import numpy as np
 from lipgan.faces.crop import rotate_points
 from lipgan.faces.landmarks import opening
 from lipgan.inference.blend import RISE, mask_rise, paste_mask
-from lipgan.inference.drawn_teeth import draw_teeth, hidden_teeth, teeth_look
+from lipgan.inference.drawn_teeth import TeethLook, draw_teeth, hidden_teeth
 from lipgan.inference.mouth_detail import adjust_detail
 from lipgan.inference.mouth_interior import Inside, dark_inside, edges, moved_share, off_teeth, teeth
 from lipgan.models import lip_flow
@@ -40,6 +40,7 @@ class MouthMaps:
     correction: np.ndarray  # (S/2, S, 2) float32, of the lower half, added to the lips' flow
     inside: Inside | None = None  # another crop of the same size, whose teeth show; None: the reference's own
     detail: float = np.nan  # `mouth_detail` that the mouth shall have; nan: what comes out
+    teeth_look: TeethLook | None = None  # of teeth that are drawn where `inside` hides them; None: none are
 
     def in_pause(self, rest: np.ndarray, speaking: np.ndarray, share: float) -> "MouthMaps":
         """Return the maps with a share in [0, 1] of the motion taken away, unless the mouth opens, as for breath.
@@ -123,7 +124,7 @@ def render_mouth(crop, maps: MouthMaps, rows: slice, columns: slice, roll: float
     """
     share = moved_share(maps.reference_lips, maps.lips)
     touching = (lip_flow.touching(lips).ravel() for lips in (maps.reference_lips, maps.lips))
-    inside = maps.inside or Inside(crop, maps.reference_lips)
+    inside, look = maps.inside or Inside(crop, maps.reference_lips), maps.teeth_look
     maps = MouthMaps(*touching, maps.correction)
     grid = _grid(crop.shape, rows, columns, roll)
     below_upper, above_lower = lip_flow.edge_distances(maps.lips, grid.rows, grid.columns)
@@ -150,9 +151,8 @@ def render_mouth(crop, maps: MouthMaps, rows: slice, columns: slice, roll: float
         lowered, shown = teeth(edges(inside.lips), target, place, inside.split)
         own = _sampled(inside.crop, *_lowered(*here, lowered, crop.shape, grid))
         behind = dark_inside(target, place, _lip_colour(crop, maps.reference_lips, roll))
-        if hidden := hidden_teeth(inside.lips):
+        if look and (hidden := hidden_teeth(inside.lips)):
             shown = (1 - hidden) * shown
-            look = teeth_look(crop, maps.reference_lips, roll)
             draw_teeth(behind, maps.reference_lips, target, place, look, hidden)
         behind += shown[..., None] * (own - behind)
         lips = mouth[region]

@@ -16,7 +16,7 @@ import numpy as np
 from keras import layers, ops
 
 from generator import check_size, scaled
-from lipgan.faces.landmarks import FACING, NUM_LIPS, closing_matrices
+from lipgan.faces.landmarks import FACING, NUM_LIPS, closing_matrices, mean_opening
 from lipgan.models import lip_flow, speech
 
 AUDIO_TO_LIPS, RENDERER = "audio_to_lips", "renderer"  # layers of the generator, each a model of its own
@@ -83,10 +83,9 @@ def member_openings(generator: keras.Model, outputs: int) -> keras.Model:
     Its output is (outputs, M): how far each member opens the mouth beyond rest, in parts of the crop's side.
     """
     features = keras.Input((speech.WINDOW + 2 * (outputs - 1), speech.FEATURES), name="speech")
-    gaps = np.mean(closing_matrices()[0], axis=1, keepdims=True)  # (40, 1)
     members = lip_members(generator.get_layer(AUDIO_TO_LIPS))
-    openings = ops.concatenate([ops.matmul(member(features), gaps) for member in members], axis=-1)
-    return keras.Model(features, openings, name="member_openings")
+    openings = [mean_opening(member(features)) for member in members]
+    return keras.Model(features, ops.stack(openings, axis=-1), name="member_openings")
 
 
 def freeze_audio_to_lips(generator: keras.Model) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from audio_hparams import hparams
-from lipgan.faces.landmarks import FACING, NUM_LIPS
+from lipgan.faces.landmarks import NUM_LIPS, mean_opening
 from lipgan.faces.rest_lips import closed_lips, upright_lips
 from lipgan.models import speech
 from lipgan.models.warp import AUDIO_TO_LIPS, LIPS_UNIT, MOTION, lip_members
@@ -54,11 +54,6 @@ class LipMotionConfig:
     seed: int = 0
 
 
-def opening(lips):
-    """Measure how far the inner lips are apart: (..., 40) -> (...)."""
-    return sum(lips[..., 2 * low + 1] - lips[..., 2 * up + 1] for up, low in zip(*FACING, strict=True)) / 3
-
-
 def mouth_width(lips):
     """Measure the distance of the mouth's corners along x: (..., 40) -> (...)."""
     return lips[..., 2 * LEFT_CORNER] - lips[..., 2 * RIGHT_CORNER]
@@ -78,7 +73,7 @@ def lip_loss(config):
     """
 
     def errors(difference):
-        functions = ops.mean(ops.abs(opening(difference))) + ops.mean(ops.abs(mouth_width(difference)))
+        functions = ops.mean(ops.abs(mean_opening(difference))) + ops.mean(ops.abs(mouth_width(difference)))
         return ops.mean(ops.abs(difference)) + config.function_weight * functions
 
     def deviation(values, valid):  # (B, members, OUTPUTS) -> (B, members): without it, lips hardly move where unsure
@@ -95,11 +90,13 @@ def lip_loss(config):
         if config.velocity_weight:
             total += config.velocity_weight * errors(difference[..., 1:, :] - difference[..., :-1, :])
         if config.deviation_weight:
-            for function in (opening, mouth_width):
+            for function in (mean_opening, mouth_width):
                 own, true = (deviation(function(lips), valid[..., 0]) for lips in (predicted, truth))
                 total += config.deviation_weight * ops.mean(ops.abs(own - true))
         if config.closure_weight:
-            too_open = ops.relu(opening(predicted) - ops.maximum(opening(truth), -0.3)) * closure * valid[..., 0]
+            too_open = (
+                ops.relu(mean_opening(predicted) - ops.maximum(mean_opening(truth), -0.3)) * closure * valid[..., 0]
+            )
             total += config.closure_weight * ops.mean(too_open) / ops.maximum(ops.mean(closure * valid[..., 0]), 0.02)
         return total
 
@@ -214,7 +211,7 @@ def train_audio_to_lips(generator, dataset, val_set, config, callbacks=()):
         frames = val_set.clips[clip].frame_ids
         windows = speech.feature_windows(val_set.speech_sequence(clip)[0].astype("float32"), frames, hparams.fps)
         lips = upright_lips(val_set.clip_landmarks(clip))
-        scores.append(np.corrcoef(opening(lip_motion(network, windows)), opening(lips))[0, 1])
+        scores.append(np.corrcoef(mean_opening(lip_motion(network, windows)), mean_opening(lips))[0, 1])
     print(f"audio_to_lips: correlation of mouth opening on val.txt {np.nanmean(scores):.3f}", flush=True)
     return scores
 

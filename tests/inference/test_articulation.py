@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from lipgan.faces.landmarks import FACING
-from lipgan.inference.articulation import LIMITS, OWN_POWER, RENDERED, SURE, deviation, motion_gain, mouth_openings
+from lipgan.faces.landmarks import FACING, mean_opening
+from lipgan.inference.articulation import LIMITS, OWN_POWER, RENDERED, SURE, deviation, motion_gain
 
 
 def openings(deviation_, seconds=4):
@@ -21,7 +21,7 @@ def members(disagreement, deviation_=0.02):
 def test_opening_is_the_mean_gap_between_the_inner_lips():
     lips = np.zeros((2, 20, 2), np.float32)
     lips[1, list(FACING[1]), 1] = 0.02, 0.05, 0.02
-    np.testing.assert_allclose(mouth_openings(lips.reshape(2, 40)), [0, 0.03], atol=1e-7)
+    np.testing.assert_allclose(mean_opening(lips.reshape(2, 40)), [0, 0.03], atol=1e-7)
 
 
 def test_pauses_do_not_count():

@@ -1,11 +1,15 @@
 """Preparation: where the face is."""
 
+import types
+
 import cv2
 import numpy as np
 import pytest
 from helpers.sounds import write_wav
 
 from lipgan.faces.detector import FaceDetector
+from lipgan.faces.landmarks import FACING, LIPS
+from lipgan.faces.tracker import Track
 from lipgan.inference import preparation
 from lipgan.inference.options import LipsyncOptions
 from lipgan.inference.source import open_source
@@ -62,3 +66,22 @@ def test_rotated_face_is_reported_with_the_rotation_to_apply(tmp_path, astronaut
     assert [note for note in notes if "upright" in note] == (
         [f"the face of {source.path} {message}"] if message else []
     )
+
+
+@pytest.mark.parametrize("fps", [25, 50])
+def test_deviation_of_the_persons_own_mouth_is_measured_in_time(fps):
+    """A mouth that opens and shuts five times a second; covered frames, in which it is wide open, do not count."""
+    count = 4 * fps
+    opening = 0.02 * (1 + np.sin(np.arange(count) / fps * 5 * 2 * np.pi))
+    covered = np.arange(count) // fps == 3
+    opening[covered] = 0.3
+    rng = np.random.default_rng(0)
+    points = np.tile(rng.random((68, 2)), (count, 1, 1))
+    for up, low in zip(*FACING, strict=True):
+        points[:, LIPS.start + low] = points[:, LIPS.start + up] + np.stack([0 * opening, opening], axis=1)
+    boxes, found = np.tile([0, 100, 0, 100], (count, 1)), np.ones(count, bool)
+    track = Track(boxes, found, np.float32(100 * points - 0.5), np.zeros(count, int), found)
+    source = types.SimpleNamespace(fps=fps, is_still=False)
+    assert preparation._own_deviation(source, track, covered) == pytest.approx(0.02 / np.sqrt(2), rel=0.05)
+    assert preparation._own_deviation(types.SimpleNamespace(fps=fps, is_still=True), track, covered) is None
+    assert preparation._own_deviation(source, track, np.ones(count, bool)) is None

@@ -10,6 +10,7 @@ from lipgan.faces import crop as face_crop
 from lipgan.faces.landmarks import LIPS, NOSE_BASE
 from lipgan.inference import mouth_interior, render
 from lipgan.inference.blend import RISE, mask_rise
+from lipgan.inference.drawn_teeth import teeth_look
 from lipgan.inference.mouth_detail import mouth_detail
 from lipgan.inference.mouth_interior import Inside
 from lipgan.models import lip_flow
@@ -29,6 +30,11 @@ def lips(opening):
 
 def maps(shown, target):
     return render.MouthMaps(lips(shown), lips(target), np.zeros((48, 96, 2), np.float32))
+
+
+def opening_maps(image, target):
+    """The maps of a mouth that is shut in the image and opens on drawn teeth."""
+    return dataclasses.replace(maps(0.0, target), teeth_look=teeth_look(crop_of(image), lips(0.0)))
 
 
 def frame():
@@ -79,7 +85,7 @@ def test_moved_pixels_stay_as_sharp_as_the_frame():
 
 def test_mouth_that_was_shut_opens_on_teeth_and_dark():
     image = np.full((280, 260, 3), 100, np.uint8)
-    opened = render.paste_mouth(image, crop_of(image), maps(0.0, 0.1), BOX)
+    opened = render.paste_mouth(image, crop_of(image), opening_maps(image, 0.1), BOX)
     below_teeth = BOX[0] + round(0.745 * 230), BOX[2] + 100
     assert (opened[below_teeth] < 40).all()
     assert (opened[BOX[0] + round(0.715 * 230), BOX[2] + 95] > 60).all()  # an incisor
@@ -99,7 +105,7 @@ def striped_teeth(gap):
 
 def test_the_inside_of_the_mouth_is_grey_in_an_image_of_greys():
     image = np.repeat(frame()[..., :1], 3, axis=2)
-    opened = maps(0.0, 0.08)
+    opened = opening_maps(image, 0.08)
     result = render.paste_mouth(image, crop_of(image), opened, BOX)
     assert (result != image).any() and (np.ptp(result, axis=2) <= 1).all()
     image[..., 2] = np.minimum(image[..., 2] + 40.0, 255)
@@ -117,7 +123,7 @@ def test_teeth_stay_in_place_when_lips_open_wider_or_close():
 
 def test_teeth_of_another_crop_show_between_lips_that_open():
     image, other = np.full((280, 260, 3), 100, np.uint8), striped_teeth(0.08)
-    mouth = maps(0.0, 0.08)
+    mouth = opening_maps(image, 0.08)
     opened = render.paste_mouth(image, crop_of(image), mouth, BOX)
     inside = dataclasses.replace(mouth, inside=Inside(crop_of(other), lips(0.08)))
     with_teeth = render.paste_mouth(image, crop_of(image), inside, BOX)
@@ -229,7 +235,7 @@ def test_rendering_agrees_with_the_formulas_at_every_pixel(height):
 
 def test_nothing_is_dark_beside_the_mouth():
     image = np.full((280, 260, 3), 100, np.uint8)
-    result = render.paste_mouth(image, crop_of(image), maps(0.0, 0.1), BOX)
+    result = render.paste_mouth(image, crop_of(image), opening_maps(image, 0.1), BOX)
     painted = (result != image).any(axis=(0, 2)).nonzero()[0]
     width = BOX[3] - BOX[2]
     assert painted[0] > BOX[2] + 0.39 * width and painted[-1] < BOX[2] + 0.61 * width
